@@ -1,0 +1,14 @@
+"""analyse: which channels change together, which nodes correspond, what can be shared, in which order.
+
+    spaces          expressions of channel spaces, unification
+    coupling        axes -> spaces of one net
+    correspondence  nets laid over each other
+    steps           which weights are fitted together
+    strands         how many channels are shared by whom
+    layout          the fused net before its weights are known
+    plan            all of it
+"""
+
+from onnxzip.analysis.plan import Plan, Refusal, analyse
+
+__all__ = ["Plan", "Refusal", "analyse"]

@@ -1,0 +1,397 @@
+"""Which node of one net plays the part of which node of another, found from the graphs alone.
+
+The nets are laid over each other from their inputs on. A node joins a role of the others when operator, attributes, constant
+operands and the roles of all its inputs agree, and when its channel spaces fit theirs one to one. Where several nodes qualify
+(parallel branches) those whose futures agree longest are paired: neighbourhood labels refined towards the outputs, after
+Weisfeiler and Leman (1968). What does not join starts a role of its own: the head of its task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+
+from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.spaces import Expr
+from onnxzip.errors import UnsupportedError
+from onnxzip.linalg.assignment import hungarian
+from onnxzip.net import Axis, Net, Node, consumers, topological
+from onnxzip.ops import find
+
+Atom = tuple[str, int]
+FUTURE = 12  # rounds of refinement towards the outputs
+
+
+@dataclass(frozen=True)
+class Role:
+    """The same part played by one node of each of some nets.
+
+    Attributes:
+        name: unique; the first member's node name where that is free.
+        members: task -> node.
+        inputs, outputs: names of laid-over values and params; None for omitted inputs.
+        order: task -> for each input of the role, its position among the member's inputs.
+    """
+
+    name: str
+    op: str
+    members: Mapping[str, Node]
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    order: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """All nets laid over each other.
+
+    Attributes:
+        couplings: per task.
+        roles: in topological order.
+        values: laid-over value or param -> task -> that net's value or param.
+        spaces: (task, atom) -> number of the laid-over space.
+        partings: (where, why) for places where a net leaves the others.
+    """
+
+    couplings: Mapping[str, Coupling]
+    roles: tuple[Role, ...]
+    values: Mapping[str, Mapping[str, str]]
+    spaces: Mapping[Atom, int]
+    partings: tuple[tuple[str, str], ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.couplings)
+
+    def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
+        """Spaces of a value's axes as one task sees them, over laid-over space numbers."""
+        return tuple(self.expr(e, task) for e in self.couplings[task].exprs(self.values[value][task]))
+
+    def expr(self, expr: Expr, task: str) -> Expr:
+        """A net's expression with its atoms replaced by laid-over spaces."""
+        return expr.mapped(lambda a: Expr("atom", a.size, self.spaces[task, a.atom]))
+
+
+@dataclass
+class _Draft:
+    name: str
+    op: str
+    members: dict[str, Node]
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    order: dict[str, tuple[int, ...]]
+
+
+@dataclass
+class _Builder:
+    couplings: Mapping[str, Coupling]
+    drafts: list[_Draft] = field(default_factory=list)
+    by_key: dict[Hashable, list[_Draft]] = field(default_factory=dict)
+    values: dict[str, dict[str, str]] = field(default_factory=dict)
+    laid: dict[tuple[str, str], str] = field(default_factory=dict)
+    spaces: dict[Atom, int] = field(default_factory=dict)
+    members: dict[int, dict[str, int]] = field(default_factory=dict)
+    partings: list[tuple[str, str]] = field(default_factory=list)
+    futures: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    value_names: set[str] = field(default_factory=set)
+    role_names: set[str] = field(default_factory=set)
+
+    def lay(self, laid: str, task: str, value: str) -> None:
+        self.values.setdefault(laid, {})[task] = value
+        self.laid[task, value] = laid
+
+    def own_space(self, task: str, atom: int) -> int:
+        if (task, atom) not in self.spaces:
+            self.spaces[task, atom] = number = len(self.members)
+            self.members[number] = {task: atom}
+        return self.spaces[task, atom]
+
+    def merge_spaces(self, pairs: list[tuple[Atom, Atom]]) -> str | None:
+        """Make each pair of atoms one laid-over space; where that contradicts what is known, say why and change nothing."""
+        trial: dict[int, dict[str, int]] = {}
+        joined: dict[Atom, int] = {}
+        for (first_task, first), (task, atom) in pairs:
+            number = self.own_space(first_task, first)
+            known = trial.setdefault(number, dict(self.members[number]))
+            if known.setdefault(task, atom) != atom or joined.setdefault((task, atom), number) != number:
+                return "its channels are coupled in another way"
+            before = self.spaces.get((task, atom))
+            if before is not None and before != number and len(self.members[before]) > 1:
+                return "its channels correspond to others already"
+        for (task, atom), number in joined.items():
+            before = self.spaces.get((task, atom))
+            if before is not None and before != number:
+                self.members[before] = {}
+            self.spaces[task, atom] = number
+            self.members[number][task] = atom
+        return None
+
+
+def unique(name: str, task: str, taken: set[str]) -> str:
+    """`name`, or with the task in front of it where it is taken; `taken` grows by what is returned."""
+    candidates = chain([name, f"{task}_{name}"], (f"{task}_{name}_{k}" for k in count(2)))
+    chosen = next(c for c in candidates if c not in taken)
+    taken.add(chosen)
+    return chosen
+
+
+def overlay(couplings: Mapping[str, Coupling]) -> Overlay:
+    """Lay nets over each other.
+
+    Raises:
+        UnsupportedError: the nets' inputs differ.
+    """
+    builder = _Builder(couplings)
+    tasks = list(couplings)
+    for task in tasks:
+        _lay_inputs(builder, tasks[0], task)
+        builder.futures[task] = _futures(couplings[task])
+        _lay_nodes(builder, task)
+    nodes = [Node(d.name, d.op, tuple(v for v in d.inputs if v is not None), d.outputs) for d in builder.drafts]
+    computed = {o for d in builder.drafts for o in d.outputs}
+    order = [n.name for n in topological(nodes, [v for v in builder.values if v not in computed])]
+    by_name = {d.name: d for d in builder.drafts}
+    roles = tuple(Role(d.name, d.op, d.members, d.inputs, d.outputs, d.order) for d in (by_name[n] for n in order))
+    for task, coupling in couplings.items():
+        for expr in coupling.axes.values():
+            for atom in expr.atoms():
+                builder.own_space(task, atom)
+    return Overlay(couplings, roles, builder.values, builder.spaces, tuple(builder.partings))
+
+
+def _lay_inputs(builder: _Builder, first: str, task: str) -> None:
+    ours, theirs = builder.couplings[first].net, builder.couplings[task].net
+    if len(ours.inputs) != len(theirs.inputs):
+        raise UnsupportedError(
+            f"{first!r} has {len(ours.inputs)} inputs, {task!r} has {len(theirs.inputs)}: only nets with the same inputs can be merged"
+        )
+    by_name = {p.name: p for p in theirs.inputs}
+    for k, port in enumerate(ours.inputs):
+        other = by_name[port.name] if set(by_name) == {p.name for p in ours.inputs} else theirs.inputs[k]
+        if other.shape != port.shape or other.dtype != port.dtype:
+            raise UnsupportedError(
+                f"input {port.name!r} of {first!r} is {port.dtype} {_shown(port.shape)}, input {other.name!r} of {task!r} is "
+                f"{other.dtype} {_shown(other.shape)}: only nets that read the same input can be merged"
+            )
+        builder.value_names.add(port.name)
+        builder.lay(port.name, task, other.name)
+        pairs = [
+            ((first, a), (task, b))
+            for d in range(len(port.shape))
+            for a, b in zip(
+                builder.couplings[first].axes[Axis(port.name, d)].atoms(),
+                builder.couplings[task].axes[Axis(other.name, d)].atoms(),
+                strict=False,
+            )
+        ]
+        builder.merge_spaces(pairs)
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(str(d) if d >= 0 else "N" if d == -1 else f"{-d}N" for d in shape) + "]"
+
+
+def _lay_nodes(builder: _Builder, task: str) -> None:
+    """Give every node of a net a role, nodes with equal claims together."""
+    net = builder.couplings[task].net
+    done: set[str] = set()
+    readers = consumers(net.nodes)
+    for node in net.nodes:
+        if node.name in done:
+            continue
+        key, _ = _key(builder, task, node)
+        first = next((v for v in node.inputs if v is not None and v not in net.params), None)
+        rivals = [node]
+        for other in readers.get(first, []) if first is not None else []:
+            if other.name != node.name and other.name not in done and _ready(builder, task, other):
+                if _key(builder, task, other)[0] == key:
+                    rivals.append(other)
+        _assign(builder, task, rivals, [d for d in builder.by_key.get(key, []) if task not in d.members])
+        done.update(r.name for r in rivals)
+
+
+def _ready(builder: _Builder, task: str, node: Node) -> bool:
+    params = builder.couplings[task].net.params
+    return all(v is None or v in params or (task, v) in builder.laid for v in node.inputs)
+
+
+def _assign(builder: _Builder, task: str, rivals: list[Node], drafts: list[_Draft]) -> None:
+    """Pair rival nodes with the roles open to them, longest common future first."""
+    left = list(rivals)
+    if drafts:
+        score = np.array([[_agreement(builder, task, n, d) for d in drafts] for n in rivals])
+        for i, j in zip(*hungarian(-score), strict=True):
+            why = _join(builder, task, rivals[i], drafts[j])
+            if why is None:
+                left.remove(rivals[i])
+            else:
+                builder.partings.append((f"{task}: {rivals[i].name}", why))
+    for node in left:
+        _found(builder, task, node)
+
+
+def _agreement(builder: _Builder, task: str, node: Node, draft: _Draft) -> float:
+    other_task, other = next(iter(draft.members.items()))
+    a, b = builder.futures[task][node.name], builder.futures[other_task][other.name]
+    rounds = next((k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
+    shapes, others = builder.couplings[task].net.shapes, builder.couplings[other_task].net.shapes
+    return rounds + 0.5 * (shapes[node.outputs[0]] == others[other.outputs[0]])
+
+
+def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None:
+    """Let a node play a role; the reason, where its channel spaces do not allow it."""
+    order = _key(builder, task, node)[1]
+    other_task, other = next(iter(draft.members.items()))
+    ours, theirs = builder.couplings[task], builder.couplings[other_task]
+    pairs: list[tuple[Atom, Atom]] = []
+    values = [(other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True)]
+    exprs = [
+        (a, b)
+        for first, second in [*values, *zip(other.outputs, node.outputs, strict=True)]
+        if first is not None and second is not None
+        for a, b in zip(theirs.exprs(first), ours.exprs(second), strict=True)
+    ]
+    names, other_names = ours.names.get(node.name, {}), theirs.names.get(other.name, {})
+    if set(names) != set(other_names):
+        return "its axes are coupled in another way"
+    exprs += [(other_names[k], names[k]) for k in names]
+    for a, b in exprs:
+        why = _relate(theirs, other_task, a, ours, task, b, pairs)
+        if why is not None:
+            return why
+    why = builder.merge_spaces(pairs)
+    if why is not None:
+        return why
+    draft.members[task], draft.order[task] = node, order
+    for laid, value in zip([*draft.inputs, *draft.outputs], [*(node.inputs[k] for k in order), *node.outputs], strict=True):
+        if laid is not None and value is not None and (laid in draft.outputs or value in ours.net.params):
+            builder.lay(laid, task, value)
+    return None
+
+
+def _relate(
+    first: Coupling, first_task: str, a: Expr, second: Coupling, task: str, b: Expr, pairs: list[tuple[Atom, Atom]]
+) -> str | None:
+    """Collect the atoms that must correspond for two expressions to; the reason, where they cannot."""
+    if a.kind != b.kind or len(a.parts) != len(b.parts):
+        return f"its axes have another structure than in {first_task!r}"
+    for p, q in zip(a.parts, b.parts, strict=True):
+        why = _relate(first, first_task, p, second, task, q, pairs)
+        if why is not None:
+            return why
+    if a.kind == "atom":
+        free = a.atom in first.produced
+        if free != (b.atom in second.produced) or (not free and a.size != b.size):
+            return f"an axis of {abs(b.size)} stands where {first_task!r} has {abs(a.size)}"
+        pairs.append(((first_task, a.atom), (task, b.atom)))
+    return None
+
+
+def _found(builder: _Builder, task: str, node: Node) -> None:
+    """Open a role for a node that joins none."""
+    key, order = _key(builder, task, node)
+    net = builder.couplings[task].net
+    _report_parting(builder, task, node)
+    inputs: list[str | None] = []
+    for k in order:
+        value = node.inputs[k]
+        if value is not None and value in net.params:
+            laid = unique(value, task, builder.value_names)
+            builder.lay(laid, task, value)
+            inputs.append(laid)
+        else:
+            inputs.append(None if value is None else builder.laid[task, value])
+    outputs = [unique(v, task, builder.value_names) for v in node.outputs]
+    for laid, value in zip(outputs, node.outputs, strict=True):
+        builder.lay(laid, task, value)
+    name = unique(node.name, task, builder.role_names)
+    draft = _Draft(name, node.op, {task: node}, tuple(inputs), tuple(outputs), {task: order})
+    builder.drafts.append(draft)
+    builder.by_key.setdefault(key, []).append(draft)
+
+
+def _report_parting(builder: _Builder, task: str, node: Node) -> None:
+    """A node that reads what others read, too, but does something else with it, is where its net parts from theirs."""
+    net = builder.couplings[task].net
+    reads = {builder.laid[task, v] for v in node.inputs if v is not None and (task, v) in builder.laid and v not in net.params}
+    shared = [v for v in reads if len(builder.values[v]) > 1]
+    if not shared or task == next(iter(builder.couplings)):
+        return
+    rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
+    if rivals:
+        other_task, other = next(iter(rivals[0].members.items()))
+        mine, theirs = _described(net, node), _described(builder.couplings[other_task].net, other)
+        builder.partings.append((f"{task}: {node.name}", f"{mine} stands where {other_task!r} has {theirs}; its head starts here"))
+
+
+def _described(net: Net, node: Node) -> str:
+    weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
+    return " ".join([node.op, *weights[:1]])
+
+
+def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
+    """What a node must share with a role to play it, and the order of its inputs in which it does."""
+    coupling = builder.couplings[task]
+    tokens = [_token(builder, task, v) for v in node.inputs]
+    order = tuple(range(len(tokens)))
+    operator = find(node.op)
+    if operator is not None and operator.commutative:
+        order = tuple(sorted(order, key=lambda k: repr(tokens[k])))
+    return (_local(coupling, node), tuple(tokens[k] for k in order)), order
+
+
+def _token(builder: _Builder, task: str, value: str | None) -> Hashable:
+    coupling = builder.couplings[task]
+    if value is None:
+        return None
+    if value not in coupling.net.params:
+        return ("value", builder.laid[task, value])
+    exprs = coupling.exprs(value)
+    shape = tuple(_fingerprint(coupling, e) for e in exprs)
+    if any(a in coupling.produced for e in exprs for a in e.atoms()):
+        return ("param", shape)
+    return ("param", shape, hashlib.sha256(coupling.net.params[value].tobytes()).hexdigest())
+
+
+def _fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
+    """The structure of an axis without the sizes of channel spaces."""
+    if expr.kind == "atom":
+        return "channels" if expr.atom in coupling.produced else expr.size
+    return (expr.kind, *(_fingerprint(coupling, p) for p in expr.parts))
+
+
+def _local(coupling: Coupling, node: Node) -> Hashable:
+    """Operator and attributes, less those that follow from shapes."""
+    operator = find(node.op)
+    derived = operator.derived if operator is not None else frozenset()
+    attrs = tuple(sorted((k, _hashable(v)) for k, v in node.attrs.items() if k not in derived))
+    return (node.op, attrs, len(node.outputs))
+
+
+def _hashable(value: Any) -> Hashable:
+    return value.tobytes() if isinstance(value, np.ndarray) else value if isinstance(value, (tuple, str)) else repr(value)
+
+
+def _futures(coupling: Coupling) -> dict[str, list[int]]:
+    """Per node, labels of its neighbourhood towards the outputs, one more step with each round."""
+    net = coupling.net
+    readers = consumers(net.nodes)
+    label = {n.name: hash(_local(coupling, n)) for n in net.nodes}
+    rounds = {n.name: [label[n.name]] for n in net.nodes}
+    now = dict(label)
+    for _ in range(FUTURE):
+        now = {n.name: hash((label[n.name], tuple(sorted(_ahead(n, readers, now))))) for n in net.nodes}
+        for name, value in now.items():
+            rounds[name].append(value)
+    return rounds
+
+
+def _ahead(node: Node, readers: Mapping[str, list[Node]], now: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    for value in node.outputs:
+        for reader in readers.get(value, []):
+            yield now[reader.name], 0

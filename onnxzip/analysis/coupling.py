@@ -1,0 +1,217 @@
+"""Which axes of one net must change together: unification of the spaces that the operators' lines name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
+from onnxzip.net import Axis, Net, Node, consumers
+from onnxzip.ops import Line, Operator, View, find
+from onnxzip.ops.notation import Term, expand, parse
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Channel spaces of every axis of a net.
+
+    Attributes:
+        net: the net.
+        axes: the space of each axis.
+        names: per node, the spaces of its line's names.
+        whole: per node, atoms of which it needs all channels at once.
+        produced: atoms that are output channels of a node with weights: those that can be matched at all.
+        pinned: atoms whose channels must stay where they are, with the reason.
+        refusals: (node, reason) for every node that could not be coupled.
+    """
+
+    net: Net
+    axes: Mapping[Axis, Expr]
+    names: Mapping[str, Mapping[str, Expr]]
+    whole: Mapping[str, frozenset[int]]
+    produced: frozenset[int]
+    pinned: Mapping[int, str]
+    refusals: tuple[tuple[str, str], ...]
+
+    def exprs(self, value: str) -> tuple[Expr, ...]:
+        """The spaces of a value's axes."""
+        return tuple(self.axes[Axis(value, d)] for d in range(len(self.net.shapes[value])))
+
+
+def view_of(net: Net, node: Node) -> View:
+    """The node with the shapes around it."""
+    return View(
+        node,
+        tuple(net.shape_of(v) for v in node.inputs),
+        tuple(net.shapes[v] for v in node.outputs),
+        tuple(v in net.params for v in node.inputs),
+    )
+
+
+def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
+    """Operator and view of a node with weights of its own; None for every other node."""
+    operator = find(node.op)
+    if operator is None or operator.linear is None:
+        return None
+    view = view_of(net, node)
+    linear = operator.linear
+    if not view.constant[linear.weight] or view.constant[0]:
+        return None
+    if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
+        if not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1:
+            return None
+    if len(view.inputs[linear.weight] or ()) < 2 and node.op != "BatchNormalization":
+        return None
+    return operator, view
+
+
+@dataclass
+class _Builder:
+    net: Net
+    axes: dict[Axis, Space] = field(default_factory=dict)
+    names: dict[str, dict[str, Space]] = field(default_factory=dict)
+    whole: dict[str, list[Space]] = field(default_factory=dict)
+    pins: list[tuple[Space, str]] = field(default_factory=list)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+
+    def axis(self, value: str, dim: int) -> Space:
+        return self.axes.setdefault(Axis(value, dim), Space(self.net.shapes[value][dim]))
+
+    def pin(self, value: str, why: str) -> None:
+        for dim in range(len(self.net.shapes[value])):
+            self.pins.append((self.axis(value, dim), why))
+
+    def refuse(self, node: Node, why: str) -> None:
+        self.refusals.append((node.name, why))
+        for value in [*node.inputs, *node.outputs]:
+            if value is not None:
+                self.pin(value, f"{node.op} {node.name!r}: {why}")
+
+    def add(self, node: Node) -> None:
+        """Couple the axes of one node, or refuse it."""
+        operator = find(node.op)
+        if operator is None:
+            return self.refuse(node, f"operator {node.op} is not registered")
+        present = [v for v in node.inputs if v is not None]
+        if operator.constants and any(
+            k < len(node.inputs) and node.inputs[k] is not None for k in operator.constants
+        ):
+            return self.refuse(node, "an input that must be constant is computed")
+        try:
+            line = operator.line_for(view_of(self.net, node))
+            self.couple(node, line, present)
+        except (SpaceMismatch, ValueError) as e:
+            return self.refuse(node, str(e))
+        return None
+
+    def couple(self, node: Node, line: Line, present: list[str]) -> None:
+        left, right = parse(line.text)
+        values = [*present, *node.outputs]
+        if len(left) + len(right) != len(values):
+            raise SpaceMismatch(f"line {line.text!r} does not fit {len(present)} inputs and {len(node.outputs)} outputs")
+        labels = {name: Space(size) for name, size in line.sizes.items()}
+        terms: list[tuple[Term, Space]] = []
+        for pattern, value in zip([*left, *right], values, strict=True):
+            shape = self.net.shapes[value]
+            for dim, term in enumerate(expand(pattern, len(shape))):
+                space = self.axis(value, dim)
+                if shape[dim] != 1 and term.names:
+                    terms.append((term, space))
+        for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
+            _meet(term, space, labels)
+        self.names[node.name] = labels
+        self.whole[node.name] = [labels[n] for n in line.whole if n in labels]
+        for name in line.pinned:
+            if name in labels:
+                self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
+
+
+def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
+    """Unify an axis with what its term says."""
+    if term.single is not None:
+        unify(labels.setdefault(term.single, space), space)
+        return
+    known = [labels[n] for n in term.names if n in labels]
+    missing = [n for n in term.names if n not in labels]
+    if len(missing) > 1:
+        raise SpaceMismatch(f"lengths of {missing} are not known")
+    rest = space.size
+    for part in known:
+        rest = rest - part.size if term.sum else rest // part.size
+    if missing:
+        labels[missing[0]] = Space(rest)
+    unify((concatenation if term.sum else product)([labels[n] for n in term.names]), space)
+
+
+def couple(net: Net) -> Coupling:
+    """Find the channel spaces of a net.
+
+    A node that cannot be coupled becomes a refusal that pins the spaces around it; it never raises.
+    """
+    builder = _Builder(net)
+    for value in [p.name for p in (*net.inputs, *net.outputs)] + list(net.params):
+        for dim in range(len(net.shapes[value])):
+            builder.axis(value, dim)
+    for node in net.nodes:
+        builder.add(node)
+    for port in net.inputs:
+        builder.pin(port.name, "an input of the net")
+    for port in net.outputs:
+        builder.pin(port.name, "an output of the net")
+    for node in net.nodes:
+        for out in node.outputs:
+            for dim in range(len(net.shapes[out])):
+                builder.axis(out, dim)
+    return _finished(builder)
+
+
+def _finished(builder: _Builder) -> Coupling:
+    net, numbers = builder.net, dict[int, int]()
+    axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
+    names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
+    produced = _produced(net, axes)
+    pinned: dict[int, str] = {}
+    for space, why in builder.pins:
+        for atom in finish(space, numbers).atoms():
+            pinned.setdefault(atom, why)
+    _pin_entangled(net, axes, produced, pinned)
+    _pin_tied(net, axes, pinned)
+    whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
+    return Coupling(net, axes, names, whole, produced, pinned, tuple(builder.refusals))
+
+
+def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:
+    """Atoms on the output axis of a node with weights, less those that its input carries at the same place."""
+    found: set[int] = set()
+    for node in net.nodes:
+        if (linear := linear_view(net, node)) is not None and linear[0].linear is not None:
+            if not linear[0].linear.diagonal(linear[1]):
+                found.update(axes[Axis(node.outputs[0], linear[0].linear.channel(linear[1]))].atoms())
+    return frozenset(found)
+
+
+def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:
+    """A computed value is split along one axis only, and a product has one factor that is split."""
+    for node in net.nodes:
+        for value in node.outputs:
+            exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
+            free = [{a for a in e.atoms() if a in produced} for e in exprs]
+            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced) for e in exprs)
+            for atom in (a for f in free for a in f if crowded):
+                pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
+
+
+def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
+    carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
+    return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
+
+
+def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
+    """Weights that two nodes read would need one fit for both: their output channels stay as they are."""
+    for param, readers in consumers(net.nodes).items():
+        if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
+            for node in readers:
+                if linear_view(net, node) is not None:
+                    for dim in range(len(net.shapes[node.outputs[0]])):
+                        for atom in axes[Axis(node.outputs[0], dim)].atoms():
+                            pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")

@@ -1,0 +1,196 @@
+"""analyse: from nets to the plan of their merge, without data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxzip.analysis.correspondence import Overlay, overlay
+from onnxzip.analysis.coupling import couple
+from onnxzip.analysis.layout import Layout, lay_out
+from onnxzip.analysis.spaces import Expr
+from onnxzip.analysis.steps import Step, find_steps
+from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of
+from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.net import Net
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A place left unmerged, with its reason."""
+
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be shared, in which order, and the fused net without its weights.
+
+    Attributes:
+        nets: by task.
+        overlay: the nets laid over each other.
+        steps: in the order of the zip.
+        spaces: channel spaces by number.
+        layout: the fused net's topology.
+        refusals: what stays unmerged, and why.
+    """
+
+    nets: Mapping[str, Net]
+    overlay: Overlay
+    steps: tuple[Step, ...]
+    spaces: Mapping[int, SpacePlan]
+    layout: Layout
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.nets)
+
+    def shared_spaces(self) -> tuple[SpacePlan, ...]:
+        """Spaces that at least two tasks could share, in the order of the zip."""
+        place = {n: k for k, s in reversed(list(enumerate(self.steps))) for n in s.spaces}
+        found = [p for p in self.spaces.values() if not p.given and len(set(p.sizes) - set(p.refused)) > 1]
+        return tuple(sorted(found, key=lambda p: place[p.number]))
+
+
+def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layout: str = "strands") -> Plan:
+    """Plan a merge.
+
+    Args:
+        nets: two or more, each named by its task, of one opset.
+        shares: (glob over names of spaces, share 0..1); the last that fits counts.
+        layout: `strands` or `wide`.
+
+    Raises:
+        UsageError: fewer than two nets, two of one name, a share outside 0..1, an unknown layout.
+        UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
+    """
+    _check(nets, shares, layout)
+    laid = overlay({net.name: couple(net) for net in nets})
+    steps = find_steps(laid)
+    proposals = _proposals(laid, steps)
+    names = [name for name, free, _, _ in proposals.values() if len(free) > 1]
+    if not names:
+        raise UnsupportedError(_nothing_shared(laid, nets))
+    check_shares(shares, names)
+    spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
+    return Plan({n.name: n for n in nets}, laid, steps, spaces, drawn, tuple(_refusals(laid, spaces, torn)))
+
+
+Proposal = tuple[str, tuple[str, ...], dict[str, str], dict[str, int]]
+
+
+def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
+    names = [n.name for n in nets]
+    if len(nets) < 2:
+        raise UsageError(f"a merge takes at least two nets, got {len(nets)}")
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise UsageError(f"two tasks are called {twice[0]!r}; name them apart as NAME=FILE.onnx")
+    if layout not in ("strands", "wide"):
+        raise UsageError(f"layout {layout!r} is not known; use strands or wide")
+    check_shares(shares, [])
+
+
+def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
+    """Per channel space: name, who may share it, who may not and why, sizes."""
+    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
+    sizes: dict[int, dict[str, int]] = {}
+    for task, coupling in laid.couplings.items():
+        for expr in coupling.axes.values():
+            _collect_sizes(laid, task, expr, sizes)
+    found: dict[int, Proposal] = {}
+    for number in sorted(produced):
+        name, free, refused = sharers(laid, steps, number)
+        found[number] = (name, free, refused, sizes[number])
+    for number in sorted(_given(laid, produced)):
+        found[number] = (f"given{number}", (), {}, sizes[number])
+    return found
+
+
+def _collect_sizes(laid: Overlay, task: str, expr: Expr, sizes: dict[int, dict[str, int]]) -> None:
+    if expr.kind == "atom":
+        sizes.setdefault(laid.spaces[task, expr.atom], {})[task] = expr.size
+    for part in expr.parts:
+        _collect_sizes(laid, task, part, sizes)
+
+
+def _given(laid: Overlay, produced: set[int]) -> set[int]:
+    """Spaces that no weights produce but that stand beside produced ones in a concatenation."""
+    found: set[int] = set()
+    for task, coupling in laid.couplings.items():
+        for expr in coupling.axes.values():
+            stack = [expr]
+            while stack:
+                e = stack.pop()
+                stack.extend(e.parts)
+                if e.kind == "sum":
+                    inner = {laid.spaces[task, a] for a in e.atoms()}
+                    if inner & produced:
+                        found.update(
+                            laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom" and laid.spaces[task, p.atom] not in produced
+                        )
+    return found
+
+
+def _settle(
+    laid: Overlay, steps: tuple[Step, ...], proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]], layout: str
+) -> tuple[dict[int, SpacePlan], Layout, dict[int, str]]:
+    """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
+    together = layout == "wide"
+    dropped: set[tuple[int, Owners]] = set()
+    torn: dict[int, str] = {}
+    while True:
+        spaces = {
+            n: _space(n, p, dropped, torn, shares, together, frozenset(laid.tasks)) for n, p in proposals.items()
+        }
+        drawn = lay_out(laid, steps, spaces)
+        starved = {(n, k) for n, k in drawn.starved if len(k) > 1} - dropped
+        news = {n: why for n, why in drawn.torn.items() if n not in torn}
+        if not starved and not news:
+            return spaces, drawn, torn
+        dropped |= starved
+        torn |= news
+
+
+def _space(
+    number: int, proposal: Proposal, dropped: set[tuple[int, Owners]], torn: Mapping[int, str],
+    shares: Sequence[tuple[str, float]], together: bool, everyone: Owners,
+) -> SpacePlan:
+    name, free, refused, sizes = proposal
+    if name.startswith("given") and not free and not refused:
+        counts = {everyone: next(iter(sizes.values()))}
+        return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
+    share = 0.0 if number in torn else share_of(name, shares)
+    counts = counts_for({t: sizes[t] for t in free}, share)
+    for owners in [o for o in counts if (number, o) in dropped or (together and any(n == number for n, _ in dropped))]:
+        if len(owners) > 1:
+            lost = counts.pop(owners)
+            for task in owners:
+                counts[frozenset([task])] = counts.get(frozenset([task]), 0) + lost
+    shares_any = any(len(o) > 1 for o in counts)
+    strands = strands_of(counts, together and shares_any)
+    others = {frozenset([t]): n for t, n in sizes.items() if t not in free}
+    return SpacePlan(number, name, sizes, strands + strands_of(others, False), refused)
+
+
+def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int, str]) -> list[Refusal]:
+    """Everything that stays unmerged, each place once; outputs, which are heads by nature, are none."""
+    found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
+    for plan in spaces.values():
+        for task, why in plan.refused.items():
+            if why != "an output of the net" and len(plan.sizes) > 1:
+                found.setdefault(f"{task}: {plan.name}", why)
+        if plan.number in torn:
+            found[plan.name] = torn[plan.number]
+    for where, why in laid.partings:
+        found.setdefault(where, why)
+    return [Refusal(where, why) for where, why in found.items()]
+
+
+def _nothing_shared(laid: Overlay, nets: Sequence[Net]) -> str:
+    reasons = [f"{where}: {why}" for c in laid.couplings.values() for where, why in c.refusals]
+    reasons += [f"{where}: {why}" for where, why in laid.partings]
+    listed = "; ".join(reasons[:5]) or "no node with weights and inner channels corresponds"
+    return f"{', '.join(n.name for n in nets)} share nothing ({listed})"

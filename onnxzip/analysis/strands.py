@@ -1,0 +1,149 @@
+"""How many channels of each space are shared by whom: the strands of the fused net.
+
+For tasks with n_1 <= n_2 <= ... channels and share f, round(f n_1) channels are shared by all, further
+round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxzip.analysis.correspondence import Overlay
+from onnxzip.analysis.steps import Step
+from onnxzip.errors import UsageError
+
+Owners = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Channels of one strand with the same owners."""
+
+    owners: Owners
+    count: int
+
+
+@dataclass(frozen=True)
+class Strand:
+    """Channels of a space that travel together.
+
+    Attributes:
+        key: the tasks that can read it; in layout `strands` the owners of all its channels.
+        rows: its channels by owners, in order.
+    """
+
+    key: Owners
+    rows: tuple[Rows, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(r.count for r in self.rows)
+
+
+@dataclass(frozen=True)
+class SpacePlan:
+    """One laid-over channel space and how it will be shared.
+
+    Attributes:
+        number: in the overlay.
+        name: of the step that first produces it.
+        sizes: channels per task.
+        strands: in order; every channel of every task stands in exactly one.
+        refused: task -> why its channels cannot be shared.
+        given: channels that are no weights' output (an image joined to features): identical in all tasks.
+    """
+
+    number: int
+    name: str
+    sizes: Mapping[str, int]
+    strands: tuple[Strand, ...]
+    refused: Mapping[str, str]
+    given: bool = False
+
+    @property
+    def counts(self) -> dict[Owners, int]:
+        """Channels by owners."""
+        return {r.owners: r.count for s in self.strands for r in s.rows}
+
+    @property
+    def shared(self) -> int:
+        """Channels that all tasks of the space own together."""
+        return self.counts.get(frozenset(self.sizes), 0) if len(self.sizes) > 1 else 0
+
+
+def share_of(name: str, shares: Sequence[tuple[str, float]]) -> float:
+    """The share asked for a space: the last pattern that fits its name; 1 where none does."""
+    plain = name.lstrip("/")
+    fitting = [f for glob, f in shares if fnmatch.fnmatch(plain, glob) or fnmatch.fnmatch(name, glob)]
+    return fitting[-1] if fitting else 1.0
+
+
+def check_shares(shares: Sequence[tuple[str, float]], names: Iterable[str]) -> None:
+    """Refuse shares outside 0..1 and patterns that fit no space.
+
+    Raises:
+        UsageError: naming the share.
+    """
+    known = list(names)
+    for glob, share in shares:
+        if not 0 <= share <= 1:
+            raise UsageError(f"share {share:g} is not between 0 and 1")
+        if known and glob != "*" and not any(share_of(n, [(glob, -1.0)]) == -1.0 for n in known):
+            raise UsageError(f"share pattern {glob!r} fits no space; the spaces are: {', '.join(known)}")
+
+
+def counts_for(sizes: Mapping[str, int], share: float) -> dict[Owners, int]:
+    """Channels by owners for tasks that may all share.
+
+    Args:
+        sizes: channels per task.
+        share: 0..1.
+    """
+    order = sorted(sizes, key=lambda t: sizes[t])
+    counts: dict[Owners, int] = {}
+    used = 0
+    for k, task in enumerate(order[:-1]):
+        total = round(share * sizes[task])
+        if total > used:
+            counts[frozenset(order[k:])] = total - used
+            used = total
+    for task in sizes:
+        own = sizes[task] - sum(c for owners, c in counts.items() if task in owners)
+        if own:
+            counts[frozenset([task])] = own
+    return counts
+
+
+def strands_of(counts: Mapping[Owners, int], together: bool) -> tuple[Strand, ...]:
+    """Strands for given counts, widest ownership first; with `together` (layout wide) all in one."""
+    rows = tuple(Rows(o, n) for o, n in sorted(counts.items(), key=lambda item: -len(item[0])))
+    if together and len(rows) > 1:
+        return (Strand(frozenset(t for r in rows for t in r.owners), rows),)
+    return tuple(Strand(r.owners, (r,)) for r in rows)
+
+
+def sharers(overlay: Overlay, steps: Sequence[Step], number: int) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Who may share a space: its first step's name, the tasks that may share, and why the others may not."""
+    refused: dict[str, str] = {}
+    first: dict[str, Step] = {}
+    for step in steps:
+        for task in step.tasks:
+            if number in step.spaces and not step.diagonal:
+                first.setdefault(task, step)
+    atoms = {t: a for (t, a), n in overlay.spaces.items() if n == number}
+    free = []
+    for task, atom in atoms.items():
+        pin = overlay.couplings[task].pinned.get(atom)
+        if pin is not None:
+            refused[task] = pin
+        elif task in first:
+            free.append(task)
+    leaders = {t: first[t].name for t in free}
+    best = max(leaders.values(), key=lambda n: list(leaders.values()).count(n), default="")
+    for task in free:
+        if leaders[task] != best:
+            refused[task] = f"its channels first appear in {leaders[task]!r}, those of the others in {best!r}"
+    name = best or next((s.name for s in first.values()), f"space{number}")
+    return name, tuple(t for t in free if leaders[t] == best), refused

@@ -1,0 +1,214 @@
+"""The frontier: the live values of the fused net per data source, and the original nets' targets at sampled positions.
+
+Each calibration sample passes each node once in its original net (`Targets`, one sweep before the zip) and once in the fused
+net (`advance`, as far as the weights are known). What later nodes still read is kept; everything else is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Piece, Placed
+from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.calibration.gathering import draw, pick, positions_per_image
+from onnxzip.calibration.samples import Source
+from onnxzip.calibration.store import Store
+from onnxzip.net import Net, Port, per_sample, pruned, reachable
+from onnxzip.ops import Linear, View
+from onnxzip.runtime import open_session
+
+BATCH_BYTES = 64 << 20
+Tick = Callable[[int], None]
+
+
+class Frontier:
+    """Live values of the fused net and targets of the original nets.
+
+    Args:
+        plan: of the merge.
+        sources: calibration samples; every task stands in exactly one.
+        store: where arrays wait.
+        device, threads: of ONNX Runtime.
+        seed: of the sampled positions.
+    """
+
+    def __init__(self, plan: Plan, sources: Sequence[Source], store: Store, device: str, threads: int, seed: int) -> None:
+        self.plan, self.sources, self.store = plan, tuple(sources), store
+        self.device, self.threads, self.seed = device, threads, seed
+        self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
+        self.batches = [self._batches(k) for k in range(len(sources))]
+        self.alive: list[set[str]] = [set() for _ in sources]
+        self.done: list[set[str]] = [set() for _ in sources]
+        self.params: dict[str, np.ndarray] = {}
+        for k, source in enumerate(self.sources):
+            for name, array in source.inputs.items():
+                for b, part in enumerate(self.batches[k]):
+                    self.store.put((k, name, b), array[part])
+                self.alive[k].add(name)
+
+    def _batches(self, k: int) -> list[slice]:
+        tasks = set(self.sources[k].tasks)
+        nets = [self.plan.nets[t] for t in tasks]
+        widest = max(
+            max(per_sample(net.shapes[v]) for net in nets for n in net.nodes for v in n.outputs),
+            max(per_sample(self.plan.layout.shapes[v]) for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs),
+        )
+        size = max(1, min(256, BATCH_BYTES // (4 * widest)))
+        return [slice(a, min(a + size, self.sources[k].count)) for a in range(0, self.sources[k].count, size)]
+
+    # original nets ----------------------------------------------------------------------------------------------------
+
+    def positions(self, step: Step, k: int) -> np.ndarray:
+        """Sampled output positions of a step for one source: int [samples, wanted], the same at every call."""
+        linear, view = self.geometry(step, k)
+        count = len(linear.taps(view))
+        columns = self.columns(step, k)
+        wanted = positions_per_image(self.sources[k].count, count, columns)
+        index = [s.name for s in self.plan.steps].index(step.name)
+        return draw(np.random.default_rng([self.seed, index, k]), self.sources[k].count, count, wanted)
+
+    def geometry(self, step: Step, k: int) -> tuple[Linear, View]:
+        """How the step's first part reads its input, as one of the source's tasks sees it."""
+        task = next(t for t in step.tasks if self.source_of[t] == k)
+        found = weights_of(self.plan.overlay, step.parts[0], task)
+        assert found is not None
+        return found
+
+    def columns(self, step: Step, k: int) -> int:
+        """Columns of the step's least squares in the originals: an upper bound of what a row reads there."""
+        total = 0
+        for part in step.parts:
+            task = next(t for t in step.tasks if self.source_of[t] == k)
+            found = weights_of(self.plan.overlay, part, task)
+            assert found is not None
+            linear, view = found
+            weight = self.plan.nets[task].params[str(part.members[task].inputs[linear.weight])]
+            total += int(np.prod(linear.to_matrix(view, weight).shape[2:]))
+        return total
+
+    def sweep(self, steps: Sequence[Step], with_skips: bool, tick: Tick) -> None:
+        """Run every original net once and keep the targets of the given steps at their sampled positions."""
+        for task, net in self.plan.nets.items():
+            k = self.source_of[task]
+            wanted: dict[str, list[tuple[Step, str]]] = {}
+            for step in steps:
+                if task in step.tasks:
+                    for laid in [step.sink, *(step.skips if with_skips else ())]:
+                        wanted.setdefault(self.plan.overlay.values[laid][task], []).append((step, laid))
+            if wanted:
+                self._sweep_net(task, net, k, wanted, tick)
+
+    def _sweep_net(self, task: str, net: Net, k: int, wanted: Mapping[str, list[tuple[Step, str]]], tick: Tick) -> None:
+        at = {step.name: self.positions(step, k) for uses in wanted.values() for step, _ in uses}
+        ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in wanted)
+        session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
+        names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
+        bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
+        small = max(1, min(256, BATCH_BYTES // bytes_per_sample))
+        for b, part in enumerate(self.batches[k]):
+            rows: dict[tuple[str, str], list[np.ndarray]] = {}
+            for start in range(part.start, part.stop, small):
+                inner = slice(start, min(start + small, part.stop))
+                outputs = session.run({n: self.sources[k].inputs[p][inner] for n, p in names.items()})
+                for value, uses in wanted.items():
+                    for step, laid in uses:
+                        linear, view = self.geometry(step, k)
+                        picked = pick(outputs[value], linear.channel(view), at[step.name][inner])
+                        rows.setdefault((step.name, laid), []).append(picked)
+                tick(inner.stop - inner.start)
+            for (step_name, laid), found in rows.items():
+                self.store.put(("target", step_name, laid, task, b), np.concatenate(found))
+
+    def target(self, step: Step, laid: str, task: str, b: int) -> np.ndarray:
+        """An original value at the step's sampled positions: [rows, channels]."""
+        return self.store.get(("target", step.name, laid, task, b))
+
+    def drop_targets(self, step: Step, with_skips: bool) -> None:
+        """Forget the targets of a finished step."""
+        for task in step.tasks:
+            for b in range(len(self.batches[self.source_of[task]])):
+                for laid in [step.sink, *(step.skips if with_skips else ())]:
+                    self.store.drop(("target", step.name, laid, task, b))
+
+    # fused net --------------------------------------------------------------------------------------------------------
+
+    def live(self, k: int, piece: Piece, b: int) -> np.ndarray:
+        """A piece of the fused net for one batch of a source."""
+        return self.store.get((k, piece.name, b))
+
+    def advance(self, params: Mapping[str, np.ndarray], tick: Tick) -> None:
+        """Run every node of the fused net whose weights and inputs are known by now, once per source."""
+        self.params.update(params)
+        for k in range(len(self.sources)):
+            self._advance_source(k, tick)
+
+    def _advance_source(self, k: int, tick: Tick) -> None:
+        mine = [p for p in self.plan.layout.placed if p.owners & set(self.sources[k].tasks)]
+        ready = list(self._ready(k, mine))
+        names = {p.node.name for p in ready if p.role is not None}
+        later = [p for p in mine if p.node.name not in self.done[k] and p.node.name not in names and p.role is not None]
+        read = self._read_by(later, mine)
+        outputs = [v for p in ready if p.role is not None for v in p.node.outputs if v in read]
+        if outputs:
+            self._run(k, ready, outputs, tick)
+        self.done[k] |= names
+        for name in self.alive[k] - read:
+            for b in range(len(self.batches[k])):
+                self.store.drop((k, name, b))
+        self.alive[k] &= read
+
+    def _ready(self, k: int, mine: Sequence[Placed]) -> Iterator[Placed]:
+        """Nodes that can run now; joins (no role) are run again where they are read again, as they are not kept."""
+        known = set(self.alive[k])
+        for placed in mine:
+            inputs = [v for v in placed.node.inputs if v is not None]
+            if placed.node.name not in self.done[k] and all(v in known or v in self.params for v in inputs):
+                known.update(placed.node.outputs)
+                yield placed
+
+    def _read_by(self, later: Sequence[Placed], mine: Sequence[Placed]) -> set[str]:
+        """Values that nodes to come read, through joins too, and the outputs of the net."""
+        maker = {v: p for p in mine for v in p.node.outputs}
+        read: set[str] = set()
+        stack = [v for p in later for v in p.node.inputs if v is not None]
+        while stack:
+            value = stack.pop()
+            if value in maker and maker[value].role is None:
+                stack.extend(v for v in maker[value].node.inputs if v is not None)
+            else:
+                read.add(value)
+        return read
+
+    def _run(self, k: int, ready: Sequence[Placed], outputs: Sequence[str], tick: Tick) -> None:
+        net = self._segment(k, ready, outputs)
+        session = open_session(net, self.device, self.threads)
+        for b in range(len(self.batches[k])):
+            found = session.run({p.name: np.asarray(self.store.get((k, p.name, b))) for p in net.inputs})
+            for name in outputs:
+                self.store.put((k, name, b), found[name])
+            tick(self.batches[k][b].stop - self.batches[k][b].start)
+        self.alive[k].update(outputs)
+
+    def _segment(self, k: int, ready: Sequence[Placed], outputs: Sequence[str]) -> Net:
+        """The part of the fused net between the live values and the given ones."""
+        base = self.plan.nets[self.plan.tasks[0]]
+        shapes = self.plan.layout.shapes
+        dtype = np.dtype(np.float32)
+        whole = replace(
+            base, name="segment", inputs=(), outputs=tuple(Port(v, dtype, shapes[v]) for v in outputs),
+            nodes=tuple(p.node for p in ready), params={}, shapes={}, dtypes={}, metadata={},
+        )
+        nodes = reachable(whole, outputs)
+        made = {v for n in nodes for v in n.outputs}
+        used = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
+        feeds = [v for v in used if v not in made and v not in self.params]
+        return replace(
+            whole, nodes=nodes, inputs=tuple(Port(v, dtype, shapes[v]) for v in feeds),
+            params={v: self.params[v] for v in used if v in self.params and v not in made},
+            shapes={v: shapes[v] for v in [*used, *made]}, dtypes={v: dtype for v in [*used, *made]},
+        )
+

@@ -1,0 +1,172 @@
+"""The least squares of one step: columns, original rows and statistics, per task.
+
+Columns are ordered part by part, piece by piece, tap by tap, channel by channel; the constant comes last. A grouped node has one
+problem per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Piece, Weights
+from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.strands import Owners
+from onnxzip.matching.match import Matches, located
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns that read one piece through one part."""
+
+    part: int
+    piece: Piece
+    taps: int
+    channels: int
+
+    @property
+    def size(self) -> int:
+        return self.taps * self.channels
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What the rows of one strand read.
+
+    Attributes:
+        key: of the strand; owners: the tasks of the step among its readers.
+        blocks: columns without the constant, per group.
+        groups: of a grouped node.
+        names: per part, the fused weights' name; bias: of the fused bias.
+    """
+
+    key: Owners
+    owners: Owners
+    blocks: tuple[Block, ...]
+    groups: int
+    names: tuple[str, ...]
+    bias: str
+
+    @property
+    def columns(self) -> int:
+        return sum(b.size for b in self.blocks) + 1
+
+
+def reads_of(plan: Plan, step: Step) -> tuple[Reads, ...]:
+    """What each strand of a step's output reads, in the layout's order."""
+    mine = [w for w in plan.layout.weights if w.step == step.name]
+    keys = dict.fromkeys(w.key for w in mine)
+    return tuple(_reads(plan, step, key, [w for w in mine if w.key == key]) for key in keys)
+
+
+def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> Reads:
+    blocks, names, bias, groups = [], [], "", 1
+    for w in weights:
+        if w.bias:
+            bias = w.name
+            continue
+        part = next(k for k, p in enumerate(step.parts) if p.name == w.role)
+        names.append(w.name)
+        task = w.pieces[0].task if w.pieces[0].task in step.parts[part].members else next(iter(step.parts[part].members))
+        found = weights_of(plan.overlay, step.parts[part], task)
+        assert found is not None
+        linear, view = found
+        original = plan.nets[task].params[str(step.parts[part].members[task].inputs[linear.weight])]
+        shape = linear.to_matrix(view, original).shape
+        groups = 1 if step.diagonal else shape[0]
+        for piece in w.pieces:
+            channels = plan.layout.shapes[piece.name][linear.channel(view)] // groups
+            blocks.append(Block(part, piece, shape[2], 1 if step.diagonal else channels))
+    tasks = frozenset(step.tasks)
+    return Reads(key, key & tasks if key & tasks else tasks, tuple(blocks), groups, tuple(names), bias)
+
+
+def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+    """Which original output channel each fused one of a strand stands for (negative: none), and its factor."""
+    found = weights_of(plan.overlay, step.parts[0], task)
+    assert found is not None
+    linear, view = found
+    expr = plan.overlay.exprs(step.parts[0].outputs[0], task)[linear.channel(view)]
+    keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
+    return located(plan.overlay, expr, task, keys, matches)
+
+
+def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, matches: Matches) -> np.ndarray:
+    """All original rows of a task in fused columns, scaled to them: float64 [outputs of the group, columns].
+
+    A column that stands for no channel of the task is zero.
+    """
+    pieces = []
+    bias: np.ndarray | float = 0.0
+    rows = 0
+    for k, part in enumerate(step.parts):
+        found = weights_of(plan.overlay, part, task)
+        assert found is not None
+        linear, view = found
+        node, params = part.members[task], plan.nets[task].params
+        matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[group].astype(np.float64)
+        rows = matrix.shape[0]
+        if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
+            bias = bias + params[str(node.inputs[linear.bias])][group * rows : (group + 1) * rows].astype(np.float64)
+        expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+        for block in (b for b in reads.blocks if b.part == k):
+            at, factor = located(plan.overlay, expr, task, block.piece.keys, matches)
+            mine = slice(group * block.channels, (group + 1) * block.channels)
+            index = at[mine] - group * matrix.shape[2]
+            columns = np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)] / factor[mine], 0.0)
+            pieces.append(columns.reshape(rows, -1))
+    return np.concatenate([*pieces, np.broadcast_to(np.asarray(bias).reshape(-1, 1), (rows, 1))], axis=1)
+
+
+def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> np.ndarray:
+    """Of a diagonal step: original rows per fused channel of a strand, float64 [channels, rows per channel, taps + 1]."""
+    part = step.parts[0]
+    found = weights_of(plan.overlay, part, task)
+    assert found is not None
+    linear, view = found
+    node, params = part.members[task], plan.nets[task].params
+    matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[:, :, :, 0].astype(np.float64)
+    bias = np.zeros(matrix.shape[:2])
+    if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
+        bias = params[str(node.inputs[linear.bias])].astype(np.float64).reshape(matrix.shape[:2])
+    expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+    keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
+    at, factor = located(plan.overlay, expr, task, keys, matches)
+    safe = np.maximum(at, 0)
+    whole = np.concatenate([matrix[safe], bias[safe][:, :, None] * factor[:, None, None]], axis=2)
+    return np.where((at >= 0)[:, None, None], whole, 0.0)
+
+
+def to_params(plan: Plan, step: Step, reads: Reads, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Fitted rows as the fused net's weights and bias.
+
+    Args:
+        rows: per group [outputs of the group, columns]; of a diagonal step one array [channels, rows per channel, taps + 1].
+    """
+    task = next(t for t in plan.tasks if t in reads.owners)
+    params: dict[str, np.ndarray] = {}
+    for k, (part, name) in enumerate(zip(step.parts, reads.names, strict=True)):
+        found = weights_of(plan.overlay, part, task)
+        assert found is not None
+        linear, view = found
+        if step.diagonal:
+            matrix = rows[0][:, :, :-1, None]
+        else:
+            matrix = np.stack([_matrix(reads, r, k) for r in rows])
+        params[name] = np.ascontiguousarray(linear.from_matrix(view, matrix), dtype=np.float32)
+    params[reads.bias] = np.concatenate([r[..., -1].reshape(-1) for r in rows]).astype(np.float32)
+    return params
+
+
+def _matrix(reads: Reads, rows: np.ndarray, part: int) -> np.ndarray:
+    """The columns of one part, as [outputs, taps, channels]."""
+    start, found = 0, []
+    for block in reads.blocks:
+        if block.part == part:
+            found.append(rows[:, start : start + block.size].reshape(len(rows), block.taps, block.channels))
+        start += block.size
+    return np.concatenate(found, axis=2)
+

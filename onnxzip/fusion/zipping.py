@@ -1,0 +1,159 @@
+"""The zip proper: through the steps in topological order, each on the inputs that the fused net computes by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Taken
+from onnxzip.analysis.steps import Step
+from onnxzip.analysis.strands import Owners
+from onnxzip.calibration.frontier import Frontier
+from onnxzip.fusion.fitting import StepFitter
+from onnxzip.fusion.problem import Reads, reads_of
+from onnxzip.fusion.statistics import StepStatistics
+from onnxzip.linalg.ridge import Fit
+from onnxzip.matching.match import Members, given_members, located, members_of
+from onnxzip.matching.methods import Method
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """What the zip has found.
+
+    Attributes:
+        params: all params of the fused net.
+        members: (space, strand) -> channels of the originals.
+        fits: step -> strand -> fits of its rows.
+    """
+
+    params: Mapping[str, np.ndarray]
+    members: Mapping[tuple[int, Owners], Members]
+    fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+
+
+class _Zip:
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, repair: bool) -> None:
+        self.plan, self.method, self.frontier, self.repair = plan, method, frontier, repair
+        self.members: dict[tuple[int, Owners], Members] = {}
+        self.params: dict[str, np.ndarray] = {}
+        self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
+        self.exact: dict[str, frozenset[str]] = {}
+        self.walked: set[str] = set()
+        everyone = frozenset(plan.tasks)
+        for port in plan.nets[plan.tasks[0]].inputs:
+            self.exact[port.name] = everyone
+        for space in plan.spaces.values():
+            if space.given:
+                self.members |= given_members(space)
+            elif all(len(o) == 1 for o in space.counts):
+                self.members |= members_of(space, [], [])
+        self.touched: dict[str, frozenset[str]] = {}
+
+    def step(self, step: Step) -> None:
+        """Match and fit one step."""
+        self.walk()
+        reads = reads_of(self.plan, step)
+        fitted = [r for r in reads if self.needs_fit(step, r)]
+        new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
+        stats = None
+        if self.frontier is not None and fitted:
+            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair and self.method.original_targets)
+        fitter = StepFitter(self.plan, step, reads, self.members, stats, self.method)
+        for number in new:
+            self.members |= fitter.match(self.plan.spaces[number])
+        result = fitter.fit(self.exact, self.members)
+        self.params |= result.params
+        self.fits[step.name] = result.fits
+        for r in reads:
+            for name in (*r.names, r.bias):
+                self.touched[name] = result.touched[r.key]
+
+    def needs_fit(self, step: Step, reads: Reads) -> bool:
+        """Whether any row of a strand is shared, or refitted since what it reads is no longer exact."""
+        space_rows = [r for n in step.spaces for s in self.plan.spaces[n].strands if s.key == reads.key for r in s.rows]
+        tasks = frozenset(step.tasks)
+        if any(len(r.owners & tasks) > 1 for r in space_rows) or (step.diagonal and len(reads.owners) > 1):
+            return True
+        if not self.method.refit:
+            return False
+        pieces = [b.piece for b in reads.blocks]
+        pieces += [p for laid in step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
+        return any(t not in self.exact[p.name] for p in pieces for t in reads.owners)
+
+    def walk(self) -> None:
+        """Take over params whose channels are matched, and follow which values are still exact."""
+        for taken in self.plan.layout.taken:
+            if taken.name not in self.params and self.is_matched(taken):
+                self.params[taken.name], same = take(self.plan, taken, self.members)
+                self.touched[taken.name] = frozenset() if same else taken.owners
+        for placed in self.plan.layout.placed:
+            if placed.node.name in self.walked:
+                continue
+            inputs = [v for v in placed.node.inputs if v is not None]
+            if not all(v in self.exact or v in self.params for v in inputs):
+                continue
+            exact = frozenset(placed.owners)
+            for value in inputs:
+                exact = exact & self.exact[value] if value in self.exact else exact - self.touched.get(value, frozenset())
+            for out in placed.node.outputs:
+                self.exact[out] = exact
+            self.walked.add(placed.node.name)
+
+    def is_matched(self, taken: Taken) -> bool:
+        task = next(t for t in self.plan.tasks if t in taken.owners)
+        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in self.plan.spaces}
+        return not taken.keys or numbers <= {n for n, _ in self.members}
+
+
+def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]) -> tuple[np.ndarray, bool]:
+    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same."""
+    values, present = [], []
+    for task in sorted(taken.owners):
+        array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
+        here = np.ones((), bool)
+        for dim, expr in enumerate(plan.overlay.exprs(taken.laid, task)):
+            if taken.keys and any(a in plan.spaces for a in expr.atoms()):
+                at, _ = located(plan.overlay, expr, task, taken.keys, members)
+                array = np.take(array, np.maximum(at, 0), axis=dim)
+                here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
+        values.append(array)
+        present.append(np.broadcast_to(here, array.shape))
+    if len(values) == 1:
+        return np.ascontiguousarray(values[0]), True
+    weights = np.stack(present).astype(np.float64)
+    mean = (np.stack(values) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
+    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
+    return np.ascontiguousarray(mean.astype(values[0].dtype)), same
+
+
+def zip_nets(
+    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick, started: Callable[[Sequence[Step]], None]
+) -> Zipped:
+    """Match and fit every step of a plan.
+
+    Args:
+        method: how.
+        frontier: live values and targets; None where the method looks at no data, or nothing is shared.
+        repair: whether a branch's target is the original sum less the fused skip.
+        tick: called with 1 after each step.
+        started: called with the steps before the first.
+
+    Returns:
+        All params of the fused net, who stands behind each channel, and how well each step fits.
+    """
+    work = _Zip(plan, method, frontier, repair)
+    started(plan.steps)
+    for step in plan.steps:
+        work.step(step)
+        if frontier is not None:
+            work.walk()
+            frontier.advance(work.params, lambda n: None)
+        tick(1)
+    work.walk()
+    return Zipped(work.params, work.members, work.fits)

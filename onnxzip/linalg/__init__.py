@@ -1,0 +1,1 @@
+"""Pure numerical functions: moments, damped least squares, assignment. Imports nothing of ours."""

@@ -1,0 +1,66 @@
+"""Files to nets in canonical form.
+
+    files      read, with every check of a file
+    preparing  functions inlined, one opset, names for all
+    shapes     folded and inferred for two batch sizes
+    importing  as a Net
+    canonical  attributes in one form each (windows: of convolutions and pools)
+    removal    nodes that compute nothing
+    linear     Gemm and MatMul
+    folding    per-channel affine maps, BatchNormalization among them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.files import opset_of, read
+from onnxzip.loading.folding import folded_affine
+from onnxzip.loading.importing import to_net
+from onnxzip.loading.linear import canonical_linear
+from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
+from onnxzip.loading.removal import without_idle_nodes
+from onnxzip.loading.shapes import fold_for_both_batches
+from onnxzip.net import Net
+
+__all__ = ["load", "load_all"]
+
+
+def load(path: str | PathLike[str], name: str | None = None, opset: int | None = None) -> Net:
+    """A file as a net in canonical form.
+
+    Args:
+        path: an ONNX file; external data are looked for beside it.
+        name: of the net; None for the file's stem.
+        opset: to bring the net to; None for the file's own, at least 13.
+
+    Raises:
+        InvalidModelError: the file is no valid ONNX net.
+        UnsupportedError: it is one that cannot be merged.
+        UsageError: the opset is below the file's.
+    """
+    path = Path(path)
+    model = read(path)
+    return _net(path, name or path.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+
+
+def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
+    """Files as nets of one opset, the highest of theirs; each is named by its key.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `load`.
+    """
+    models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
+    opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
+    return tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
+
+
+def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
+    prepared = prepare(path, model, opset)
+    net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
+    return folded_affine(canonical_linear(without_idle_nodes(canonical_attributes(net))))

@@ -1,0 +1,99 @@
+"""From a path to a checked ModelProto: every way in which a file can be unusable gets its own message here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, TensorProto
+
+from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.runtime import newest_versions
+
+OLDEST_OPSET = 7
+_OTHER_FLOATS = {
+    kind: TensorProto.DataType.Name(kind) for kind in TensorProto.DataType.values()
+    if "FLOAT" in TensorProto.DataType.Name(kind) or TensorProto.DataType.Name(kind) in ("DOUBLE", "COMPLEX64", "COMPLEX128")
+}
+del _OTHER_FLOATS[TensorProto.FLOAT]
+
+
+def read(path: Path) -> ModelProto:
+    """The model in a file, with external data resolved, checked by onnx.
+
+    Raises:
+        InvalidModelError: the file is missing, empty, truncated, not ONNX, or refused by onnx's checker.
+        UnsupportedError: it is valid, but newer or older than what can be handled, quantised or not float32.
+    """
+    _refuse_unreadable(path)
+    try:
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one. Export or copy it again.") from error
+    if not model.graph.node:
+        raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
+    _refuse_versions(path, model)
+    try:
+        onnx.checker.check_model(str(path))
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except onnx.checker.ValidationError as error:
+        raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
+    except (OSError, ValueError) as error:
+        raise InvalidModelError(f"{path}: its external data cannot be read: {plain(error)}. Keep it beside.") from error
+    _refuse_number_formats(path, model)
+    return model
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the default domain that a model follows; 0 where it names none."""
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def plain(error: BaseException) -> str:
+    """An error's text on one line, short enough to read."""
+    return " ".join(str(error).split())[:300].rstrip(".")
+
+
+def _refuse_unreadable(path: Path) -> None:
+    if path.is_dir():
+        raise InvalidModelError(f"{path}: is a directory. Give the .onnx file in it.")
+    if not path.exists():
+        raise InvalidModelError(f"{path}: no such file.")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise InvalidModelError(f"{path}: cannot be read: {error.strerror}.") from error
+    if empty:
+        raise InvalidModelError(f"{path}: the file is empty. Export or copy it again.")
+
+
+def _refuse_versions(path: Path, model: ModelProto) -> None:
+    opset, (newest, newest_ir) = opset_of(model), newest_versions()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise UnsupportedError(
+            f"{path}: has opset {opset}; opsets {OLDEST_OPSET} to {newest} are supported. Export the net with one of them."
+        )
+    if not 3 <= model.ir_version <= newest_ir:
+        raise UnsupportedError(
+            f"{path}: has ONNX IR version {model.ir_version}; versions 3 to {newest_ir} are supported. "
+            "Export the net again with a release of onnx that fits."
+        )
+
+
+def _refuse_number_formats(path: Path, model: ModelProto) -> None:
+    for node in model.graph.node:
+        if "QuantizeLinear" in node.op_type or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+            raise UnsupportedError(
+                f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
+                "Merge the float nets first and quantise the result."
+            )
+    kinds = [(t.name, t.data_type) for t in model.graph.initializer]
+    kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
+    for name, kind in kinds:
+        if kind in _OTHER_FLOATS:
+            raise UnsupportedError(
+                f"{path}: {name!r} is {_OTHER_FLOATS[kind]}; only float32 nets can be merged, because the weights are fitted "
+                "in float32. Convert the net to float32, merge it, and convert the result."
+            )

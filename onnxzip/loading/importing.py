@@ -1,0 +1,165 @@
+"""Folded graphs -> Net: nodes with every attribute, constants as params or attributes, shapes with the batch as -1."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, ModelProto, helper
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.preparing import metadata_of, opset_imports
+from onnxzip.loading.shapes import Runs, joined
+from onnxzip.net import Net, Node, Port, Shape
+from onnxzip.ops import find
+
+Arrays = dict[str, np.ndarray]
+
+# attributes that stand for one number even where a file holds them as a list of one
+_SCALARS = frozenset({"min", "max", "constant_value", "axis", "k"})
+
+
+def to_net(path: Path, name: str, model: ModelProto, runs: Runs) -> Net:
+    """The net that two folded graphs of one prepared model describe; attributes are complete, not yet normalised.
+
+    Raises:
+        UnsupportedError: a value has no shape, a param depends on the batch, a node holds a subgraph.
+    """
+    graph = runs.first
+    first, second = graph.tensors(), runs.second.tensors()
+    constants = {n: t.values for n, t in first.items() if isinstance(t, gs.Constant)}
+    others = {n: t.values for n, t in second.items() if isinstance(t, gs.Constant)}
+    opsets = opset_imports(model)
+    opset = next(int(o.version) for o in model.opset_import if not o.domain)
+    nodes = tuple(_node(path, node, constants, others, opset, opsets) for node in graph.nodes)
+    read = {v for node in nodes for v in node.inputs if v is not None}
+    values = dict.fromkeys([*(t.name for t in graph.inputs), *(v for node in nodes for v in node.outputs)])
+    _refuse_constant_outputs(path, graph, values)
+    shapes = {v: _shape(path, first[v], second[v]) for v in values}
+    params = {v: _param(path, v, constants[v], others[v]) for v in constants if v in read}
+    return Net(
+        name=name,
+        inputs=tuple(Port(t.name, _dtype(path, t), shapes[t.name]) for t in graph.inputs),
+        outputs=tuple(Port(t.name, _dtype(path, t), shapes[t.name]) for t in graph.outputs),
+        nodes=nodes,
+        params=params,
+        shapes=shapes | {v: tuple(a.shape) for v, a in params.items()},
+        dtypes={v: _dtype(path, first[v]) for v in values} | {v: a.dtype for v, a in params.items()},
+        opset=opset,
+        opsets=opsets,
+        ir_version=model.ir_version,
+        metadata=metadata_of(model),
+    )
+
+
+def _node(path: Path, node: gs.Node, constants: Arrays, others: Arrays, opset: int, opsets: dict[str, int]) -> Node:
+    domain, op = node.domain or "", _operator(node)
+    attrs = _defaults(node.op, domain, opset, opsets) | {k: _plain(path, node, k, v) for k, v in node.attrs.items()}
+    inputs: list[str | None] = [t.name or None for t in node.inputs]
+    record = find(op)
+    for at, key in (record.constants if record is not None else {}).items():
+        value = inputs[at] if at < len(inputs) else None
+        if value is None:
+            attrs.setdefault(key, None)
+        elif value in constants:
+            attrs[key] = _attribute_from(path, value, key, constants[value], others[value])
+            inputs[at] = None
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    return Node(node.name, op, tuple(inputs), tuple(t.name for t in node.outputs), attrs)
+
+
+def _operator(node: gs.Node) -> str:
+    return f"{node.domain}.{node.op}" if node.domain else str(node.op)
+
+
+def _defaults(op: str, domain: str, opset: int, opsets: dict[str, int]) -> dict[str, Any]:
+    """What the operator's schema says of attributes that a file leaves out."""
+    try:
+        schema = onnx.defs.get_schema(op, opsets.get(domain, 1) if domain else opset, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    found = {}
+    for key, attribute in schema.attributes.items():
+        default = attribute.default_value
+        if default.type != AttributeProto.UNDEFINED:
+            value = helper.get_attribute_value(default)
+            found[key] = value.decode() if isinstance(value, bytes) else tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _plain(path: Path, node: gs.Node, key: str, value: Any) -> Any:
+    if isinstance(value, gs.Graph):
+        raise UnsupportedError(
+            f"{path}: node {node.name!r} ({node.op}) has a subgraph that depends on its input; only nets without "
+            "control flow can be merged. Export the net without it."
+        )
+    if isinstance(value, gs.Tensor):
+        return np.array(value.values)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _attribute_from(path: Path, name: str, key: str, first: np.ndarray, second: np.ndarray) -> Any:
+    """A constant input as python numbers; numbers that grow with the batch as -k."""
+    if first.shape != second.shape:
+        raise _batch_dependent(path, name)
+    if key in _SCALARS and first.size == 1:
+        first, second = first.reshape(()), second.reshape(())
+    if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
+        return _tuples(first.tolist())
+    if first.ndim != 1 or first.dtype.kind not in "iu":
+        raise _batch_dependent(path, name)
+    return joined(path, name, tuple(first.tolist()), tuple(second.tolist()))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    if first is not second and not np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
+        raise _batch_dependent(path, name)
+    if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype != np.float32):
+        raise _not_float32(path, "constant", name, first.dtype)
+    return np.array(first, order="C")
+
+
+def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:
+    return UnsupportedError(f"{path}: {kind} {name!r} is {dtype}; only float32 nets can be merged. Convert it to float32.")
+
+
+def _batch_dependent(path: Path, name: str) -> UnsupportedError:
+    return UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
+
+
+def _refuse_constant_outputs(path: Path, graph: gs.Graph, values: Container[str]) -> None:
+    for port in graph.outputs:
+        if port.name not in values:
+            raise UnsupportedError(f"{path}: output {port.name!r} does not depend on any input. Export the net without it.")
+
+
+def _shape(path: Path, first: gs.Tensor, second: gs.Tensor) -> Shape:
+    for tensor in (first, second):
+        if tensor.shape is None or not all(isinstance(d, int) for d in tensor.shape):
+            node = f"node {tensor.inputs[0].name!r} ({_operator(tensor.inputs[0])})" if tensor.inputs else "the graph"
+            raise UnsupportedError(
+                f"{path}: value {tensor.name!r} of {node} has no static shape; it may depend on the data, or its operator "
+                "is not known. Export the net with fixed sizes, or cut that part off."
+            )
+    return joined(path, first.name, tuple(first.shape), tuple(second.shape))
+
+
+def _dtype(path: Path, tensor: gs.Tensor) -> np.dtype:
+    try:
+        dtype = np.dtype(tensor.dtype if tensor.dtype is not None else "V")
+    except TypeError as error:
+        raise UnsupportedError(
+            f"{path}: value {tensor.name!r} has the type {tensor.dtype}, which numpy does not know. Convert it to float32."
+        ) from error
+    if dtype.kind == "f" and dtype not in (np.float32, np.float64):
+        raise _not_float32(path, "value", tensor.name, dtype)
+    return dtype

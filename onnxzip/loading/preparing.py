@@ -1,0 +1,109 @@
+"""ModelProto -> ModelProto, before anything is known of shapes: functions inlined, one opset, every node and output named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, inliner, numpy_helper, version_converter
+
+from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.files import opset_of, plain
+
+OLDEST_CANONICAL_OPSET = 13
+_OLDEST_IR = 8
+
+
+def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
+    """The model at the given opset, without local functions, with unique node names and no empty inner outputs.
+
+    Raises:
+        UsageError: the opset is below the model's, or too old.
+        UnsupportedError: onnx cannot convert the model to that opset.
+    """
+    least = max(opset_of(model), OLDEST_CANONICAL_OPSET)
+    if opset < least:
+        raise UsageError(f"{path}: cannot be brought to opset {opset}; ask for {least} or more.")
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    converted = _converted(path, model, opset) if opset_of(model) < opset else _copy(model)
+    _plain_domains(converted)
+    _name_everything(converted)
+    _expand_constants(converted)
+    converted.ir_version = max(model.ir_version, _OLDEST_IR)
+    del converted.graph.value_info[:]
+    return converted
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _converted(path: Path, model: ModelProto, opset: int) -> ModelProto:
+    try:
+        converted = version_converter.convert_version(model, opset)
+    except (RuntimeError, version_converter.ConvertError) as error:
+        raise UnsupportedError(
+            f"{path}: cannot be converted from opset {opset_of(model)} to {opset}: {plain(error)}. "
+            f"Export the net with opset {opset}."
+        ) from error
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
+    return converted
+
+
+def _plain_domains(model: ModelProto) -> None:
+    for item in (*model.opset_import, *model.graph.node):
+        if item.domain == "ai.onnx":
+            item.domain = ""
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes, those of subgraphs behind the node that holds them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _name_everything(model: ModelProto) -> None:
+    """`Op_k` for nodes without a name; names that occur twice get a number; empty inner outputs get a name."""
+    nodes = list(_nodes(model.graph))
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    for k, node in enumerate(nodes):
+        wish = node.name or f"{node.op_type}_{k}"
+        name, count = wish, 1
+        while name in seen or (name != node.name and name in taken):
+            name, count = f"{wish}_{count}", count + 1
+        seen.add(name)
+        node.name = name
+        while node.output and not node.output[-1]:
+            del node.output[-1]
+        for at, value in enumerate(node.output):
+            node.output[at] = value or f"{name}.unused.{at}"
+
+
+def _expand_constants(model: ModelProto) -> None:
+    """ConstantOfShape is the Expand of a scalar: one operator less to know."""
+    for node in model.graph.node:
+        if node.op_type == "ConstantOfShape" and not node.domain:
+            value = next((numpy_helper.to_array(a.t) for a in node.attribute if a.name == "value"), np.zeros(1, np.float32))
+            scalar = numpy_helper.from_array(value.reshape(()), f"{node.name}.value")
+            model.graph.initializer.append(scalar)
+            node.CopyFrom(helper.make_node("Expand", [scalar.name, node.input[0]], list(node.output), name=node.name))
+
+
+def opset_imports(model: ModelProto) -> dict[str, int]:
+    """Versions of the domains other than the default one that the nodes use."""
+    used = {node.domain for node in model.graph.node}
+    return {o.domain: int(o.version) for o in model.opset_import if o.domain and o.domain in used}
+
+
+def metadata_of(model: ModelProto) -> dict[str, str]:
+    """The model's metadata_props."""
+    return {entry.key: entry.value for entry in model.metadata_props}

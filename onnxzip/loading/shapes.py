@@ -1,0 +1,179 @@
+"""Shapes, and constants that follow from shapes, found by giving the batch two values.
+
+With the batch bound to a number, shape inference and constant folding turn every Shape -> Gather -> Concat -> Reshape chain
+into constants. Doing so for B = 2 and for B = 3 tells what depends on the batch: a dim d2 = d3 is static, one with d2 = 2k
+and d3 = 3k is k times the batch and written -k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, TensorProto, helper, shape_inference
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.files import plain
+from onnxzip.net import Shape
+from onnxzip.runtime import quiet
+
+BATCHES = (2, 3)
+_SHAPE_LIKE = 1024
+_GROWING = frozenset({"Expand", "Tile"})
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The same folded graph for two batch sizes; the same object twice where the batch is a fixed number."""
+
+    first: gs.Graph
+    second: gs.Graph
+
+    @property
+    def fixed(self) -> bool:
+        return self.first is self.second
+
+
+def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
+    """Fold and infer a prepared model for two batch sizes.
+
+    A constant that grows with the batch because a node expands it (a class token repeated for every sample) is not folded.
+
+    Raises:
+        InvalidModelError: shapes contradict each other.
+        UnsupportedError: an input has a dynamic axis behind the batch; the graph depends on the batch.
+    """
+    batched = _batched_inputs(path, model)
+    if not batched:
+        graph = _folded(path, model, {}, frozenset())
+        return Runs(graph, graph)
+    kept: frozenset[str] = frozenset()
+    for _ in range(2):
+        runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), kept) for b in BATCHES))
+        kept = frozenset(_growers(model, _grown_constants(runs)))
+        if not kept:
+            break
+    if [(n.op, n.name) for n in runs.first.nodes] != [(n.op, n.name) for n in runs.second.nodes]:
+        raise UnsupportedError(f"{path}: which nodes it has depends on the batch size. Export it with a fixed batch of 1.")
+    return runs
+
+
+def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
+    """Both runs' shapes of a value as one, with -k for k times the batch.
+
+    Raises:
+        UnsupportedError: a dim is neither static nor a multiple of the batch.
+    """
+    dims = []
+    for a, b in zip(first, second, strict=True):
+        if a == b:
+            dims.append(a)
+        elif a * BATCHES[1] == b * BATCHES[0] and a % BATCHES[0] == 0:
+            dims.append(-(a // BATCHES[0]))
+        else:
+            raise UnsupportedError(
+                f"{path}: value {name!r} has {first} entries for a batch of {BATCHES[0]} and {second} for {BATCHES[1]}: "
+                "its size is not a multiple of the batch. Export the net with a fixed batch of 1."
+            )
+    return tuple(dims)
+
+
+def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
+    params = {t.name for t in model.graph.initializer}
+    batched = []
+    for port in model.graph.input:
+        if port.name in params:
+            continue
+        if port.type.WhichOneof("value") != "tensor_type":
+            raise UnsupportedError(f"{path}: input {port.name!r} is not a tensor; only nets over tensors can be merged.")
+        if not port.type.tensor_type.HasField("shape"):
+            raise UnsupportedError(f"{path}: input {port.name!r} has no shape. Export the net with its input shapes.")
+        dynamic = [k for k, dim in enumerate(port.type.tensor_type.shape.dim) if dim.dim_value <= 0]
+        if any(k > 0 for k in dynamic):
+            raise UnsupportedError(
+                f"{path}: input {port.name!r} has dynamic axes {[k for k in dynamic if k > 0]}; only axis 0, the batch, may "
+                "be dynamic. Export the net with fixed numbers there, or fix them with "
+                "`python -m onnxruntime.tools.make_dynamic_shape_fixed`."
+            )
+        if dynamic:
+            batched.append(port.name)
+    return tuple(batched)
+
+
+def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: frozenset[str]) -> gs.Graph:
+    """Infer and fold until nothing changes any more, with the first axis of the given inputs bound."""
+    graph = gs.import_onnx(model)
+    for port in graph.inputs:
+        port.shape = [batches.get(port.name, port.shape[0]), *port.shape[1:]] if port.shape else port.shape
+    for port in graph.outputs:
+        port.shape = None
+    before, now = None, _progress(path, graph)
+    while now != before:
+        with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
+            graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
+            graph.cleanup().toposort()
+        before, now = now, _progress(path, graph)
+    return graph
+
+
+def _progress(path: Path, graph: gs.Graph) -> tuple[int, int]:
+    """Infer shapes; the number of nodes left and of values whose shape is known."""
+    _infer(path, graph)
+    known = sum(t.shape is not None and all(isinstance(d, int) for d in t.shape) for t in graph.tensors().values())
+    return len(graph.nodes), known
+
+
+def _infer(path: Path, graph: gs.Graph) -> None:
+    """Put the shape and type of every value into the graph; large constants take part by their shape alone."""
+    tensors = graph.tensors()
+    large = [t for t in tensors.values() if isinstance(t, gs.Constant) and math.prod(t.shape) > _SHAPE_LIKE]
+    arrays = [t.values for t in large]
+    for tensor, array in zip(large, arrays, strict=True):
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.values = LazyValues(TensorProto(name=tensor.name, data_type=kind, dims=array.shape))
+    skeleton = gs.export_onnx(graph)
+    for tensor, array in zip(large, arrays, strict=True):
+        tensor.values = array
+    try:
+        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
+    except shape_inference.InferenceError as error:
+        raise InvalidModelError(f"{path}: its shapes contradict each other: {plain(error)}. Export the net again.") from error
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        found = OnnxImporter.import_tensor(info)
+        if isinstance(tensors.get(info.name), gs.Variable):
+            tensors[info.name].shape, tensors[info.name].dtype = found.shape, found.dtype
+
+
+def _grown_constants(runs: Runs) -> set[str]:
+    """Float constants, and others of more than one axis, that differ between the runs."""
+    second = runs.second.tensors()
+    grown = set()
+    for name, tensor in runs.first.tensors().items():
+        if isinstance(tensor, gs.Constant) and isinstance(second.get(name), gs.Constant):
+            a, b = tensor.values, second[name].values
+            if not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
+                grown.add(name)
+    return grown
+
+
+def _growers(model: ModelProto, grown: set[str]) -> set[str]:
+    """The expanding nodes nearest above the given values."""
+    producers = {out: node for node in model.graph.node for out in node.output}
+    found, seen, stack = set(), set(), list(grown)
+    while stack:
+        node = producers.get(stack.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type in _GROWING:
+            found.add(node.name)
+        else:
+            stack.extend(node.input)
+    return found

@@ -1,0 +1,1 @@
+"""match: pair costs, assignment, and the methods that differ in them."""

@@ -1,0 +1,10 @@
+"""What a net is (records), how to look around in it (walk), how to change it (edit)."""
+
+from onnxzip.net.edit import pruned, renamed_inputs
+from onnxzip.net.records import BATCH, Axis, Net, Node, Port, Shape, bind_batch, per_sample
+from onnxzip.net.walk import consumers, producers, reachable, topological
+
+__all__ = [
+    "BATCH", "Axis", "Net", "Node", "Port", "Shape", "bind_batch", "consumers", "per_sample", "producers", "pruned",
+    "reachable", "renamed_inputs", "topological",
+]

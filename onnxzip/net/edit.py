@@ -1,0 +1,30 @@
+"""Changes to a net, each from net to net."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from onnxzip.net.records import Net, Node
+from onnxzip.net.walk import reachable
+
+
+def pruned(net: Net, outputs: Iterable[str] | None = None) -> Net:
+    """The net with only what the given outputs (default: all of its outputs) need; graph inputs stay."""
+    ports = net.outputs if outputs is None else tuple(p for p in net.outputs if p.name in set(outputs))
+    nodes = reachable(net, [p.name for p in ports])
+    used = {v for n in nodes for v in n.inputs if v is not None} | {p.name for p in ports}
+    alive = used | {v for n in nodes for v in n.outputs} | {p.name for p in net.inputs}
+    return replace(
+        net,
+        outputs=ports,
+        nodes=nodes,
+        params={k: v for k, v in net.params.items() if k in used},
+        shapes={k: v for k, v in net.shapes.items() if k in alive},
+        dtypes={k: v for k, v in net.dtypes.items() if k in alive},
+    )
+
+
+def renamed_inputs(node: Node, names: dict[str, str]) -> Node:
+    """The node reading other values where `names` says so."""
+    return replace(node, inputs=tuple(None if v is None else names.get(v, v) for v in node.inputs))

@@ -1,0 +1,110 @@
+"""What a net is: nodes over named values, params, and the shape of everything.
+
+All records are frozen and all arrays read-only, so a stage cannot change its input. Shapes are tuples of ints in which a
+negative entry -k stands for k times the batch: -1 is the batch axis itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Shape = tuple[int, ...]
+BATCH = -1
+
+
+class Axis(NamedTuple):
+    """One dimension of one value: the thing that couplings talk about."""
+
+    value: str
+    dim: int
+
+
+class Port(NamedTuple):
+    """A graph input or output: its name, numpy dtype and shape."""
+
+    name: str
+    dtype: np.dtype
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Node:
+    """One use of an operator, in canonical form: every attribute present, omitted inputs None.
+
+    Attributes:
+        name: unique within its net.
+        op: operator name, with its domain in front where that is not the default one (`com.microsoft.Gelu`).
+        inputs: names of values or params; None where an optional input is omitted.
+        outputs: names of values.
+        attrs: attributes; inputs that the operator's record calls constant (axes, target shapes) are found here, too.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+
+
+@dataclass(frozen=True)
+class Net:
+    """One model.
+
+    Attributes:
+        name: the task or file it stands for.
+        inputs, outputs: ports, in the file's order.
+        nodes: in topological order.
+        params: constant values by name, read-only arrays.
+        shapes: the shape of every value and param by name.
+        dtypes: the numpy dtype of every value and param by name.
+        opset: version of the default ONNX domain that the nodes follow.
+        opsets: versions of every other domain in use.
+        ir_version: of the file it came from.
+        metadata: the file's metadata_props.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    nodes: tuple[Node, ...]
+    params: Mapping[str, np.ndarray]
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, np.dtype]
+    opset: int
+    opsets: Mapping[str, int] = field(default_factory=dict)
+    ir_version: int = 8
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for array in self.params.values():
+            array.setflags(write=False)
+        for name in ("params", "shapes", "dtypes", "opsets", "metadata"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def size(self) -> int:
+        """Number of scalars in all params."""
+        return sum(int(p.size) for p in self.params.values())
+
+    def shape_of(self, value: str | None) -> Shape | None:
+        """Shape of a value or param; None for an omitted input."""
+        return None if value is None else self.shapes[value]
+
+
+def bind_batch(shape: Shape, batch: int) -> Shape:
+    """Put a number in the batch's place: (-1, 3) with batch 8 is (8, 3)."""
+    return tuple(d if d >= 0 else -d * batch for d in shape)
+
+
+def per_sample(shape: Shape) -> int:
+    """Number of scalars that one sample has in a value of this shape."""
+    return math.prod(abs(d) for d in shape)

@@ -1,0 +1,141 @@
+"""One canonical node to the ONNX nodes and constants that mean the same at the net's opset.
+
+An attribute that the operator's schema knows stays an attribute; one that the operator's record calls a constant input
+becomes an initializer again (`axes` of ReduceMean is an attribute before opset 18, an input from there on). A constant that
+contains the batch (-k for k times the batch) is computed from the shape of the first graph input that has a batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxzip.net import BATCH, Net, Node
+from onnxzip.ops import find
+
+# operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
+BATCHED_CONSTANTS = frozenset({"Expand", "Resize"})
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What one node becomes: nodes and the initializers they bring along."""
+
+    nodes: tuple[NodeProto, ...]
+    constants: tuple[TensorProto, ...] = ()
+
+
+@dataclass(frozen=True)
+class Names:
+    """Deterministic fresh names: the wished one, or that with a number behind it."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def fresh(self, wish: str) -> str:
+        name, k = wish, 1
+        while name in self.taken:
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
+
+
+def split_domain(op: str) -> tuple[str, str]:
+    """`com.microsoft.Gelu` -> (`com.microsoft`, `Gelu`); the default domain is the empty one."""
+    domain, _, name = op.rpartition(".")
+    return domain, name
+
+
+def schema_of(op: str, net: Net) -> onnx.defs.OpSchema | None:
+    """The operator's schema at the net's opset; None where onnx does not know it."""
+    domain, name = split_domain(op)
+    version = net.opsets.get(domain, 1) if domain else net.opset
+    try:
+        return onnx.defs.get_schema(name, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def lower(net: Net, node: Node, names: Names) -> Lowered:
+    """The ONNX form of one node of a canonical net."""
+    if node.op == "MatMul" and len(node.inputs) == 3:
+        return _lower_biased_matmul(node, names)
+    domain, op = split_domain(node.op)
+    schema, record = schema_of(node.op, net), find(node.op)
+    moved = {} if record is None else {name: at for at, name in record.constants.items()}
+    inputs, attributes, extra = ["" if v is None else v for v in node.inputs], [], []
+    for key, value in sorted((k, v) for k, v in node.attrs.items() if v is not None):
+        if key in schema.attributes if schema is not None else key not in moved:
+            attributes.append(_attribute(key, value, schema))
+        elif key in moved:
+            name = names.fresh(f"{node.name}.{key}")
+            inputs += [""] * (moved[key] + 1 - len(inputs))
+            inputs[moved[key]] = name
+            extra.append(_constant(net, node, name, value, _constant_dtype(net, node, schema, moved[key], value), names))
+    proto = helper.make_node(op, inputs, list(node.outputs), name=node.name, domain=domain)
+    proto.attribute.extend(attributes)
+    return Lowered((*_flat(e.nodes for e in extra), proto), _flat(e.constants for e in extra))
+
+
+def _flat(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(item for part in parts for item in part)
+
+
+def _attribute(key: str, value: Any, schema: onnx.defs.OpSchema | None) -> AttributeProto:
+    if isinstance(value, np.ndarray):
+        return helper.make_attribute(key, numpy_helper.from_array(value))
+    kind = None if schema is None else int(schema.attributes[key].type)  # type: ignore[call-overload]
+    return helper.make_attribute(key, list(value) if isinstance(value, tuple) else value, attr_type=kind)
+
+
+def _lower_biased_matmul(node: Node, names: Names) -> Lowered:
+    x, w, bias = (v or "" for v in node.inputs)
+    product = names.fresh(f"{node.outputs[0]}.product")
+    return Lowered(
+        (
+            helper.make_node("MatMul", [x, w], [product], name=node.name),
+            helper.make_node("Add", [product, bias], list(node.outputs), name=names.fresh(f"{node.name}.bias")),
+        )
+    )
+
+
+def _constant_dtype(net: Net, node: Node, schema: onnx.defs.OpSchema | None, at: int, value: Any) -> np.dtype:
+    """int64 or float32; the dtype of the data where the schema ties them together (min of Clip)."""
+    if schema is not None and schema.inputs and node.inputs[0] is not None:
+        formal = schema.inputs[min(at, len(schema.inputs) - 1)]
+        if formal.type_str == schema.inputs[0].type_str:
+            return net.dtypes[node.inputs[0]]
+    kind = np.asarray(value).dtype.kind
+    return np.dtype({"b": np.bool_, "i": np.int64}.get(kind, np.float32))
+
+
+def _constant(net: Net, node: Node, name: str, value: Any, dtype: np.dtype, names: Names) -> Lowered:
+    """An initializer; for numbers that contain the batch the nodes that compute them."""
+    if node.op == "Reshape":
+        value = tuple(-1 if v < 0 else v for v in value)
+    elif node.op in BATCHED_CONSTANTS and any(v < 0 for v in np.atleast_1d(value)):
+        return _batched_constant(net, name, value, names)
+    return Lowered((), (numpy_helper.from_array(np.asarray(value, dtype), name),))
+
+
+def _batched_constant(net: Net, name: str, value: tuple[int, ...], names: Names) -> Lowered:
+    """max(value, 0) + batch * max(-value, 0), with the batch read from a graph input."""
+    source = next(p for p in net.inputs if BATCH in p.shape)
+    dim = source.shape.index(BATCH)
+    parts = {key: names.fresh(f"{name}.{key}") for key in ("shape", "at", "batch", "times", "scaled", "rest")}
+    arrays = {
+        "at": np.array([dim], np.int64),
+        "times": np.array([max(-v, 0) for v in value], np.int64),
+        "rest": np.array([max(v, 0) for v in value], np.int64),
+    }
+    nodes = (
+        helper.make_node("Shape", [source.name], [parts["shape"]], name=parts["shape"]),
+        helper.make_node("Gather", [parts["shape"], parts["at"]], [parts["batch"]], name=parts["batch"], axis=0),
+        helper.make_node("Mul", [parts["batch"], parts["times"]], [parts["scaled"]], name=parts["scaled"]),
+        helper.make_node("Add", [parts["scaled"], parts["rest"]], [name], name=name),
+    )
+    return Lowered(nodes, tuple(numpy_helper.from_array(a, parts[k]) for k, a in arrays.items()))

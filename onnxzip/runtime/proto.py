@@ -1,0 +1,51 @@
+"""A net as an ONNX ModelProto: the inverse of loading, deterministic to the byte."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
+
+from onnxzip.net import BATCH, Net, Shape
+from onnxzip.runtime.lowering import Names, lower
+
+BATCH_NAME = "N"
+
+
+def to_model(net: Net) -> ModelProto:
+    """The net as a model at its own opset; the batch axis of inputs and outputs is called `N`.
+
+    The same net gives the same bytes (`SerializeToString(deterministic=True)`).
+    """
+    names = Names({*net.shapes, *(n.name for n in net.nodes)})
+    lowered = [lower(net, node, names) for node in net.nodes]
+    constants = [c for part in lowered for c in part.constants]
+    params = [numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), name) for name, a in net.params.items()]
+    graph = helper.make_graph(
+        [proto for part in lowered for proto in part.nodes],
+        net.name or "net",
+        [_value_info(p.name, p.dtype, p.shape) for p in net.inputs],
+        [_value_info(p.name, p.dtype, p.shape) for p in net.outputs],
+        initializer=[*params, *constants],
+        value_info=_inner_values(net),
+    )
+    return _model(net, graph)
+
+
+def _model(net: Net, graph: GraphProto) -> ModelProto:
+    opsets = [helper.make_opsetid("", net.opset), *(helper.make_opsetid(d, v) for d, v in sorted(net.opsets.items()))]
+    model = helper.make_model(graph, opset_imports=opsets, producer_name="onnxzip", ir_version=net.ir_version)
+    for key, value in sorted(net.metadata.items()):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    return model
+
+
+def _inner_values(net: Net) -> list[ValueInfoProto]:
+    ends = {p.name for p in (*net.inputs, *net.outputs)}
+    inner = [v for node in net.nodes for v in node.outputs if v not in ends]
+    return [_value_info(v, net.dtypes[v], net.shapes[v]) for v in inner]
+
+
+def _value_info(name: str, dtype: np.dtype, shape: Shape) -> ValueInfoProto:
+    dims = [d if d >= 0 else BATCH_NAME if d == BATCH else None for d in shape]
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), dims)

@@ -1,0 +1,192 @@
+"""A net in ONNX Runtime: on the CPU or on a CUDA device, with values that may stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from typing import TypeAlias
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
+from onnxzip.net import Net, pruned
+from onnxzip.runtime.proto import to_model
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+DEVICES = {CPU: "cpu", CUDA: "cuda"}
+_ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2
+_ORT_ERRORS = tuple(
+    kind for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
+    if (kind := getattr(ort.capi.onnxruntime_pybind11_state, name, None)) is not None
+)
+
+Value: TypeAlias = "np.ndarray | ort.OrtValue"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A net ready to run.
+
+    Attributes:
+        name: of the net.
+        provider: ONNX Runtime's execution provider that runs it.
+        outputs: names of what it computes.
+    """
+
+    name: str
+    provider: str
+    outputs: tuple[str, ...]
+    inner: ort.InferenceSession
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return DEVICES[self.provider]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs for the given inputs, by name."""
+        return dict(zip(self.outputs, self.inner.run(list(self.outputs), dict(feeds)), strict=True))
+
+    def run_bound(self, feeds: Mapping[str, Value], keep: Iterable[str] = ()) -> dict[str, Value]:
+        """As `run`; feeds may live on the device, and outputs in `keep` stay there as OrtValues."""
+        kept = set(keep)
+        binding = self.inner.io_binding()
+        alive = []
+        for name, value in feeds.items():
+            if isinstance(value, np.ndarray):
+                value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), "cpu")
+            alive.append(value)
+            binding.bind_ortvalue_input(name, value)
+        for name in self.outputs:
+            binding.bind_output(name, self.device if name in kept else "cpu")
+        binding.synchronize_inputs()
+        self.inner.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        values = dict(zip(self.outputs, binding.get_outputs(), strict=True))
+        return {name: value if name in kept else value.numpy() for name, value in values.items()}
+
+
+def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iterable[str] | None = None) -> Session:
+    """Put a net into ONNX Runtime.
+
+    Args:
+        net: a canonical net.
+        device: `cpu`; `cuda`; `auto` for CUDA where it can be had.
+        threads: of one operator; 0 lets ONNX Runtime choose.
+        outputs: which of the net's outputs to compute; None for all.
+
+    Raises:
+        UsageError: no such device.
+        BackendMissingError: CUDA was asked for and cannot be had, or two builds of ONNX Runtime shut each other out.
+        UnsupportedError: ONNX Runtime cannot run the net.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device {device!r} is not known; use auto, cpu or cuda")
+    _refuse_two_builds()
+    if device == "cuda" and not cuda_works():
+        raise BackendMissingError(
+            "device cuda: ONNX Runtime cannot use a CUDA device here "
+            f"(it offers {', '.join(ort.get_available_providers())}). "
+            "Install onnxruntime-gpu with the CUDA and cuDNN libraries it was built for, or use --device cpu."
+        )
+    provider = CUDA if device != "cpu" and cuda_works() else CPU
+    wanted = net if outputs is None else pruned(net, outputs)
+    model = to_model(wanted)
+    try:
+        inner = _inference_session(model.SerializeToString(deterministic=True), provider, threads)
+    except _ORT_ERRORS as error:
+        raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {net.name!r}: {_plain(error)}") from error
+    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """ONNX Runtime prints nothing below an error meanwhile, whoever opens a session."""
+    ort.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(_WARNINGS)
+
+
+@lru_cache(maxsize=1)
+def newest_versions() -> tuple[int, int]:
+    """The newest opset and the newest IR version that the installed ONNX Runtime takes."""
+    opset = next(v for v in range(_onnx_opset(), 6, -1) if _takes(v, 8))
+    return opset, next(v for v in range(_onnx_ir(), 2, -1) if _takes(13, v))
+
+
+@lru_cache(maxsize=1)
+def cuda_works() -> bool:
+    """Whether a session on a CUDA device can be opened: the provider may be built in and its libraries missing."""
+    if CUDA not in ort.get_available_providers():
+        return False
+    with quiet():
+        session = ort.InferenceSession(_probe(13, 8), _options(0, _FATAL_ONLY), providers=[CUDA, CPU])
+    return CUDA in session.get_providers()
+
+
+def _inference_session(model: bytes, provider: str, threads: int) -> ort.InferenceSession:
+    providers = [CPU] if provider == CPU else [CUDA, CPU]
+    return ort.InferenceSession(model, _options(threads, _ERRORS_ONLY), providers=providers)
+
+
+def _options(threads: int, severity: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = severity
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _probe(opset: int, ir_version: int) -> bytes:
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", ports[:1], ports[1:])
+    imports = [helper.make_opsetid("", opset)]
+    return bytes(helper.make_model(graph, opset_imports=imports, ir_version=ir_version).SerializeToString())
+
+
+def _takes(opset: int, ir_version: int) -> bool:
+    try:
+        ort.InferenceSession(_probe(opset, ir_version), _options(1, _FATAL_ONLY), providers=[CPU])
+    except _ORT_ERRORS:
+        return False
+    return True
+
+
+def _onnx_opset() -> int:
+    from onnx import defs
+
+    return int(defs.onnx_opset_version())
+
+
+def _onnx_ir() -> int:
+    from onnx import IR_VERSION
+
+    return int(IR_VERSION)
+
+
+def _refuse_two_builds() -> None:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise BackendMissingError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. "
+            "Uninstall both, then install one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]

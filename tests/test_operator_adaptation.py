@@ -1,0 +1,60 @@
+"""Channels dropped from a node's inputs are missing from its outputs, and nothing else changes, once `adapt` has rewritten
+the attributes that speak of their number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from channel_maps import acted
+from channel_uses import Use, grouped
+from operator_samples import Sample
+from operator_samples_shaped import SAMPLES
+
+from onnxzip.ops import registered
+
+
+def droppable(use: Use) -> set[str]:
+    """Names that may lose channels: those of which the node does not need all, and over which it does not sum."""
+    inputs = {n for k in range(len(use.present)) for n in use.names(k)}
+    outputs = {n for terms in use.right for t in terms for n in t.names}
+    summed = inputs - outputs if use.sample.op in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum") else set()
+    return {n for n, k in use.symbolic.items() if k > 0} - use.fixed - use.line.whole - summed
+
+
+def drop(use: Use, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """A selection matrix for every name, and the number of channels that it leaves."""
+    maps, lengths = use.identities(), dict(use.symbolic)
+    for name in droppable(use):
+        count = int(rng.integers(1, use.lengths[name] + 1))
+        maps[name] = np.eye(use.lengths[name])[np.sort(rng.permutation(use.lengths[name])[:count])]
+        lengths[name] = count
+    return maps, lengths
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_dropped_channels_are_missing_from_the_outputs(sample: Sample, seed: int) -> None:
+    use = Use(sample)
+    if grouped(use):
+        assert sample.attrs["group"] > 1, "only groups keep a line from naming its weights"
+        return
+    maps, lengths = drop(use, np.random.default_rng(seed))
+    arrays, inputs = list(use.arrays), list(use.view.inputs)
+    for at, k in enumerate(use.present):
+        arrays[k] = acted(use.arrays[k], use.terms[at], maps)
+        inputs[k] = use.selected_shape(at, use.view.inputs[k], lengths)
+    outputs = tuple(use.selected_shape(len(use.present) + k, shape, lengths) for k, shape in enumerate(use.view.outputs))
+    adapt = sample.operator.adapt
+    changed = adapt(use.view.node, tuple(inputs), outputs, lengths) if adapt is not None else {}
+    for got, want, terms in zip(sample.run(arrays, sample.full_attrs | changed), use.outputs, use.right, strict=True):
+        np.testing.assert_allclose(got, acted(want, terms, maps), rtol=1e-6, atol=1e-6, err_msg=use.line.text)
+
+
+def test_what_adapts_is_derived() -> None:
+    """Two nets may differ in every attribute that `adapt` rewrites."""
+    for operator in registered():
+        for sample in (s for s in SAMPLES if s.op == operator.name and operator.adapt is not None):
+            view = sample.view()
+            changed = operator.adapt(view.node, view.inputs, view.outputs, Use(sample).symbolic)
+            same = {k for k, v in changed.items() if k in sample.attrs and tuple(np.ravel(v)) == tuple(np.ravel(sample.attrs[k]))}
+            assert set(changed) - same <= operator.derived | {"axes", "steps"}, operator.name

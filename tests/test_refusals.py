@@ -1,0 +1,195 @@
+"""Every file that cannot be loaded: which error, and what its message tells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading import load
+from onnxzip.runtime import newest_versions
+
+RELU = "g (float[N,5] x) => (float[N,5] y) { y = Relu(x) }"
+
+
+def write(folder: Path, graph: str, opset: int = 13, ir_version: int = 8, domains: str = "") -> Path:
+    model = parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["": {opset}{domains}]> {graph}')
+    path = folder / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def refused(kind: type[UnsupportedError], path: Path, *words: str) -> str:
+    """Loading fails with exactly this kind of error and exit code 3; the message names the file and says the words."""
+    with pytest.raises(kind) as caught:
+        load(path)
+    message = str(caught.value)
+    assert type(caught.value) is kind and caught.value.exit_code == 3
+    for word in (path.name, *words):
+        assert word in message
+    return message
+
+
+class TestFiles:
+    def test_missing(self, tmp_path: Path) -> None:
+        refused(InvalidModelError, tmp_path / "none.onnx", "no such file")
+
+    def test_directory(self, tmp_path: Path) -> None:
+        refused(InvalidModelError, tmp_path, "directory")
+
+    def test_empty(self, tmp_path: Path) -> None:
+        path = tmp_path / "net.onnx"
+        path.touch()
+        refused(InvalidModelError, path, "empty")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_not_readable(self, tmp_path: Path) -> None:
+        path = write(tmp_path, RELU)
+        path.chmod(0)
+        refused(InvalidModelError, path, "cannot be read")
+
+    @pytest.mark.parametrize("part", [0.3, 0.9])
+    def test_truncated(self, tmp_path: Path, part: float) -> None:
+        path = write(tmp_path, RELU)
+        data = path.read_bytes()
+        path.write_bytes(data[: int(len(data) * part)])
+        refused(InvalidModelError, path)
+
+    @pytest.mark.parametrize(
+        "data", [b"not a net at all\n" * 20, b"\x89PNG\r\n\x1a\n" + bytes(range(256)), bytes(100), b"\x08\x08"]
+    )
+    def test_something_else(self, tmp_path: Path, data: bytes) -> None:
+        path = tmp_path / "net.onnx"
+        path.write_bytes(data)
+        refused(InvalidModelError, path)
+
+    def test_the_checker_refuses(self, tmp_path: Path) -> None:
+        refused(InvalidModelError, write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Relu(z) }"), "checker", "z")
+
+    def test_an_unknown_operator(self, tmp_path: Path) -> None:
+        refused(InvalidModelError, write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Rleu(x) }"), "Rleu")
+
+    def test_shapes_that_contradict_each_other(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "g (float[N,5] x, float[N,4] z) => (float[N,5] y) { y = Add(x, z) }")
+        refused(InvalidModelError, path, "contradict")
+
+    @pytest.mark.parametrize("location", ["../weights.bin", "missing.bin"])
+    def test_external_data_elsewhere(self, tmp_path: Path, location: str) -> None:
+        folder = tmp_path / "inner"
+        folder.mkdir()
+        path = write(folder, "g (float[N,50] x, float[50,40] w) => (float[N,40] y) { y = MatMul(x, w) }")
+        model = onnx.load(path)
+        model.graph.input.pop()
+        weight = numpy_helper.from_array(np.zeros((50, 40), np.float32), "w")
+        (tmp_path / "weights.bin").write_bytes(weight.raw_data)
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=location)
+        model.graph.initializer.append(weight)
+        path.write_bytes(model.SerializeToString())
+        refused(InvalidModelError, path)
+
+
+class TestVersions:
+    def test_an_old_opset(self, tmp_path: Path) -> None:
+        refused(UnsupportedError, write(tmp_path, RELU, opset=6), "opset 6", "7 to")
+
+    def test_a_new_opset(self, tmp_path: Path) -> None:
+        newest = newest_versions()[0]
+        refused(UnsupportedError, write(tmp_path, RELU, opset=newest + 1), f"opset {newest + 1}", f"to {newest}")
+
+    def test_a_new_ir_version(self, tmp_path: Path) -> None:
+        newest = newest_versions()[1]
+        refused(UnsupportedError, write(tmp_path, RELU, ir_version=newest + 1), f"IR version {newest + 1}")
+
+    def test_a_conversion_that_onnx_cannot_do(self, tmp_path: Path) -> None:
+        graph = """g (float[1,3] x, float[3] s) => (float[1,3] y) { y = BatchNormalization<spatial=0>(x, s, s, s, s) }"""
+        refused(UnsupportedError, write(tmp_path, graph, opset=8), "from opset 8 to 13", "with opset 13")
+
+
+class TestShapes:
+    def test_a_second_dynamic_axis(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "g (float[N,3,H,8] x) => (float[N,3,H,8] y) { y = Relu(x) }")
+        refused(UnsupportedError, path, "'x'", "[2]", "make_dynamic_shape_fixed")
+
+    def test_an_input_without_shape(self, tmp_path: Path) -> None:
+        ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:])
+        path = tmp_path / "net.onnx"
+        path.write_bytes(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+        )
+        refused(UnsupportedError if onnx_accepts(path) else InvalidModelError, path)
+
+    def test_a_size_that_depends_on_the_data(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "g (float[N,5] x) => (int64[2,M] y) { [finder] n = NonZero(x) y = Neg(n) }")
+        refused(UnsupportedError, path, "'n'", "'finder'", "NonZero")
+
+    def test_a_size_that_is_no_multiple_of_the_batch(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "g (float[N,5] x) => (float[M,5] y) <float[1,5] w = {1,2,3,4,5}> { y = Concat<axis=0>(x, w) }")
+        refused(UnsupportedError, path, "'y'", "multiple of the batch")
+
+    def test_a_number_that_depends_on_the_batch(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path,
+            "g (float[N,5] x) => (float[N,5] y) { s = Shape(x) n = Cast<to=1>(s) m = ReduceProd<keepdims=0>(n) y = Div(x, m) }",
+        )
+        refused(UnsupportedError, path, "'m'", "depends on the batch")
+
+    def test_a_constant_output(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path, "g (float[N,5] x) => (float[N,5] y, float[2] z) <float[2] w = {1, 2}> { y = Relu(x) z = Neg(w) }"
+        )
+        refused(UnsupportedError, path, "'z'")
+
+    def test_an_operator_that_onnx_does_not_know(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path,
+            "g (float[N,5] x) => (float[N,5] y) { [odd] a = com.strange.T(x) y = Relu(a) }",
+            domains=', "com.strange": 1',
+        )
+        refused(UnsupportedError, path, "'a'", "'odd'", "com.strange")
+
+    def test_control_flow(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path,
+            """g (float[5] x, bool c) => (float[5] y) { [choice] y = If(c)
+            <then_branch = t () => (float[5] a) { a = Relu(x) }, else_branch = e () => (float[5] b) { b = Tanh(x) }> }""",
+        )
+        refused(UnsupportedError, path, "'choice'", "control flow")
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(("kind", "name"), [("float16", "FLOAT16"), ("bfloat16", "BFLOAT16"), ("double", "DOUBLE")])
+    def test_other_floats(self, tmp_path: Path, kind: str, name: str) -> None:
+        path = write(tmp_path, f"g ({kind}[N,5] x) => ({kind}[N,5] y) {{ y = Relu(x) }}", opset=14)
+        refused(UnsupportedError, path, "'x'", name, "float32")
+
+    def test_a_half_precision_constant_inside(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path,
+            """g (float[N,2] x) => (float[N,2] y)
+            { w = Constant<value = float16[2] {1, 2}>() h = Cast<to=10>(x) a = Mul(h, w) y = Cast<to=1>(a) }""",
+        )
+        refused(UnsupportedError, path, "float16")
+
+    def test_quantised_nets(self, tmp_path: Path) -> None:
+        path = write(
+            tmp_path,
+            """g (float[N,5] x) => (float[N,5] y) <float s = {0.5}, uint8 z = {3}>
+            { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }""",
+        )
+        refused(UnsupportedError, path, "QuantizeLinear", "float nets first")
+
+
+def onnx_accepts(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError:
+        return False
+    return True
