@@ -29,7 +29,8 @@ def lengths_of(line: Line, values: Sequence[Terms], shapes: Sequence[Shape]) -> 
     pairs = [(t, d) for terms, shape in zip(values, shapes, strict=True) for t, d in zip(terms, shape, strict=True)]
     for term, d in pairs:
         if term.single is not None:
-            assert lengths.setdefault(term.single, d) == d, f"{term.single} of {line.text!r} is {lengths[term.single]} and {d} long"
+            known = lengths.setdefault(term.single, d)
+            assert known == d, f"{term.single} of {line.text!r} is {known} and {d} long"
     for term, d in pairs:
         missing = [n for n in term.names if n not in lengths]
         if missing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -70,13 +71,13 @@ def p(*shape: int, draw: Draw = normal) -> Source:
     return Source(shape, True, draw)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """One use of an operator.
 
     Attributes:
         outputs: how many outputs the node has.
-        standard: whether ONNX has such a node (a MatMul with bias is ours alone).
+        standard: whether ONNX Runtime has such a node (a MatMul with bias is ours alone).
         canonical: whether loading leaves such a node as it is.
     """
 
@@ -121,15 +122,23 @@ class Sample:
 
     def view(self) -> View:
         """The node between its shapes, the batch found by giving it two values."""
-        second, third = ([a.shape for a in self.run(self.arrays(b))] for b in (2, 3))
-        joined = [tuple(a if a == b else -(b - a) for a, b in zip(s, t, strict=True)) for s, t in zip(second, third, strict=True)]
-        names = tuple(None if s is None else f"in{k}" for k, s in enumerate(self.inputs))
-        node = Node("sample", self.op, names, tuple(f"out{k}" for k in range(self.outputs)), self.full_attrs)
-        shapes = tuple(None if s is None else s.shape for s in self.inputs)
-        return View(node, shapes, tuple(joined), tuple(s is not None and s.param for s in self.inputs))
+        return _view(self)
 
 
-def use(op: str, *inputs: Source | None, outputs: int = 1, standard: bool = True, canonical: bool = True, **attrs: Any) -> Sample:
+@cache
+def _view(sample: Sample) -> View:
+    second, third = ([a.shape for a in sample.run(sample.arrays(b))] for b in (2, 3))
+    shapes = zip(second, third, strict=True)
+    outputs = tuple(tuple(a if a == b else a - b for a, b in zip(s, t, strict=True)) for s, t in shapes)
+    names = tuple(None if s is None else f"in{k}" for k, s in enumerate(sample.inputs))
+    node = Node("sample", sample.op, names, tuple(f"out{k}" for k in range(sample.outputs)), sample.full_attrs)
+    inputs = tuple(None if s is None else s.shape for s in sample.inputs)
+    return View(node, inputs, outputs, tuple(s is not None and s.param for s in sample.inputs))
+
+
+def use(
+    op: str, *inputs: Source | None, outputs: int = 1, standard: bool = True, canonical: bool = True, **attrs: Any
+) -> Sample:
     return Sample(op, inputs, attrs, outputs, standard, canonical)
 
 
@@ -140,9 +149,10 @@ def window(*kernel: int, **changed: Any) -> dict[str, Any]:
     return plain | changed
 
 
-DOMAINS = {"Log": positive, "Sqrt": positive, "Reciprocal": positive, "Asin": inner, "Acos": inner, "Atanh": inner, "Acosh": above_one}
+DOMAINS = dict.fromkeys(("Log", "Sqrt", "Reciprocal"), positive) | dict.fromkeys(("Asin", "Acos", "Atanh"), inner)
+DOMAINS["Acosh"] = above_one
 POINTWISE = [
-    use(operator.name, x(B, 4, 3, 3, draw=DOMAINS.get(operator.name, normal)))
+    use(operator.name, x(B, 4, 3, 3, draw=DOMAINS.get(operator.name, normal)), standard=operator.name != "Swish")
     for operator in registered()
     if operator.line == "*x -> *x"
 ] + [

@@ -22,6 +22,8 @@ WEIGHTED = [
     use("ConvTranspose", x(B, 4, 3), p(4, 3, 3), p(6), group=2, **window(3, strides=(2,)), output_padding=(0,)),
     use("Gemm", x(B, 4), p(5, 4), p(5), transB=1),
     use("Gemm", x(B, 4), p(5, 4), transB=1),
+    use("Gemm", x(B, 4), p(4, 5), p(5)),
+    use("MatMul", x(B, 2, 3, 4), p(2, 4, 5), canonical=False),
     use("Gemm", x(B, 4), p(4, 5), p(1), alpha=0.5, beta=2.0, canonical=False),
     use("Gemm", x(4, B), p(4, 5), p(1, 5), transA=1, canonical=False),
     use("MatMul", x(B, 4), p(4, 5)),
@@ -69,7 +71,7 @@ NORMALISED = [
     use("LayerNormalization", x(B, 3, 4), p(4), p(4), axis=2, outputs=3),
     use("RMSNormalization", x(B, 3, 4), p(4), axis=2),
     use("LRN", x(B, 6, 3, 3), size=3, alpha=0.5),
-    use("LRN", x(B, 6, 3), size=4, alpha=0.5),
+    use("LRN", x(B, 6, 3), size=4, alpha=0.5, standard=False),
 ]
 RESHAPED = [
     use("Flatten", x(B, 4, 3, 2), axis=1),
@@ -123,7 +125,9 @@ RESIZED = [
         for mode in ("nearest", "linear", "cubic")
         for coordinates in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel", "half_pixel_symmetric")
     ),
-    *(use("Resize", x(B, 3, 4, 5), scales=(1.0, 1.0, 1.5, 0.7), nearest_mode=m) for m in ("floor", "ceil", "round_prefer_ceil")),
+    use("Resize", x(B, 3, 4, 5), scales=(1.0, 1.0, 1.5, 0.7), nearest_mode="floor"),
+    use("Resize", x(B, 3, 4, 5), scales=(1.0, 1.0, 1.5, 0.7), nearest_mode="ceil"),
+    use("Resize", x(B, 3, 4, 5), scales=(1.0, 1.0, 1.5, 0.7), nearest_mode="round_prefer_ceil"),
     use("Resize", x(B, 3, 4, 5), sizes=(-1, 3, 8, 3), mode="linear"),
     use("Resize", x(B, 3, 4, 5), scales=(0.5, 0.6), axes=(2, 3), mode="linear", antialias=1),
     use("Resize", x(B, 3, 4, 5), scales=(0.5, 0.6), axes=(2, 3), mode="cubic", antialias=1, exclude_outside=1),

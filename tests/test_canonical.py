@@ -67,7 +67,7 @@ class TestAttributes:
             ("ReduceMean<axes=[-1, 1]>(x)", "axes", (1, 2)),
             ("ReduceMax(x)", "axes", (0, 1, 2)),
             ("Flatten<axis=-1>(x)", "axis", 2),
-            ("ArgMax<axis=-1>(x)", "axis", 2),
+            ("Hardmax<axis=-1>(x)", "axis", 2),
             ("Unsqueeze(x, m)", "axes", (3,)),
             ("ReduceSum(x, m)", "axes", (2,)),
             ("Clip(x, l)", "min", 0.25),

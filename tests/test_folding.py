@@ -31,7 +31,7 @@ class TestFolding:
         path = written(
             tmp_path,
             f"""g (float[N,4,5,5] x, float[4,{6 // group},3,3] w, float[6] s, float[6] t, float[6] m, float[6] v)
-            => (float[] y) {{ a = ConvTranspose<strides=[2,2], group={group}>(x, w) 
+            => (float[] y) {{ a = ConvTranspose<strides=[2,2], group={group}>(x, w)
             y = BatchNormalization(a, s, t, m, v) }}""",
             v=np.float32([1, 2, 3, 4, 5, 6]),
         )

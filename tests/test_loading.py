@@ -28,6 +28,21 @@ class TestBatch:
         net = loaded(path)
         assert ops(net) == ["Reshape"] and net.nodes[0].attrs["shape"] == (-1, 60) and net.outputs[0].shape == (-1, 60)
 
+    @pytest.mark.parametrize("cut", ["start=1", "start=-3, end=3"])
+    def test_sizes_of_some_axes_become_numbers(self, tmp_path: Path, cut: str) -> None:
+        path = written(
+            tmp_path,
+            f"""g (float[N,3,4,5] x) => (float[N,3,4,5] y)
+            {{ s = Shape<{cut}>(x) p = ReduceProd<keepdims=0>(s) f = Cast<to=1>(p) y = Div(x, f) }}""",
+            15,
+        )
+        assert ops(loaded(path)) == ["Div"]
+
+    def test_a_shape_of_some_axes_with_the_batch(self, tmp_path: Path) -> None:
+        graph = "g (float[N,3,4,5] x, float[1] w) => (float[N,3,4] y) { s = Shape<end=-1>(x) y = Expand(w, s) }"
+        net = loaded(written(tmp_path, graph, 15))
+        assert ops(net) == ["Expand"] and net.nodes[0].attrs["shape"] == (-1, 3, 4)
+
     def test_multiples_of_the_batch(self, tmp_path: Path) -> None:
         path = written(
             tmp_path,

@@ -107,7 +107,7 @@ def test_every_symmetry_is_witnessed() -> None:
 
 @pytest.mark.parametrize(
     ("op", "wrong"),
-    [("BatchNormalization", "n c h w, c, d, c, c -> n c h w"), ("Softmax", "n c h -> n h c"), ("MatMul", "n i, o j -> n o")],
+    [("BatchNormalization", "n c h w, c, d, c, c -> n c h w"), ("Softmax", "n c h -> n h c"), ("Gemm", "n i, o j, o -> n o")],
 )
 def test_a_wrong_line_is_caught(op: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = next(s for s in SAMPLES if s.op == op)

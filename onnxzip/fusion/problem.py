@@ -64,11 +64,12 @@ def reads_of(plan: Plan, step: Step) -> tuple[Reads, ...]:
 
 def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> Reads:
     blocks, names, bias, groups = [], [], "", 1
-    for w in weights:
+    place = {p.name: k for k, p in enumerate(step.parts)}
+    for w in sorted(weights, key=lambda w: place[w.role]):
         if w.bias:
             bias = w.name
             continue
-        part = next(k for k, p in enumerate(step.parts) if p.name == w.role)
+        part = place[w.role]
         names.append(w.name)
         task = w.pieces[0].task if w.pieces[0].task in step.parts[part].members else next(iter(step.parts[part].members))
         found = weights_of(plan.overlay, step.parts[part], task)

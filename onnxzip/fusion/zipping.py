@@ -63,7 +63,7 @@ class _Zip:
         new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
         stats = None
         if self.frontier is not None and fitted:
-            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair and self.method.original_targets)
+            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair)
         fitter = StepFitter(self.plan, step, reads, self.members, stats, self.method)
         for number in new:
             self.members |= fitter.match(self.plan.spaces[number])
@@ -149,6 +149,9 @@ def zip_nets(
     """
     work = _Zip(plan, method, frontier, repair)
     started(plan.steps)
+    work.walk()
+    if frontier is not None:
+        frontier.advance(work.params, lambda n: None)
     for step in plan.steps:
         work.step(step)
         if frontier is not None:

@@ -31,6 +31,7 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
     _plain_domains(converted)
     _name_everything(converted)
     _expand_constants(converted)
+    _slice_shapes(converted)
     converted.ir_version = max(model.ir_version, _OLDEST_IR)
     del converted.graph.value_info[:]
     return converted
@@ -96,6 +97,25 @@ def _expand_constants(model: ModelProto) -> None:
             scalar = numpy_helper.from_array(value.reshape(()), f"{node.name}.value")
             model.graph.initializer.append(scalar)
             node.CopyFrom(helper.make_node("Expand", [scalar.name, node.input[0]], list(node.output), name=node.name))
+
+
+def _slice_shapes(model: ModelProto) -> None:
+    """Shape of some axes becomes a Slice of the whole Shape: graphsurgeon folds Shape without looking at start and end."""
+    nodes = []
+    for node in model.graph.node:
+        cut = {a.name: a.i for a in node.attribute} if node.op_type == "Shape" and not node.domain else {}
+        if not cut:
+            nodes.append(node)
+            continue
+        bounds = {"starts": cut.get("start", 0), "ends": cut.get("end", np.iinfo(np.int64).max)}
+        names = {key: f"{node.name}.{key}" for key in (*bounds, "whole")}
+        model.graph.initializer.extend(numpy_helper.from_array(np.array([v]), names[k]) for k, v in bounds.items())
+        nodes.append(helper.make_node("Shape", list(node.input), [names["whole"]], name=names["whole"]))
+        inputs = [names["whole"], names["starts"], names["ends"]]
+        nodes.append(helper.make_node("Slice", inputs, list(node.output), name=node.name))
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def opset_imports(model: ModelProto) -> dict[str, int]:

@@ -18,10 +18,12 @@ from onnxzip.ops.registry import register
 
 
 def _weighted(view: View) -> Symmetry:
-    """A product with params follows every linear map; one of two computed values, or with one bias for all, does not."""
+    """A product with one matrix of params follows every linear map; any other follows permutations alone."""
     bias = view.inputs[2] if len(view.inputs) > 2 else None
     shared = bias is not None and (not bias or bias[-1] != view.outputs[0][-1])
-    return Symmetry.LINEAR if view.constant[1] and not view.constant[0] and not shared else Symmetry.PERMUTATION
+    plain = not view.attrs.get("transA") and view.attrs.get("alpha", 1.0) == view.attrs.get("beta", 1.0) == 1.0
+    matrix = view.constant[1] and not view.constant[0] and len(view.inputs[1] or ()) == 2
+    return Symmetry.LINEAR if matrix and plain and not shared else Symmetry.PERMUTATION
 
 
 def _gemm_line(view: View) -> Line:
@@ -73,8 +75,8 @@ register(
         "Gemm", _gemm_line, _gemm, Symmetry.LINEAR,
         linear=Linear(
             lambda v: np.zeros((1, 1), np.int64),
-            lambda v, w: w[None, :, None, :],
-            lambda v, m: m[0, :, 0, :],
+            lambda v, w: (w if v.attrs["transB"] else w.T)[None, :, None, :],
+            lambda v, m: m[0, :, 0, :] if v.attrs["transB"] else m[0, :, 0, :].T,
             lambda v: 1,
             lambda v: False,
         ),

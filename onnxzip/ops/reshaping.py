@@ -31,10 +31,8 @@ def _divided(size: int, by: int) -> int | None:
 
 
 def _step(a: int, b: int) -> int:
-    """The factor that the next axes of both shapes begin with, if they have one."""
-    if (a < 0) == (b < 0):
-        return a if abs(a) < abs(b) else b
-    return max(a, b) if max(a, b) > 1 else min(a, b)
+    """The factor that the next axes of both shapes begin with, if they have one; neither of them is 1."""
+    return max(a, b) if (a < 0) != (b < 0) else min(a, b, key=abs)
 
 
 def _factored(source: Shape, target: Shape) -> tuple[Factors, Factors] | None:
@@ -44,15 +42,16 @@ def _factored(source: Shape, target: Shape) -> tuple[Factors, Factors] | None:
     a, b = list(source), list(target)
     i = j = 0
     while i < len(a) and j < len(b):
+        if a[i] == 1 or b[j] == 1:
+            i, j = i + (a[i] == 1), j + (b[j] == 1)
+            continue
         step = _step(a[i], b[j])
         p, q = _divided(a[i], step), _divided(b[j], step)
         if p is None or q is None:
             return None
-        if step != 1:
-            left[i].append(step)
-            right[j].append(step)
+        left[i].append(step)
+        right[j].append(step)
         a[i], b[j] = p, q
-        i, j = i + (p == 1), j + (q == 1)
     return left, right
 
 

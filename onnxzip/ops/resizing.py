@@ -141,7 +141,7 @@ def _line(view: View) -> Line:
 def _adapt(
     node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Sizes, used in place of scales, may speak of channels, too: of axes that are not resized; -1 leaves the batch as it is."""
+    """Sizes given in place of scales speak of axes that are not resized, too; -1 leaves the batch as it is."""
     sizes_given = ints(node.attrs.get("sizes"))
     if not sizes_given:
         return {}

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, pruned
@@ -117,8 +117,8 @@ def quiet() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def newest_versions() -> tuple[int, int]:
     """The newest opset and the newest IR version that the installed ONNX Runtime takes."""
-    opset = next(v for v in range(_onnx_opset(), 6, -1) if _takes(v, 8))
-    return opset, next(v for v in range(_onnx_ir(), 2, -1) if _takes(13, v))
+    opset = next(v for v in range(defs.onnx_opset_version(), 6, -1) if _takes(v, 8))
+    return opset, next(v for v in range(IR_VERSION, 2, -1) if _takes(13, v))
 
 
 @lru_cache(maxsize=1)
@@ -157,18 +157,6 @@ def _takes(opset: int, ir_version: int) -> bool:
     except _ORT_ERRORS:
         return False
     return True
-
-
-def _onnx_opset() -> int:
-    from onnx import defs
-
-    return int(defs.onnx_opset_version())
-
-
-def _onnx_ir() -> int:
-    from onnx import IR_VERSION
-
-    return int(IR_VERSION)
 
 
 def _refuse_two_builds() -> None:
