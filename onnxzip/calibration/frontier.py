@@ -17,6 +17,7 @@ from onnxzip.analysis.steps import Step, weights_of
 from onnxzip.calibration.gathering import draw, pick, positions_per_image
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
+from onnxzip.errors import InvalidDataError
 from onnxzip.net import Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
 from onnxzip.runtime import open_session
@@ -40,6 +41,7 @@ class Frontier:
         self.plan, self.sources, self.store = plan, tuple(sources), store
         self.device, self.threads, self.seed = device, threads, seed
         self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
+        self.fixed_batch = max(0, plan.nets[plan.tasks[0]].inputs[0].shape[0])  # 0 where the batch is free
         self.batches = [self._batches(k) for k in range(len(sources))]
         self.alive: list[set[str]] = [set() for _ in sources]
         self.done: list[set[str]] = [set() for _ in sources]
@@ -57,7 +59,7 @@ class Frontier:
             max(per_sample(net.shapes[v]) for net in nets for n in net.nodes for v in n.outputs),
             max(per_sample(self.plan.layout.shapes[v]) for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs),
         )
-        size = max(1, min(256, BATCH_BYTES // (4 * widest)))
+        size = self.fixed_batch or max(1, min(256, BATCH_BYTES // (4 * widest)))
         return [slice(a, min(a + size, self.sources[k].count)) for a in range(0, self.sources[k].count, size)]
 
     # original nets ----------------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class Frontier:
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
         names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
-        small = max(1, min(256, BATCH_BYTES // bytes_per_sample))
+        small = self.fixed_batch or max(1, min(256, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):
             rows: dict[tuple[str, str], list[np.ndarray]] = {}
             for start in range(part.start, part.stop, small):
@@ -118,6 +120,8 @@ class Frontier:
                     for step, laid in uses:
                         linear, view = self.geometry(step, k)
                         picked = pick(outputs[value], linear.channel(view), at[step.name][inner])
+                        if not np.isfinite(picked).all():
+                            raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
                         rows.setdefault((step.name, laid), []).append(picked)
                 tick(inner.stop - inner.start)
             for (step_name, laid), found in rows.items():

@@ -226,6 +226,6 @@ def _cut(m: Moments, at: np.ndarray, targets: slice, dual: bool) -> Moments:
     """Means over the rows, for some columns and some targets."""
     if dual:
         return Moments(m.count, m.zz, m.zp, m.pp[targets] / m.count)
-    whole = len(at) == len(m.zz)
+    whole = np.array_equal(at, np.arange(len(m.zz)))
     zz = m.zz if whole else m.zz[np.ix_(at, at)]
     return Moments(m.count, zz / m.count, m.zp[at][:, targets] / m.count, m.pp[targets] / m.count)

@@ -51,7 +51,7 @@ class Normal:
 
     def error(self, rows: Float) -> float:
         """Mean squared error of rows, summed over the rows."""
-        return float(max(0.0, (self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum()))
+        return float((self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum())
 
 
 def solve_damped(zz: Float, right: Float, damping: float) -> Float:

@@ -1,10 +1,11 @@
-"""What a net is (records), how to look around in it (walk), how to change it (edit)."""
+"""What a net is (records), how to look around in it (walk), how to change it (edit), what it costs (macs)."""
 
 from onnxzip.net.edit import pruned, renamed_inputs
+from onnxzip.net.macs import macs, macs_of
 from onnxzip.net.records import BATCH, Axis, Net, Node, Port, Shape, bind_batch, per_sample
 from onnxzip.net.walk import consumers, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Net", "Node", "Port", "Shape", "bind_batch", "consumers", "per_sample", "producers", "pruned",
-    "reachable", "renamed_inputs", "topological",
+    "BATCH", "Axis", "Net", "Node", "Port", "Shape", "bind_batch", "consumers", "macs", "macs_of", "per_sample",
+    "producers", "pruned", "reachable", "renamed_inputs", "topological",
 ]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -85,6 +86,20 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
         BackendMissingError: CUDA was asked for and cannot be had, or two builds of ONNX Runtime shut each other out.
         UnsupportedError: ONNX Runtime cannot run the net.
     """
+    provider = provider_for(device)
+    wanted = net if outputs is None else pruned(net, outputs)
+    model = to_model(wanted)
+    inner = _opened(net.name, model.SerializeToString(deterministic=True), provider, threads)
+    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
+
+
+def provider_for(device: str) -> str:
+    """ONNX Runtime's provider for a device.
+
+    Raises:
+        UsageError: no such device.
+        BackendMissingError: CUDA was asked for and cannot be had, or two builds of ONNX Runtime shut each other out.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {device!r} is not known; use auto, cpu or cuda")
     _refuse_two_builds()
@@ -94,14 +109,23 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
             f"(it offers {', '.join(ort.get_available_providers())}). "
             "Install onnxruntime-gpu with the CUDA and cuDNN libraries it was built for, or use --device cpu."
         )
-    provider = CUDA if device != "cpu" and cuda_works() else CPU
-    wanted = net if outputs is None else pruned(net, outputs)
-    model = to_model(wanted)
-    try:
-        inner = _inference_session(model.SerializeToString(deterministic=True), provider, threads)
-    except _ORT_ERRORS as error:
-        raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {net.name!r}: {_plain(error)}") from error
-    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
+    return CUDA if device != "cpu" and cuda_works() else CPU
+
+
+def open_file(name: str, model: Path | bytes, device: str = "auto", threads: int = 0) -> Session:
+    """Put a model as it stands in a file into ONNX Runtime.
+
+    Args:
+        name: for messages.
+        model: the file, or what is in it.
+        device, threads: as in `open_session`.
+
+    Raises:
+        UsageError, BackendMissingError, UnsupportedError: as `open_session`.
+    """
+    provider = provider_for(device)
+    inner = _opened(name, model if isinstance(model, bytes) else str(model), provider, threads)
+    return Session(name, provider, tuple(p.name for p in inner.get_outputs()), inner)
 
 
 @contextmanager
@@ -131,9 +155,12 @@ def cuda_works() -> bool:
     return CUDA in session.get_providers()
 
 
-def _inference_session(model: bytes, provider: str, threads: int) -> ort.InferenceSession:
+def _opened(name: str, model: bytes | str, provider: str, threads: int) -> ort.InferenceSession:
     providers = [CPU] if provider == CPU else [CUDA, CPU]
-    return ort.InferenceSession(model, _options(threads, _ERRORS_ONLY), providers=providers)
+    try:
+        return ort.InferenceSession(model, _options(threads, _ERRORS_ONLY), providers=providers)
+    except _ORT_ERRORS as error:
+        raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {name!r}: {_plain(error)}") from error
 
 
 def _options(threads: int, severity: int) -> ort.SessionOptions:

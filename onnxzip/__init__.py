@@ -1,0 +1,45 @@
+"""onnxzip merges several trained ONNX nets into one ordinary ONNX net: a shared trunk, and a head per task.
+
+loading      files become nets in canonical form
+analysis     nets are laid over each other: what corresponds, what can be shared, what is refused
+calibration  samples go once through the original nets and once through the fused one
+matching     channels of different nets that do the same work are brought together
+fusion       shared weights are fitted to what the original nets compute; everything behind is refitted
+exporting    the result is run against the originals, described and written
+
+merged = onnxzip.merge({"tops": "a.onnx", "shoes": "b.onnx"}, {"tops": "a.npz", "shoes": "b.npz"})
+merged.save("both.onnx")
+"""
+
+from onnxzip.before_after import plan, split, verify
+from onnxzip.errors import (
+    BackendMissingError,
+    InvalidDataError,
+    InvalidModelError,
+    OnnxzipError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
+from onnxzip.exporting.metadata import own_version
+from onnxzip.pipeline import Merged, merge
+from onnxzip.progress import Progress
+
+__version__ = own_version()
+
+__all__ = [
+    "BackendMissingError",
+    "InvalidDataError",
+    "InvalidModelError",
+    "Merged",
+    "OnnxzipError",
+    "Progress",
+    "UnsupportedError",
+    "UsageError",
+    "VerificationError",
+    "__version__",
+    "merge",
+    "plan",
+    "split",
+    "verify",
+]

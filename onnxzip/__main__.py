@@ -1,0 +1,7 @@
+"""`python -m onnxzip`."""
+
+import sys
+
+from onnxzip.cli import main
+
+sys.exit(main())

@@ -1,0 +1,217 @@
+"""plan: what a merge would do. verify and split: what one asks of a fused file afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper
+
+from onnxzip.analysis import analyse
+from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.calibration.sources import Samples, gather
+from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions, shares_of
+from onnxzip.errors import InvalidModelError, UsageError, VerificationError
+from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.naming import checked_files
+from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, plan_report, samples_entry, sha256_of
+from onnxzip.exporting.splitting import split_model
+from onnxzip.exporting.verifying import Evidence, compare
+from onnxzip.fusion.assembling import assemble
+from onnxzip.loading import load_all
+from onnxzip.loading.files import read
+from onnxzip.net import BATCH, Port
+from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.runtime import provider_for, to_model
+
+Path_ = str | PathLike[str]
+
+
+def plan(
+    nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout
+) -> dict[str, Any]:
+    """What a merge would share, save and refuse, and why; looks at no data and writes nothing.
+
+    Args:
+        nets, share, layout: as of `merge`.
+
+    Returns:
+        The report: tasks, merged (expected sizes), spaces, refusals.
+
+    Raises:
+        UsageError, UnsupportedError: as `merge`.
+    """
+    return plan_files(nets, PlanOptions(shares_of(share), layout))
+
+
+def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
+    """`plan` with its options in a record."""
+    files = checked_files(nets)
+    found = analyse(load_all(files), options.share, options.layout)
+    return plan_report(found, files, to_model(assemble(found, {}, {})), options.layout)
+
+
+def verify(
+    fused: Path_,
+    against: Mapping[str, Path_],
+    data: Any = None,
+    *,
+    tolerance: float | None = None,
+    min_agreement: float | None = None,
+    samples: int = DataOptions.samples,
+    mean: tuple[float, ...] = DataOptions.mean,
+    std: tuple[float, ...] = DataOptions.std,
+    size: int | None = DataOptions.size,
+    seed: int = RunOptions.seed,
+    device: str = RunOptions.device,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a fused file and original files on the same samples.
+
+    Args:
+        fused: a file that `merge` or `split` has made.
+        against: original files by task; not all tasks need be there.
+        data, samples, mean, std, size, seed, device, progress: as of `merge`.
+        tolerance: largest relative error that passes; None for any.
+        min_agreement: smallest top-1 agreement that passes; None for any.
+
+    Returns:
+        The report: per task fidelity, and accuracy where labels were given.
+
+    Raises:
+        VerificationError: an output is not finite, has the wrong shape, or a bound is broken.
+    """
+    options = DataOptions(samples=samples, mean=mean, std=std, size=size), RunOptions(seed, device)
+    return verify_files(fused, against, data, *options, VerifyOptions(tolerance, min_agreement), progress or Silent())
+
+
+def verify_files(
+    fused: Path_,
+    against: Mapping[str, Path_],
+    data: Any,
+    data_options: DataOptions,
+    run: RunOptions,
+    bounds: VerifyOptions,
+    progress: Progress,
+) -> dict[str, Any]:
+    """`verify` with its options in records."""
+    path, stages = Path(fused), Stages(progress)
+    provider_for(run.device)
+    with stages.stage("load", len(against)):
+        model = read(path)
+        originals = _originals(path, model, against, progress)
+    with stages.stage("data"):
+        rng = np.random.default_rng(run.seed)
+        samples = gather(data, _feeds(model, originals), data_options, rng, progress.note, least=1)
+    with stages.stage("verify", sum(s.count for s in samples.sources)) as tick:
+        evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick)
+    report = _report(path, originals, evidence, samples, run, stages)
+    _check(evidence, bounds, report)
+    return report
+
+
+def split(fused: Path_, task: str) -> ModelProto:
+    """One task of a fused file alone, its outputs under their original names.
+
+    Raises:
+        InvalidModelError: the file was not made by `merge`.
+        UsageError: it has no such task.
+    """
+    return split_model(read(Path(fused)), task, str(fused))
+
+
+def _originals(
+    path: Path, model: ModelProto, against: Mapping[str, Path_], progress: Progress
+) -> dict[str, tuple[Path, Origin]]:
+    origins = read_origins(entries_of(model), str(path))
+    if not against:
+        raise UsageError(f"give the original nets with --against NAME=FILE.onnx (tasks of {path}: {', '.join(origins)})")
+    found = {}
+    for task, original in against.items():
+        if task not in origins:
+            raise UsageError(f"{path}: has no task {task!r} (tasks: {', '.join(origins)})")
+        file = Path(original)
+        ports = read(file).graph
+        for kind, names, have in (
+            ("input", origins[task].inputs.values(), ports.input),
+            ("output", origins[task].outputs, ports.output),
+        ):
+            lost = [n for n in names if n not in {p.name for p in have}]
+            if lost:
+                raise InvalidModelError(
+                    f"{file}: has no {kind} {lost[0]!r}; it is not the net that task {task!r} was made from"
+                )
+        if sha256_of(file) != origins[task].sha256:
+            progress.note(f"{file}: is not byte for byte the file that task {task!r} was made from ({origins[task].source})")
+        found[task] = (file, origins[task])
+    return found
+
+
+def _feeds(model: ModelProto, originals: Mapping[str, tuple[Path, Origin]]) -> dict[str, Feed]:
+    ports = tuple(_port(v) for v in model.graph.input)
+    outputs = {v.name: _port(v) for v in model.graph.output}
+    return {
+        task: Feed(
+            ports,
+            {own: fused for fused, own in origin.inputs.items()},
+            classes_of([outputs[n] for n in origin.outputs.values()]),
+        )
+        for task, (_, origin) in originals.items()
+    }
+
+
+def _port(value: ValueInfoProto) -> Port:
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else BATCH for d in kind.shape.dim)
+    return Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+
+
+def _report(
+    path: Path,
+    originals: Mapping[str, tuple[Path, Origin]],
+    evidence: Mapping[str, Evidence],
+    samples: Samples,
+    run: RunOptions,
+    stages: Stages,
+) -> dict[str, Any]:
+    digests = {t: sha256_of(file) for t, (file, _) in originals.items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
+        "tasks": {
+            t: {
+                "source": str(file),
+                "sha256": digests[t],
+                "same_source": digests[t] == origin.sha256,
+                **evidence_entry(evidence[t]),
+            }
+            for t, (file, origin) in originals.items()
+        },
+        **samples_entry(samples, run.seed),
+        "seconds": stages.measured(),
+    }
+
+
+def _check(evidence: Mapping[str, Evidence], bounds: VerifyOptions, report: Mapping[str, Any]) -> None:
+    broken = []
+    for task, found in evidence.items():
+        if bounds.tolerance is not None and not found.relative_error <= bounds.tolerance:
+            broken.append(f"task {task!r}: relative error {found.relative_error:.3g} is above {bounds.tolerance:g}")
+        if bounds.min_agreement is not None and found.agreement is not None and not found.agreement >= bounds.min_agreement:
+            broken.append(f"task {task!r}: top-1 agreement {found.agreement:.4f} is below {bounds.min_agreement:g}")
+    if broken:
+        raise FailedBounds("; ".join(broken), report)
+
+
+class FailedBounds(VerificationError):
+    """A comparison that was made and whose bounds are broken; it carries its report."""
+
+    def __init__(self, message: str, report: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+__all__ = ["FailedBounds", "plan", "plan_files", "split", "verify", "verify_files"]

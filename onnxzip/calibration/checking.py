@@ -1,0 +1,145 @@
+"""Arrays as read against the inputs they are for: names, shapes, number formats, finite values, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxzip.calibration.images import normalised
+from onnxzip.config import DataOptions
+from onnxzip.errors import InvalidDataError
+from onnxzip.net import Port
+
+X, Y = "x", "y"
+_KINDS = {"U": "strings", "S": "strings", "T": "strings", "O": "Python objects", "c": "complex numbers"}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a task is fed with.
+
+    Attributes:
+        ports: inputs, by the names that sources use.
+        aliases: other name of an input -> its port's.
+        classes: number of classes of the first output that has some; None where there is none.
+    """
+
+    ports: tuple[Port, ...]
+    aliases: Mapping[str, str]
+    classes: int | None
+
+
+def classes_of(ports: Sequence[Port]) -> int | None:
+    """Classes of the first output [batch, classes]."""
+    return next((p.shape[1] for p in ports if len(p.shape) == 2 and p.shape[1] >= 2), None)
+
+
+def named(arrays: Mapping[str, np.ndarray], feed: Feed, where: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Arrays by port, and labels.
+
+    Raises:
+        InvalidDataError: there is none for an input.
+    """
+    names = {p.name for p in feed.ports}
+    found = {feed.aliases.get(k, k): a for k, a in arrays.items() if feed.aliases.get(k, k) in names}
+    if not found and X in arrays and len(names) == 1:
+        found = {feed.ports[0].name: arrays[X]}
+    labels = arrays[Y] if Y in arrays and feed.aliases.get(Y, Y) not in names else None
+    missing = [n for n in names if n not in found]
+    if missing:
+        known = ", ".join(repr(p.name) for p in feed.ports)
+        raise InvalidDataError(
+            f"{where}: has no array for input {missing[0]!r}; it holds {', '.join(map(repr, arrays)) or 'nothing'}. "
+            f"Name the arrays as the inputs ({known})" + (", or a single one 'x'." if len(names) == 1 else ".")
+        )
+    return {p.name: found[p.name] for p in feed.ports}, labels
+
+
+def check_counts(arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, where: str) -> int:
+    """The number of samples.
+
+    Raises:
+        InvalidDataError: it differs from array to array.
+    """
+    every = {**arrays, **({} if labels is None else {Y: labels})}
+    for name, array in every.items():
+        if array.ndim == 0:
+            raise InvalidDataError(f"{where}: {name!r} is a single number, not an array of samples")
+    counts = {name: len(a) for name, a in every.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {n:,}" for name, n in counts.items())
+        raise InvalidDataError(f"{where}: the numbers of samples differ: {listed}")
+    return next(iter(counts.values()))
+
+
+def check_shape(array: np.ndarray, port: Port, where: str) -> None:
+    """Refuse samples of another shape or of no numbers.
+
+    Raises:
+        InvalidDataError: saying both shapes.
+    """
+    if array.shape[1:] != tuple(port.shape[1:]):
+        wanted = ", ".join(str(d) for d in port.shape[1:])
+        raise InvalidDataError(
+            f"{where}: input {port.name!r} takes samples of shape [{wanted}], these have {list(array.shape[1:])}"
+            f"{_hint(array.shape[1:], tuple(port.shape[1:]))}"
+        )
+    if array.dtype.kind not in "biuf":
+        raise InvalidDataError(f"{where}: input {port.name!r} takes numbers, these are {_kind(array.dtype)}")
+
+
+def _kind(dtype: np.dtype) -> str:
+    return _KINDS.get(dtype.kind, str(dtype))
+
+
+def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    if have == (*want[1:], want[0]):
+        return ". Move their channels to the front" + (": x.transpose(0, 3, 1, 2)" if len(want) == 3 else "")
+    if have == (want[-1], *want[:-1]):
+        return ". Move their channels to the end"
+    if [d for d in have if d != 1] == [d for d in want if d != 1] or int(np.prod(have)) == int(np.prod(want)):
+        return f". Reshape them: x.reshape(-1, {', '.join(str(d) for d in want)})"
+    return ""
+
+
+def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -> np.ndarray:
+    """Samples in the number format of an input; uint8 for a float input are images.
+
+    Raises:
+        InvalidDataError: NaN, Inf, or numbers that the input's format cannot hold.
+    """
+    if port.dtype.kind == "f" and array.dtype == np.uint8:
+        return normalised(array, port, options)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.ascontiguousarray(array, dtype=port.dtype)
+        lossy = port.dtype.kind in "iu" and not np.array_equal(result, array)
+    if lossy:
+        raise InvalidDataError(f"{where}: input {port.name!r} is {port.dtype}, and these {array.dtype} do not fit into it")
+    if result.dtype.kind == "f" and not np.isfinite(result).all():
+        bad = ~np.isfinite(result).reshape(len(result), -1).all(axis=1)
+        raise InvalidDataError(
+            f"{where}: {int(bad.sum()):,} of {len(bad):,} samples of input {port.name!r} hold NaN or Inf. Remove them."
+        )
+    return result
+
+
+def checked_labels(labels: np.ndarray, classes: int, task: str, where: str) -> np.ndarray:
+    """Labels as int64 [samples].
+
+    Raises:
+        InvalidDataError: no integers, of another shape, or out of range.
+    """
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or flat.dtype.kind not in "iu":
+        raise InvalidDataError(
+            f"{where}: labels 'y' must be one integer per sample, these are {_kind(labels.dtype)} of shape "
+            f"{list(labels.shape)}"
+        )
+    if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= classes):
+        raise InvalidDataError(
+            f"{where}: labels 'y' run from {int(flat.min())} to {int(flat.max())}, but {task!r} has {classes} classes, "
+            f"0 to {classes - 1}"
+        )
+    return flat.astype(np.int64)

@@ -1,0 +1,84 @@
+"""Images as samples: folders of them, and uint8 arrays; both scaled to 0..1, then (v - mean) / std per channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from onnxzip.config import DataOptions
+from onnxzip.errors import InvalidDataError, UsageError
+from onnxzip.net import Port
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def read_folder(folder: Path, port: Port, options: DataOptions, rng: np.random.Generator) -> np.ndarray:
+    """Images of a folder, some drawn at random where there are too many: uint8 in the layout of an input.
+
+    Raises:
+        InvalidDataError: no images, one that cannot be read, or an input that takes no images.
+    """
+    axis = channel_axis(port, str(folder))
+    height, width = (s for d, s in enumerate(port.shape) if d not in (0, axis))
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise InvalidDataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
+    chosen = sorted(rng.permutation(len(files))[: options.samples])
+    mode = _MODES[port.shape[axis]]
+    stacked = np.stack([_read_image(files[k], mode, (height, width), options.size or min(height, width)) for k in chosen])
+    return stacked if axis == len(port.shape) - 1 else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+
+def channel_axis(port: Port, where: str) -> int:
+    """Which axis of an input holds the colours.
+
+    Raises:
+        InvalidDataError: it takes no images.
+    """
+    shape = port.shape
+    if len(shape) == 4:
+        for axis in (1, 3):
+            if shape[axis] in _MODES:
+                return axis
+    raise InvalidDataError(
+        f"{where}: input {port.name!r} takes no images: its samples have shape {list(shape[1:])}, "
+        "not [C, H, W] with C 1, 3 or 4"
+    )
+
+
+def normalised(images: np.ndarray, port: Port, options: DataOptions) -> np.ndarray:
+    """uint8 images as float32: scaled to 0..1, mean taken off, divided by std.
+
+    Raises:
+        UsageError: mean or std have another number of channels.
+    """
+    scaled = images.astype(np.float32) / np.float32(255)
+    if not options.mean and not options.std:
+        return scaled
+    axis = channel_axis(port, "--mean, --std")
+    shape = [-1 if d == axis else 1 for d in range(images.ndim)]
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if len(values) not in (0, 1, images.shape[axis]):
+            raise UsageError(f"--{name} has {len(values)} values, the images have {images.shape[axis]} channels")
+    mean = np.asarray(options.mean or (0.0,), np.float32).reshape(shape)
+    std = np.asarray(options.std or (1.0,), np.float32).reshape(shape)
+    return np.asarray((scaled - mean) / std, np.float32)
+
+
+def _read_image(path: Path, mode: str, size: tuple[int, int], shorter: int) -> np.ndarray:
+    """One image [height, width, channels]: shorter side resized, centre cut out."""
+    height, width = size
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert(mode)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidDataError(f"{path}: is no image that can be read. Remove or replace it.") from error
+    factor = max(shorter / min(image.size), height / image.height, width / image.width)
+    scaled = max(width, round(image.width * factor)), max(height, round(image.height * factor))
+    image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    array = np.asarray(image.crop((left, top, left + width, top + height)))
+    return array.reshape(height, width, -1)

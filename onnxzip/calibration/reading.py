@@ -1,0 +1,150 @@
+"""Readers of samples: .npz, .npy, `module:callable`, arrays, iterables of batches. Each gives arrays by name.
+
+An array without a name of its own is called `x`, labels are called `y`. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxzip.errors import InvalidDataError
+
+Arrays = dict[str, np.ndarray]
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+def where_of(item: Any) -> str:
+    """What messages call an item."""
+    return str(item) if isinstance(item, (str, PathLike)) else f"data ({type(item).__name__})"
+
+
+def is_folder(item: Any) -> bool:
+    """Whether an item is a folder of images."""
+    return isinstance(item, (str, PathLike)) and Path(item).is_dir()
+
+
+def read(item: Any, limit: int) -> Arrays:
+    """Arrays by name from whatever holds samples, but for folders of images.
+
+    Args:
+        item: a path, `module:callable`, an array, a mapping of arrays, (x, y), or something that yields batches.
+        limit: batches are taken until so many samples are there.
+
+    Raises:
+        InvalidDataError: it cannot be read.
+    """
+    if isinstance(item, (str, PathLike)):
+        return _read_path(item, limit)
+    if isinstance(item, (np.ndarray, Mapping)) or _is_pair(item):
+        return _arrays(item, where_of(item))
+    if callable(getattr(item, "get_next", None)):
+        return _gathered(_reader_batches(item), limit, where_of(item))
+    if isinstance(item, Iterable):
+        return _gathered(item, limit, where_of(item))
+    raise InvalidDataError(f"{where_of(item)}: is neither a file, nor an array, nor an iterable of batches")
+
+
+def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
+    path = Path(item)
+    if not path.exists() and _CALLABLE.fullmatch(str(item)):
+        return _read_callable(str(item), limit)
+    if not path.exists():
+        raise InvalidDataError(f"{path}: no such file. Give a .npz or .npy file, a folder of images or module:callable.")
+    if path.suffix.lower() not in (".npz", ".npy"):
+        raise InvalidDataError(f"{path}: data of this kind are not known. Give a .npz or .npy file, or a folder of images.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+        if not head:
+            raise InvalidDataError(f"{path}: the file is empty")
+        if head == b"\x93NUMPY":
+            return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except _BROKEN as error:
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise InvalidDataError(f"{path}: holds Python objects, which are never unpickled. Save plain numbers.") from error
+        raise InvalidDataError(f"{path}: cannot be read, or is no NumPy file ({_plain(error)}). Save it again.") from error
+
+
+def _read_callable(text: str, limit: int) -> Arrays:
+    module_name, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise InvalidDataError(f"{text}: no such file, and no such Python callable ({_plain(error)})") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise InvalidDataError(f"{text}: is not callable")
+    return read(found(), limit)
+
+
+def _reader_batches(reader: Any) -> Iterator[Any]:
+    """Batches of an ONNX Runtime CalibrationDataReader."""
+    while (batch := reader.get_next()) is not None:
+        yield batch
+
+
+def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
+    """Batches one after the other, until there are enough samples."""
+    parts: dict[str, list[np.ndarray]] = {}
+    count = 0
+    for batch in batches:
+        arrays = _arrays(batch, where)
+        if parts and set(arrays) != set(parts):
+            raise InvalidDataError(f"{where}: a batch holds {', '.join(arrays)}, those before it {', '.join(parts)}")
+        for name, array in arrays.items():
+            if array.ndim == 0:
+                raise InvalidDataError(f"{where}: a batch holds a single number as {name!r}; an array of samples is needed")
+            parts.setdefault(name, []).append(array)
+        count += len(next(iter(arrays.values()), ()))
+        if count >= limit:
+            break
+    try:
+        return {name: np.concatenate(found) for name, found in parts.items()}
+    except ValueError as error:
+        raise InvalidDataError(f"{where}: its batches do not fit together ({_plain(error)})") from error
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2
+
+
+def _arrays(item: Any, where: str) -> Arrays:
+    """One batch: an array, a mapping of arrays, or (x, y)."""
+    if isinstance(item, Mapping):
+        return {str(name): _array(value, where) for name, value in item.items()}
+    if isinstance(item, (tuple, list)) and len(item) in (1, 2):
+        first = item[0]
+        arrays = _arrays(first, where) if isinstance(first, Mapping) else {"x": _array(first, where)}
+        return arrays if len(item) == 1 else arrays | {"y": _array(item[1], where)}
+    return {"x": _array(item, where)}
+
+
+def _array(value: Any, where: str) -> np.ndarray:
+    """An array, or a torch tensor as one."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if not isinstance(value, np.ndarray):
+        raise InvalidDataError(f"{where}: holds {type(value).__name__} where an array is needed")
+    return value
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,130 @@
+"""What a fused file says of itself, under `onnxzip.` in its metadata_props.
+
+version   of onnxzip                          schema   of these entries
+tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs
+owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxzip.analysis import Plan
+from onnxzip.errors import InvalidModelError
+from onnxzip.net import Net, reachable
+
+PREFIX = "onnxzip."
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a task comes from.
+
+    Attributes:
+        source: name of the original file.
+        sha256: of the original file.
+        inputs: input of the fused net -> the original's.
+        outputs: output of the original -> the fused net's.
+    """
+
+    source: str
+    sha256: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def own_version() -> str:
+    """Version of onnxzip."""
+    try:
+        return version("onnxzip")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str]]) -> dict[str, Origin]:
+    """Where each task of a fused net comes from.
+
+    Args:
+        files: task -> (name, sha256) of the original file.
+    """
+    names = iter(p.name for p in fused.outputs)
+    found = {}
+    for task, net in plan.nets.items():
+        inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
+        outputs = {p.name: next(names) for p in net.outputs}
+        found[task] = Origin(*files[task], inputs, outputs)
+    return found
+
+
+def describe(
+    plan: Plan, fused: Net, origins: Mapping[str, Origin], method: str, layout: str, shares: Iterable[tuple[str, float]]
+) -> dict[str, str]:
+    """Entries of metadata_props for a fused net."""
+    owners = _owners(fused, {t: list(o.outputs.values()) for t, o in origins.items()})
+    spaces = {
+        p.name: [[sorted(s.key), [[sorted(r.owners), r.count] for r in s.rows]] for s in p.strands]
+        for p in plan.shared_spaces()
+    }
+    entries: dict[str, Any] = {
+        "version": own_version(),
+        "schema": str(SCHEMA),
+        "tasks": list(origins),
+        "sources": {t: asdict(o) for t, o in origins.items()},
+        "owners": owners,
+        "method": method,
+        "layout": layout,
+        "shares": [list(pair) for pair in shares],
+        "spaces": spaces,
+    }
+    return {PREFIX + k: v if isinstance(v, str) else to_json(v) for k, v in entries.items()}
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _owners(fused: Net, outputs: Mapping[str, list[str]]) -> list[list[list[str]]]:
+    """[tasks, nodes, params] for every set of tasks that need the same."""
+    nodes: dict[str, list[str]] = {}
+    params: dict[str, list[str]] = {}
+    for task, names in outputs.items():
+        needed = reachable(fused, names)
+        for node in needed:
+            nodes.setdefault(node.name, []).append(task)
+        for param in dict.fromkeys(v for n in needed for v in n.inputs if v in fused.params):
+            params.setdefault(str(param), []).append(task)
+    groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    for which, found in enumerate((nodes, params)):
+        for name, tasks in found.items():
+            groups.setdefault(tuple(tasks), ([], []))[which].append(name)
+    return [[list(tasks), *both] for tasks, both in groups.items()]
+
+
+def entries_of(model: ModelProto) -> dict[str, str]:
+    """All metadata of a file."""
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
+    """Where each task of a fused file comes from.
+
+    Raises:
+        InvalidModelError: it is no file made by onnxzip, or its entries are damaged.
+    """
+    if PREFIX + "tasks" not in entries:
+        raise InvalidModelError(
+            f"{where}: was not made by onnxzip: it has no entry {PREFIX}tasks in its metadata. Merge nets first."
+        )
+    try:
+        tasks, sources = json.loads(entries[PREFIX + "tasks"]), json.loads(entries[PREFIX + "sources"])
+        return {t: Origin(**sources[t]) for t in tasks}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error

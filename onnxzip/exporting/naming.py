@@ -1,0 +1,77 @@
+"""Names of tasks: they become part of the names of outputs, so not every text will do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+
+from onnxzip.errors import UsageError
+
+_NAME = re.compile(r"\w[\w.+-]*")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot stand in the name of an output.
+
+    Raises:
+        UsageError: letters, digits and . _ + - only, and no sign first.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"task name {name!r} cannot be used: write letters, digits, '_', '-', '+' or '.', as NAME=FILE.onnx")
+
+
+def checked_files(nets: Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
+    """Files by task.
+
+    Raises:
+        UsageError: fewer than two, or a name that cannot be used.
+    """
+    if len(nets) < 2:
+        raise UsageError(f"a merge takes at least two nets, got {len(nets)}")
+    for name in nets:
+        check_name(name)
+    return {name: Path(path) for name, path in nets.items()}
+
+
+def named_files(texts: Iterable[str]) -> dict[str, Path]:
+    """Files by task from texts as `NAME=FILE` or `FILE`, which is named by its stem.
+
+    Raises:
+        UsageError: two of one name, or a name that cannot be used.
+    """
+    files: dict[str, Path] = {}
+    for text in texts:
+        name, path = split_name(text)
+        task = Path(path).stem if name is None else name
+        check_name(task)
+        if task in files:
+            raise UsageError(f"two tasks are called {task!r} ({files[task]} and {path}): name them apart as NAME=FILE.onnx")
+        files[task] = Path(path)
+    return files
+
+
+def named_data(texts: Iterable[str]) -> dict[str, str] | None:
+    """Data by task from texts as `NAME=FILE` or `FILE`, which stands under ""; None where there are none.
+
+    Raises:
+        UsageError: two for one task.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, path = split_name(text)
+        task = name or ""
+        if task in found:
+            which = f"task {task!r}" if task else "all tasks"
+            raise UsageError(f"two data for {which}: {found[task]} and {path}. Give each task its own as NAME=FILE.")
+        found[task] = path
+    return found or None
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """`NAME=FILE` -> both; a text without a name, or one that is a file as it stands, -> (None, text)."""
+    name, found, path = text.partition("=")
+    if not found or Path(text).exists() or "/" in name:
+        return None, text
+    return name, path

@@ -1,0 +1,215 @@
+"""The report of a merge, and of a plan: plain dicts that go to JSON as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import ModelProto, TensorProto, load, load_from_string, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.calibration.sources import Samples
+from onnxzip.config import Options
+from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.verifying import Evidence
+from onnxzip.fusion.zipping import Zipped
+from onnxzip.linalg.ridge import Fit
+from onnxzip.net import Net, macs, macs_of
+
+SCHEMA_VERSION = 1
+Fits = Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a net costs: floating-point params, bytes of its file, multiply-accumulates per sample."""
+
+    params: int
+    bytes: int
+    macs: int
+
+    def as_dict(self) -> dict[str, int]:
+        return {"params": self.params, "bytes": self.bytes, "macs": self.macs}
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def params_of(model: ModelProto) -> int:
+    """Floating-point numbers among the constants of a model."""
+    tensors = list(model.graph.initializer)
+    tensors += [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    return sum(math.prod(t.dims) for t in tensors if t.data_type in _FLOATS)
+
+
+def source_size(path: Path, multiplications: int) -> Size:
+    """Of an original file, external data included."""
+    model = load(path, load_external_data=False)
+    beside = {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}
+    total = path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
+    return Size(params_of(model), total, multiplications)
+
+
+def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
+    """Of the fused net before its weights are known.
+
+    Args:
+        skeleton: the fused net without params.
+    """
+    names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
+    shapes = [(n, plan.layout.shapes[n]) for n in names]
+    payload = sum(
+        4 * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8 for n, s in shapes
+    )
+    params = sum(math.prod(s) for _, s in shapes)
+    return Size(params, skeleton.ByteSize() + payload, macs_of((p.node for p in plan.layout.placed), plan.layout.shapes))
+
+
+def ratios(size: Size, parts: Iterable[Size]) -> dict[str, Any]:
+    """A size, and what fraction of the sum of others it is; null where that sum is zero."""
+    found: dict[str, Any] = dict(size.as_dict())
+    every = [p.as_dict() for p in parts]
+    for key, value in size.as_dict().items():
+        total = sum(p[key] for p in every)
+        found[f"{key}_ratio"] = value / total if total else None
+    return found
+
+
+def task_entry(path: Path, digest: str, size: Size) -> dict[str, Any]:
+    """What a report says of one task."""
+    return {"source": str(path), "sha256": digest, **size.as_dict()}
+
+
+def evidence_entry(evidence: Evidence) -> dict[str, Any]:
+    """Fidelity and accuracy of one task."""
+    accuracy = None if evidence.before is None else {"before": evidence.before, "after": evidence.after}
+    return {
+        "fidelity": {
+            "relative_error": evidence.relative_error,
+            "top1_agreement": evidence.agreement,
+            "samples": evidence.samples,
+        },
+        "accuracy": accuracy,
+    }
+
+
+def spaces_entry(plan: Plan, fits: Fits) -> list[dict[str, Any]]:
+    """One line for each space that could be shared, in the order of the zip."""
+    return [_space_entry(plan, space, fits) for space in plan.shared_spaces()]
+
+
+def _space_entry(plan: Plan, space: SpacePlan, fits: Fits) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": space.name,
+        "channels": dict(space.sizes),
+        "shared": space.shared,
+        "groups": sum(space.counts.values()),
+    }
+    if not fits:
+        return entry
+    first = next(s for s in plan.steps if space.number in s.spaces)
+    by_key = fits.get(first.name, {})
+    found = next((by_key[k] for k in sorted(by_key, key=len, reverse=True) if by_key[k]), ())
+    return entry | {"error": _mean(max(f.error, 0.0) for f in found), "damping": _mean(f.damping for f in found)}
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = [v for v in values if math.isfinite(v)]
+    return sum(known) / len(known) if known else None
+
+
+def refusals_entry(plan: Plan) -> list[dict[str, str]]:
+    """Places left unmerged."""
+    return [{"where": r.where, "why": r.why} for r in plan.refusals]
+
+
+def merge_report(
+    plan: Plan,
+    net: Net,
+    content: bytes,
+    originals: Mapping[str, tuple[Path, Origin]],
+    evidence: Mapping[str, Evidence],
+    zipped: Zipped,
+    samples: Samples,
+    seconds: Mapping[str, float],
+    options: Options,
+) -> dict[str, Any]:
+    """All of a merge."""
+    sizes = {t: source_size(path, macs(plan.nets[t])) for t, (path, _) in originals.items()}
+    merged = Size(params_of(load_from_string(content)), len(content), macs(net))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tasks": {
+            t: task_entry(path, origin.sha256, sizes[t]) | {"outputs": dict(origin.outputs)} | evidence_entry(evidence[t])
+            for t, (path, origin) in originals.items()
+        },
+        "merged": ratios(merged, sizes.values()),
+        "spaces": spaces_entry(plan, zipped.fits),
+        "refusals": refusals_entry(plan),
+        "seconds": dict(seconds),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "retrain": None,
+        **samples_entry(samples, options.run.seed),
+        "method": options.zip.method,
+        "layout": options.plan.layout,
+        "shares": [list(p) for p in options.plan.share],
+        "seed": options.run.seed,
+        "versions": versions(),
+    }
+
+
+def samples_entry(samples: Samples, seed: int) -> dict[str, Any]:
+    """What was calibrated or compared with."""
+    first = samples.sources[0]
+    return {
+        "noise": {"samples": first.count, "seed": seed} if samples.noise else None,
+        "scaled_uint8": list(samples.scaled),
+        "samples": {t: samples.of(t).count for s in samples.sources for t in s.tasks},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the result depends on."""
+    return {name: version(name) for name in ("onnxzip", "numpy", "scipy", "onnx")} | {"onnxruntime": onnxruntime.__version__}
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """A report as JSON."""
+    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, layout: str) -> dict[str, Any]:
+    """What a merge would share, save and refuse."""
+    sizes = {t: source_size(path, macs(plan.nets[t])) for t, path in files.items()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tasks": {t: task_entry(path, sha256_of(path), sizes[t]) for t, path in files.items()},
+        "merged": ratios(planned_size(plan, skeleton), sizes.values()),
+        "spaces": spaces_entry(plan, {}),
+        "refusals": refusals_entry(plan),
+        "layout": layout,
+    }
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

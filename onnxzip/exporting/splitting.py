@@ -1,0 +1,111 @@
+"""One task of a fused file alone: the nodes that its outputs need, its outputs under their original names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+
+from onnx import GraphProto, ModelProto, NodeProto, helper
+
+from onnxzip.errors import UsageError
+from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, to_json
+
+
+def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
+    """One task of a fused model.
+
+    Inputs keep their names. An output gets the name it had in the original net, unless an input has that name.
+
+    Args:
+        model: fused; it is not changed.
+        task: which.
+        where: for messages.
+
+    Raises:
+        InvalidModelError: the model was not made by onnxzip.
+        UsageError: it has no such task.
+    """
+    origins = read_origins(entries_of(model), where)
+    if task not in origins:
+        raise UsageError(f"{where}: has no task {task!r} (tasks: {', '.join(origins)})")
+    origin = origins[task]
+    nodes = _needed(model.graph, list(origin.outputs.values()))
+    names = _renames(model.graph, nodes, origin)
+    alone = ModelProto()
+    alone.CopyFrom(model)
+    graph = alone.graph
+    used = {v for n in nodes for v in _reads(n)} | {v for n in nodes for v in n.output}
+    for part in ("node", "initializer", "sparse_initializer", "value_info", "output"):
+        graph.ClearField(part)
+    graph.node.extend(_renamed(n, names) for n in nodes)
+    graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
+    by_name = {v.name: v for v in model.graph.output}
+    for fused in origin.outputs.values():
+        port = graph.output.add()
+        port.CopyFrom(by_name[fused])
+        port.name = names[fused]
+    graph.value_info.extend(v for v in model.graph.value_info if v.name in used and v.name not in names)
+    graph.name = task
+    _describe(alone, task, replace(origin, outputs={o: names[f] for o, f in origin.outputs.items()}), graph)
+    return alone
+
+
+def _needed(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """Nodes that some values need, in the graph's order."""
+    by_output = {v: n for n in graph.node for v in n.output if v}
+    seen: set[int] = set()
+    stack = list(outputs)
+    while stack:
+        node = by_output.get(stack.pop())
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(_reads(node))
+    return [n for n in graph.node if id(n) in seen]
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """What a node reads, within its subgraphs too."""
+    yield from (v for v in node.input if v)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _reads(inner)
+            yield from (v.name for v in graph.output)
+
+
+def _renames(graph: GraphProto, nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
+    """New names: outputs get their original ones, an inner value that stands in the way another."""
+    inputs = {p.name for p in graph.input}
+    names = {fused: original for original, fused in origin.outputs.items() if original not in inputs}
+    names |= {fused: fused for fused in origin.outputs.values() if fused not in names}
+    taken = {v for n in nodes for v in (*n.input, *n.output)} | inputs | set(names.values())
+    for value in {v for n in nodes for v in n.output} & set(names.values()) - set(names):
+        new = next(c for c in (f"{value}_inner{k}" for k in range(len(taken) + 1)) if c not in taken)
+        names[value] = new
+        taken.add(new)
+    return names
+
+
+def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
+    new = NodeProto()
+    new.CopyFrom(node)
+    new.input[:] = [names.get(v, v) for v in node.input]
+    new.output[:] = [names.get(v, v) for v in node.output]
+    for attribute in new.attribute:
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            inner = [_renamed(n, names) for n in graph.node]
+            graph.ClearField("node")
+            graph.node.extend(inner)
+    return new
+
+
+def _describe(model: ModelProto, task: str, origin: Origin, graph: GraphProto) -> None:
+    """Metadata for one task."""
+    entries = entries_of(model)
+    nodes, params = [n.name for n in graph.node], [t.name for t in graph.initializer]
+    entries[PREFIX + "tasks"] = to_json([task])
+    entries[PREFIX + "sources"] = to_json({task: asdict(origin)})
+    entries[PREFIX + "owners"] = to_json([[[task], nodes, params]])
+    entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
+    helper.set_model_props(model, dict(sorted(entries.items())))

@@ -1,0 +1,173 @@
+"""A fused file against the original files, run by ONNX Runtime on the same samples.
+
+relative error = ||fused - original|| / ||original||    top-1 agreement = fraction of samples with the same argmax
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxzip.calibration.samples import Source
+from onnxzip.errors import VerificationError
+from onnxzip.exporting.metadata import Origin
+from onnxzip.runtime import Session, open_file
+
+BATCH, BATCH_BYTES = 64, 32 << 20
+TINY = float(np.finfo(np.float32).tiny)
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How close one task of a fused net comes to its original.
+
+    Attributes:
+        samples: compared.
+        relative_error: of the worst output.
+        agreement: top-1, of the worst output [batch, classes]; None where there is none.
+        before, after: accuracies of the original and of the fused net; None without labels.
+    """
+
+    samples: int
+    relative_error: float
+    agreement: float | None
+    before: float | None
+    after: float | None
+
+
+@dataclass
+class _Tally:
+    """Sums over samples of one output."""
+
+    wrong: float = 0.0
+    energy: float = 0.0
+    agree: int = 0
+    samples: int = 0
+    classes: bool = False
+
+    def add(self, fused: np.ndarray, original: np.ndarray) -> None:
+        a, b = fused.astype(np.float64), original.astype(np.float64)
+        self.wrong += float(np.square(a - b).sum())
+        self.energy += float(np.square(b).sum())
+        self.samples += len(fused)
+        self.classes = fused.ndim == 2 and fused.shape[1] >= 2
+        if self.classes:
+            self.agree += int((fused.argmax(axis=1) == original.argmax(axis=1)).sum())
+
+    @property
+    def relative_error(self) -> float:
+        return 0.0 if self.wrong == 0 else float(np.sqrt(self.wrong / max(self.energy, TINY)))
+
+    @property
+    def agreement(self) -> float | None:
+        return self.agree / max(self.samples, 1) if self.classes else None
+
+
+@dataclass
+class _Comparison:
+    """One task while it is compared."""
+
+    task: str
+    origin: Origin
+    session: Session
+    tallies: dict[str, _Tally] = field(default_factory=dict)
+    right: list[int] = field(default_factory=lambda: [0, 0])
+    labelled: int = 0
+
+    def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
+        found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
+        for name, fused_name in self.origin.outputs.items():
+            _check(self.task, fused_name, fused[fused_name], found[name])
+            self.tallies.setdefault(name, _Tally()).add(fused[fused_name], found[name])
+        scored = next((n for n in self.origin.outputs if found[n].ndim == 2 and found[n].shape[1] >= 2), None)
+        if labels is not None and scored is not None:
+            self.labelled += len(labels)
+            for k, scores in enumerate((found[scored], fused[self.origin.outputs[scored]])):
+                self.right[k] += int((scores.argmax(axis=1) == labels).sum())
+
+    def evidence(self) -> Evidence:
+        agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
+        before, after = (r / self.labelled if self.labelled else None for r in self.right)
+        return Evidence(
+            max(t.samples for t in self.tallies.values()),
+            max(t.relative_error for t in self.tallies.values()),
+            min(agreements) if agreements else None,
+            before,
+            after,
+        )
+
+
+def compare(
+    fused: bytes | Path,
+    originals: Mapping[str, tuple[Path, Origin]],
+    sources: tuple[Source, ...],
+    rows: Callable[[Source], np.ndarray],
+    device: str,
+    tick: Tick,
+) -> dict[str, Evidence]:
+    """Run a fused file and the original files on the same samples.
+
+    Args:
+        fused: the file, or what will be written to it.
+        originals: by task: file, and what the fused net calls its inputs and outputs.
+        sources: samples by names of the fused net's inputs; every task in exactly one.
+        rows: which samples of a source.
+        device: of ONNX Runtime.
+        tick: called with the number of samples done.
+
+    Raises:
+        VerificationError: an output is missing, has another shape, or is not finite.
+    """
+    session = open_file("fused", fused, device)
+    for task, (_, origin) in originals.items():
+        lost = [n for n in origin.outputs.values() if n not in session.outputs]
+        if lost:
+            raise VerificationError(f"task {task!r}: the fused net has no output {lost[0]!r}")
+    found: dict[str, Evidence] = {}
+    for source in sources:
+        tasks = [t for t in source.tasks if t in originals]
+        names = tuple(n for t in tasks for n in originals[t][1].outputs.values())
+        work = [_Comparison(t, originals[t][1], open_file(str(originals[t][0]), originals[t][0], device)) for t in tasks]
+        for part in _batches(source, np.flatnonzero(rows(source))):
+            feeds = {k: v[part] for k, v in source.inputs.items()}
+            outputs = run_rows(replace(session, outputs=names), feeds)
+            for one in work:
+                one.add(feeds, outputs, source.labels[one.task][part] if one.task in source.labels else None)
+            tick(len(part))
+        found |= {one.task: one.evidence() for one in work}
+    return {t: found[t] for t in originals}
+
+
+def _batches(source: Source, rows: np.ndarray) -> Iterator[np.ndarray]:
+    per_sample = sum(v[:1].nbytes for v in source.inputs.values())
+    size = max(1, min(BATCH, BATCH_BYTES // max(per_sample, 1)))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs for some samples, in portions of the size that a net with a fixed batch asks for."""
+    declared = session.inner.get_inputs()[0].shape[0]
+    count = len(next(iter(feeds.values())))
+    if not isinstance(declared, int) or declared == count:
+        return session.run(feeds)
+    portions = []
+    for start in range(0, count, declared):
+        index = np.minimum(np.arange(start, start + declared), count - 1)
+        portions.append(session.run({k: v[index] for k, v in feeds.items()}))
+    return {n: np.concatenate([p[n] for p in portions])[:count] for n in session.outputs}
+
+
+def _check(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> None:
+    if fused.shape != original.shape or fused.dtype != original.dtype:
+        raise VerificationError(
+            f"task {task!r}: output {name!r} is {fused.dtype} {list(fused.shape)}, "
+            f"the original's {original.dtype} {list(original.shape)}"
+        )
+    for what, array in (("the original net's", original), ("the fused net's", fused)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise VerificationError(f"task {task!r}: {what} output {name!r} holds NaN or Inf on these samples")

@@ -1,0 +1,113 @@
+"""Reports as rich tables: what a merge, a plan or a comparison has found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Report = Mapping[str, Any]
+_UNITS = ("B", "kB", "MB", "GB")
+
+
+def merge_tables(report: Report) -> Iterator[RenderableType]:
+    """What a merge has made."""
+    yield from _noise_line(report, "Zipped")
+    yield _task_table(report)
+    yield _size_table(report)
+    yield _space_table(report, fitted=True)
+    yield from _refusals(report)
+
+
+def plan_tables(report: Report) -> Iterator[RenderableType]:
+    """What a merge would make."""
+    yield _space_table(report, fitted=False)
+    yield _size_table(report)
+    yield from _refusals(report)
+
+
+def verify_tables(report: Report) -> Iterator[RenderableType]:
+    """How close a fused net comes to its originals."""
+    yield from _noise_line(report, "Compared")
+    yield _task_table(report)
+
+
+def _noise_line(report: Report, verb: str) -> Iterator[Text]:
+    noise = report["noise"]
+    if noise is not None:
+        count, seed = noise["samples"], noise["seed"]
+        yield Text(f"{verb} on {count:,} samples of noise (seed {seed}), as no data were given: use --data for a real result.")
+
+
+def _table(title: str, *columns: str) -> Table:
+    """The first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+    return table
+
+
+def _task_table(report: Report) -> Table:
+    labelled = any(t["accuracy"] for t in report["tasks"].values())
+    columns = ["task", "samples", "relative error", "top-1 agreement", *(["accuracy before", "after"] if labelled else [])]
+    table = _table("Fidelity on held-out samples" if "spaces" in report else "Fidelity", *columns)
+    for name, task in report["tasks"].items():
+        fidelity, accuracy = task["fidelity"], task["accuracy"]
+        row = [name, f"{fidelity['samples']:,}", f"{fidelity['relative_error']:.3g}", _percent(fidelity["top1_agreement"])]
+        if labelled:
+            row += [_percent(accuracy and accuracy["before"]), _percent(accuracy and accuracy["after"])]
+        table.add_row(*row)
+    return table
+
+
+def _size_table(report: Report) -> Table:
+    table = _table("Size", "net", "params", "file", "multiply-adds")
+    for name, task in report["tasks"].items():
+        table.add_row(name, *_sizes(task))
+    merged = report["merged"]
+    table.add_row("merged", *_sizes(merged))
+    table.add_row("of the sum", *(_percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
+    return table
+
+
+def _sizes(entry: Report) -> Sequence[str]:
+    return f"{entry['params']:,}", in_bytes(entry["bytes"]), f"{entry['macs']:,}"
+
+
+def _space_table(report: Report, fitted: bool) -> Table:
+    tasks = list(report["tasks"])
+    table = _table("Channels", "space", *tasks, "shared", "fused", *(["error", "damping"] if fitted else []))
+    for space in report["spaces"]:
+        row = [space["name"], *(str(space["channels"].get(t, "-")) for t in tasks), str(space["shared"]), str(space["groups"])]
+        if fitted:
+            row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
+        table.add_row(*row)
+    return table
+
+
+def _refusals(report: Report) -> Iterator[RenderableType]:
+    if not report["refusals"]:
+        return
+    table = Table(title="Left unmerged", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("where", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for refusal in report["refusals"]:
+        table.add_row(Text(refusal["where"]), Text(refusal["why"]))
+    yield table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes for people: 1,234,567 is 1.23 MB."""
+    for unit in _UNITS:
+        if count < 1000 or unit == _UNITS[-1]:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.3g} {unit}"
+        count /= 1000
+    raise AssertionError

@@ -1,0 +1,207 @@
+"""The whole flow, from the files of trained nets to a fused net that has been run against them.
+
+load -> analyse -> data -> sweep -> zip -> verify      (each a stage of the progress, and of `seconds` in the report)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from onnxzip.analysis import Plan, analyse
+from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.calibration.frontier import Frontier
+from onnxzip.calibration.samples import Source
+from onnxzip.calibration.sources import Samples, gather
+from onnxzip.calibration.store import Store
+from onnxzip.config import DataOptions, Options, PlanOptions, RunOptions, ZipOptions, shares_of, size_of
+from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
+from onnxzip.exporting.naming import checked_files
+from onnxzip.exporting.report import merge_report, sha256_of, to_text
+from onnxzip.exporting.verifying import Evidence, compare
+from onnxzip.exporting.write import write_atomically
+from onnxzip.fusion.assembling import assemble
+from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.loading import load_all
+from onnxzip.matching.methods import Method, find_method
+from onnxzip.net import Net
+from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.runtime import provider_for, to_model
+
+REPAIR = True
+UNSHARED_ERROR = 1e-5
+LARGEST_FILE = (1 << 31) - 1
+Files = Mapping[str, str | PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A fused net that has passed its verification.
+
+    Attributes:
+        content: the file, byte for byte as it was verified.
+        report: what was done, as it goes to JSON.
+    """
+
+    content: bytes = field(repr=False)
+    report: Mapping[str, Any] = field(repr=False)
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The fused net; changes to it are not saved."""
+        return onnx.load_from_string(self.content)
+
+    def save(self, path: str | PathLike[str], force: bool = False) -> None:
+        """Write the fused net, completely or not at all.
+
+        Raises:
+            UsageError: the file exists (without force) or cannot be written.
+        """
+        write_atomically(Path(path), self.content, force)
+
+    def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
+        """Write the report as JSON, completely or not at all.
+
+        Raises:
+            UsageError: the file exists (without force) or cannot be written.
+        """
+        write_atomically(Path(path), to_text(self.report).encode(), force)
+
+
+def merge(
+    nets: Files,
+    data: Any = None,
+    *,
+    share: float | Mapping[str, float] = 1.0,
+    layout: str = PlanOptions.layout,
+    method: str = ZipOptions.method,
+    memory: int | str = ZipOptions.memory,
+    samples: int = DataOptions.samples,
+    mean: tuple[float, ...] = DataOptions.mean,
+    std: tuple[float, ...] = DataOptions.std,
+    size: int | None = DataOptions.size,
+    seed: int = RunOptions.seed,
+    device: str = RunOptions.device,
+    progress: Progress | None = None,
+) -> Merged:
+    """Merge trained nets into one with a shared trunk and a head per task.
+
+    Args:
+        nets: two or more ONNX files by task name.
+        data: samples for all tasks, or by task: a path (.npz, .npy, folder of images, "module:callable"), an array
+            [samples, ...], a mapping input -> array (with labels as "y"), a pair (x, y), or an iterable of such batches (a
+            torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise.
+        share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
+        layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
+        method: `zip`, `mtz` or `average`.
+        memory: bytes for live values, or text as "2G".
+        samples: used of each source at most.
+        mean, std: of images in 0..1, per channel.
+        size: shorter side that images of a folder are resized to.
+        seed: of everything that is drawn at random.
+        device: `auto`, `cpu` or `cuda`.
+        progress: is told how far the work is.
+
+    Raises:
+        UsageError, UnsupportedError, VerificationError, BackendMissingError: see `onnxzip.errors`.
+    """
+    options = Options(
+        DataOptions(samples=samples, mean=mean, std=std, size=size),
+        PlanOptions(shares_of(share), layout),
+        ZipOptions(method, size_of(memory)),
+        RunOptions(seed, device),
+    )
+    return merge_files(nets, data, options, progress or Silent())
+
+
+def merge_files(nets: Files, data: Any, options: Options, progress: Progress) -> Merged:
+    """`merge` with its options in records."""
+    files, stages = checked_files(nets), Stages(progress)
+    method = find_method(options.zip.method)
+    provider_for(options.run.device)
+    rng = np.random.default_rng(options.run.seed)
+    with stages.stage("load", len(files)):
+        loaded = load_all(files)
+    with stages.stage("analyse"):
+        plan = analyse(loaded, options.plan.share, options.plan.layout)
+    _refuse_fixed_batches(plan)
+    with stages.stage("data"):
+        samples = gather(data, feeds_of(plan), options.data, rng, progress.note)
+    with Store(options.zip.memory) as store:
+        zipped = _zip(plan, method, samples, options.run, store, stages)
+    net, origins = _described(plan, zipped, files, options)
+    content = to_bytes(net)
+    with stages.stage("verify", sum(int(s.held().sum()) for s in samples.sources)) as tick:
+        originals = {t: (files[t], origins[t]) for t in files}
+        evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick)
+    _check(plan, evidence)
+    return Merged(content, merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options))
+
+
+def _zip(plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages) -> Zipped:
+    """Calibrate, match and fuse."""
+    frontier = Frontier(plan, samples.sources, store, run.device, 0, run.seed) if method.needs_data else None
+    if frontier is not None:
+        with stages.stage("sweep", sum(s.count * len(s.tasks) for s in samples.sources)) as tick:
+            frontier.sweep(plan.steps, not REPAIR, tick)
+    with stages.stage("zip", len(plan.steps)) as tick:
+        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, started=lambda steps: None)
+
+
+def _refuse_fixed_batches(plan: Plan) -> None:
+    for port in plan.nets[plan.tasks[0]].inputs:
+        if not port.shape or port.shape[0] > 1:
+            raise UnsupportedError(
+                f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
+                "for the batch, dynamic or 1."
+            )
+
+
+def feeds_of(plan: Plan) -> dict[str, Feed]:
+    """What each task of a plan is fed with."""
+    ports = plan.nets[plan.tasks[0]].inputs
+    return {
+        task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
+        for task, net in plan.nets.items()
+    }
+
+
+def _described(plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options) -> tuple[Net, dict[str, Origin]]:
+    """The fused net with its metadata, and where its tasks come from."""
+    net = assemble(plan, zipped.params, {})
+    origins = origins_of(plan, net, {t: (p.name, sha256_of(p)) for t, p in files.items()})
+    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share)
+    foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
+    return replace(net, metadata={**foreign, **entries}), origins
+
+
+def to_bytes(net: Net) -> bytes:
+    """A net as the content of its file.
+
+    Raises:
+        UnsupportedError: an ONNX file cannot be that large.
+    """
+    if 4 * net.size > LARGEST_FILE:
+        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
+    return bytes(to_model(net).SerializeToString(deterministic=True))
+
+
+def _check(plan: Plan, evidence: Mapping[str, Evidence]) -> None:
+    """Where nothing is shared the fused net must be the originals side by side."""
+    if any(len(owners) > 1 for space in plan.spaces.values() if not space.given for owners in space.counts):
+        return
+    for task, found in evidence.items():
+        if not found.relative_error < UNSHARED_ERROR:
+            raise VerificationError(
+                f"task {task!r}: nothing is shared, yet the fused net is off by {found.relative_error:.2g} of its output "
+                f"(allowed: {UNSHARED_ERROR:g}). Nothing was written. Please report this with the nets."
+            )
