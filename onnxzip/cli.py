@@ -76,12 +76,20 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-@app.callback()
-def about(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
-    """Merge trained ONNX nets into one with a shared trunk and a head per task."""
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(own_version())
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+]
+
+
+@app.callback()
+def about(version: Version = False) -> None:
+    """Merge trained ONNX nets into one with a shared trunk and a head per task."""
 
 
 @command

@@ -105,10 +105,8 @@ def merge(
         method: `zip`, `mtz` or `average`.
         memory: bytes for live values, or text as "2G".
         samples: used of each source at most.
-        mean, std: of images in 0..1, per channel.
-        size: shorter side that images of a folder are resized to.
-        seed: of everything that is drawn at random.
-        device: `auto`, `cpu` or `cuda`.
+        mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
+        seed, device: of everything drawn at random; `auto`, `cpu` or `cuda`.
         progress: is told how far the work is.
 
     Raises:

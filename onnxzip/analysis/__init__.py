@@ -5,7 +5,7 @@
     correspondence  nets laid over each other
     steps           which weights are fitted together
     strands         how many channels are shared by whom
-    layout          the fused net before its weights are known
+    layout          the fused net before its weights are known (drafting: the sheet; laying: the rules)
     plan            all of it
 """
 

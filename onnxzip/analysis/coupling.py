@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
 from onnxzip.net import Axis, Net, Node, consumers
-from onnxzip.ops import Line, Operator, View, find
+from onnxzip.ops import Line, Operator, Symmetry, View, find
 from onnxzip.ops.notation import Term, expand, parse
 
 
@@ -55,13 +55,11 @@ def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
         return None
     view = view_of(net, node)
     linear = operator.linear
-    if not view.constant[linear.weight] or view.constant[0]:
+    if not view.constant[linear.weight] or view.constant[0] or operator.symmetry_for(view) < Symmetry.SCALING:
         return None
     if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
         if not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1:
             return None
-    if len(view.inputs[linear.weight] or ()) < 2 and node.op != "BatchNormalization":
-        return None
     return operator, view
 
 
@@ -196,7 +194,7 @@ def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int]
         for value in node.outputs:
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [{a for a in e.atoms() if a in produced} for e in exprs]
-            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced) for e in exprs)
+            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced - set(pinned)) for e in exprs)
             for atom in (a for f in free for a in f if crowded):
                 pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
 

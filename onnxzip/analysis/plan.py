@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from onnxzip.analysis.correspondence import Overlay, overlay
 from onnxzip.analysis.coupling import couple
-from onnxzip.analysis.layout import Layout, lay_out
+from onnxzip.analysis.laying import lay_out
+from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of

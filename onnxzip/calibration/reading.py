@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.errors import InvalidDataError
+from onnxzip.errors import InvalidDataError, OnnxzipError
 
 Arrays = dict[str, np.ndarray]
+_NPY = b"\x93NUMPY"
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -34,25 +35,27 @@ def is_folder(item: Any) -> bool:
     return isinstance(item, (str, PathLike)) and Path(item).is_dir()
 
 
-def read(item: Any, limit: int) -> Arrays:
+def read(item: Any, limit: int, where: str = "") -> Arrays:
     """Arrays by name from whatever holds samples, but for folders of images.
 
     Args:
         item: a path, `module:callable`, an array, a mapping of arrays, (x, y), or something that yields batches.
         limit: batches are taken until so many samples are there.
+        where: what messages call it.
 
     Raises:
         InvalidDataError: it cannot be read.
     """
+    where = where or where_of(item)
     if isinstance(item, (str, PathLike)):
         return _read_path(item, limit)
     if isinstance(item, (np.ndarray, Mapping)) or _is_pair(item):
-        return _arrays(item, where_of(item))
+        return _arrays(item, where)
     if callable(getattr(item, "get_next", None)):
-        return _gathered(_reader_batches(item), limit, where_of(item))
+        return _gathered(_reader_batches(item), limit, where)
     if isinstance(item, Iterable):
-        return _gathered(item, limit, where_of(item))
-    raise InvalidDataError(f"{where_of(item)}: is neither a file, nor an array, nor an iterable of batches")
+        return _gathered(item, limit, where)
+    raise InvalidDataError(f"{where}: is neither a file, nor an array, nor an iterable of batches")
 
 
 def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
@@ -65,17 +68,23 @@ def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
         raise InvalidDataError(f"{path}: data of this kind are not known. Give a .npz or .npy file, or a folder of images.")
     try:
         with path.open("rb") as file:
-            head = file.read(6)
-        if not head:
-            raise InvalidDataError(f"{path}: the file is empty")
-        if head == b"\x93NUMPY":
-            return {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            head = file.read(len(_NPY))
+            if not head:
+                raise InvalidDataError(f"{path}: the file is empty")
+            if head == _NPY:
+                return {"x": _mapped(path)}
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
     except _BROKEN as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+        if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InvalidDataError(f"{path}: holds Python objects, which are never unpickled. Save plain numbers.") from error
         raise InvalidDataError(f"{path}: cannot be read, or is no NumPy file ({_plain(error)}). Save it again.") from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A .npy file, mapped: of a large one only the samples that are drawn are ever read."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def _read_callable(text: str, limit: int) -> Arrays:
@@ -92,7 +101,7 @@ def _read_callable(text: str, limit: int) -> Arrays:
         sys.path.remove(here)
     if not callable(found):
         raise InvalidDataError(f"{text}: is not callable")
-    return read(found(), limit)
+    return read(found(), limit, text)
 
 
 def _reader_batches(reader: Any) -> Iterator[Any]:
@@ -105,7 +114,7 @@ def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
     """Batches one after the other, until there are enough samples."""
     parts: dict[str, list[np.ndarray]] = {}
     count = 0
-    for batch in batches:
+    for batch in _foreign(batches, where):
         arrays = _arrays(batch, where)
         if parts and set(arrays) != set(parts):
             raise InvalidDataError(f"{where}: a batch holds {', '.join(arrays)}, those before it {', '.join(parts)}")
@@ -120,6 +129,16 @@ def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
         return {name: np.concatenate(found) for name, found in parts.items()}
     except ValueError as error:
         raise InvalidDataError(f"{where}: its batches do not fit together ({_plain(error)})") from error
+
+
+def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:
+    """Batches of the user's own code, whose errors, whatever they are, are reported as that code's."""
+    try:
+        yield from batches
+    except OnnxzipError:
+        raise
+    except Exception as error:
+        raise InvalidDataError(f"{where}: failed to give a batch: {type(error).__name__}: {_plain(error)}") from error
 
 
 def _is_pair(item: Any) -> bool:

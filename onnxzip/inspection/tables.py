@@ -40,7 +40,7 @@ def _noise_line(report: Report, verb: str) -> Iterator[Text]:
     noise = report["noise"]
     if noise is not None:
         count, seed = noise["samples"], noise["seed"]
-        yield Text(f"{verb} on {count:,} samples of noise (seed {seed}), as no data were given: use --data for a real result.")
+        yield Text(f"{verb} on {count:,} samples of noise (seed {seed}): no data were given. Use --data.")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -79,10 +79,11 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    tasks = list(report["tasks"])
-    table = _table("Channels", "space", *tasks, "shared", "fused", *(["error", "damping"] if fitted else []))
+    table = _table("Channels", "space", "of each net", "shared", "fused", *(["error", "damping"] if fitted else []))
     for space in report["spaces"]:
-        row = [space["name"], *(str(space["channels"].get(t, "-")) for t in tasks), str(space["shared"]), str(space["groups"])]
+        sizes = list(space["channels"].values())
+        each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
+        row = [space["name"], each, str(space["shared"]), str(space["groups"])]
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
         table.add_row(*row)

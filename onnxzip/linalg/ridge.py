@@ -19,6 +19,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 Float = NDArray[np.floating]
 
 GRID: tuple[float, ...] = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
+HELD_SHARE = 0.2  # of the rows are held out; once the damping is chosen, they are fitted, too
+PATIENCE = 3  # weaker dampings tried in vain before the path ends
 TIE = 1e-6  # of two dampings whose held-out errors differ by less than this fraction, the stronger is taken
 
 
@@ -48,6 +50,11 @@ class Normal:
     zz: Float
     zp: Float
     pp: Float
+
+    def mixed(self, other: Normal, share: float) -> Normal:
+        """Means over the rows of both, of which `share` are the other's."""
+        a, b = 1 - share, share
+        return Normal(a * self.zz + b * other.zz, a * self.zp + b * other.zp, a * self.pp + b * other.pp)
 
     def error(self, rows: Float) -> float:
         """Mean squared error of rows, summed over the rows."""
@@ -88,20 +95,24 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
         grid: dampings, strongest first.
     """
     right = train.zp - train.zz @ centre.T
-    energy = float(held.pp.sum()) if held is not None else float(train.pp.sum())
+    energy = max(float(held.pp.sum()) if held is not None else 1.0, np.finfo(np.float64).tiny)
     best: Fit | None = None
     worse = 0
-    for damping in grid:
+    for damping in grid if held is not None else grid[:1]:
         rows = centre + solve_damped(train.zz, right, damping).T
-        error = (held if held is not None else train).error(rows) / max(energy, np.finfo(np.float64).tiny)
-        if best is None or error < best.error * (1 - TIE) - 1e-14:
+        error = held.error(rows) / energy if held is not None else float("nan")
+        if best is None or error < best.error - TIE * abs(best.error) - TIE**2:
             best, worse = Fit(rows, damping, error), 0
         else:
             worse += 1
-        if held is None or worse >= 3:
+        if worse >= PATIENCE:
             break
     assert best is not None
-    return best
+    if held is None or len(grid) == 1:
+        return best
+    whole = train.mixed(held, HELD_SHARE)
+    rows = centre + solve_damped(whole.zz, whole.zp - whole.zz @ centre.T, best.damping).T
+    return Fit(rows, best.damping, best.error)
 
 
 def fit_dual(

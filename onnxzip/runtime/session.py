@@ -50,8 +50,16 @@ class Session:
         return DEVICES[self.provider]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All outputs for the given inputs, by name."""
-        return dict(zip(self.outputs, self.inner.run(list(self.outputs), dict(feeds)), strict=True))
+        """All outputs for the given inputs, by name.
+
+        Raises:
+            UnsupportedError: ONNX Runtime gives up on them.
+        """
+        try:
+            found = self.inner.run(list(self.outputs), dict(feeds))
+        except _ORT_ERRORS as error:
+            raise UnsupportedError(f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}") from error
+        return dict(zip(self.outputs, found, strict=True))
 
     def run_bound(self, feeds: Mapping[str, Value], keep: Iterable[str] = ()) -> dict[str, Value]:
         """As `run`; feeds may live on the device, and outputs in `keep` stay there as OrtValues."""

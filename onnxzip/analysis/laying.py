@@ -1,0 +1,259 @@
+"""lay_out: which nodes of the fused net run for whom, and what each reads.
+
+Every laid-over value falls into pieces, one per strand. Nodes without weights run once per piece. A node with weights runs
+once per strand of its output and reads, in layout `strands`, every piece whose readers include all owners of its rows; in
+layout `wide` there is one piece, which all read. A node that needs all channels at once runs once where everything is shared,
+else once per task over its joined pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxzip.analysis.correspondence import Overlay, Role
+from onnxzip.analysis.drafting import Draft
+from onnxzip.analysis.layout import Layout, Piece, Weights
+from onnxzip.analysis.spaces import Expr
+from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.net import Shape
+from onnxzip.ops import find
+
+
+class _Rules:
+    """How each kind of role is laid out."""
+
+    def __init__(self, draft: Draft, steps: tuple[Step, ...]) -> None:
+        self.draft = draft
+        self.step_of = {p.name: s for s in steps for p in s.parts}
+
+    def add(self, role: Role) -> None:
+        step = self.step_of.get(role.name)
+        if step is None:
+            self.add_plain(role)
+        elif step.diagonal:
+            self.add_diagonal(role, step)
+        else:
+            self.add_dense(role, step)
+
+    def add_dense(self, role: Role, step: Step) -> None:
+        """One node per strand of the output; it reads every piece that all its rows' owners can read."""
+        members = frozenset(role.members)
+        task = next(iter(role.members))
+        found = weights_of(self.draft.overlay, role, task)
+        assert found is not None
+        linear, view = found
+        source = str(role.inputs[0])
+        axis = linear.channel(view)
+        keys = self.out_keys(role.outputs[0], members)
+        for key in keys:
+            owners = key & members
+            pieces = tuple(p for k, p in self.draft.pieces[source].items() if owners <= k)
+            piece = self.draft.put(role.outputs[0], key, (key,), owners, len(keys) == 1, self.draft.base_name(role.outputs[0], owners))
+            if not pieces:
+                self.draft.starved.update((n, key) for n in self.draft.sizes.carried(self.draft.overlay.exprs(role.outputs[0], task)[axis]))
+                continue
+            group_parts = self.group_parts(source, axis, task, role)
+            if group_parts is not None and len(pieces) > 1:
+                value = self.draft.interleaved(pieces, axis, group_parts, owners)
+            else:
+                value = self.draft.concatenated(pieces, axis, owners)
+            self.place_weights(role, step, key, pieces, value, piece, owners, len(keys) == 1)
+
+    def group_parts(self, source: str, axis: int, task: str, role: Role) -> Expr | None:
+        """The concatenation of groups that a grouped node reads; None for other nodes."""
+        found = weights_of(self.draft.overlay, role, task)
+        assert found is not None
+        linear, view = found
+        weight = self.draft.overlay.couplings[task].net.params[str(role.members[task].inputs[linear.weight])]
+        if linear.to_matrix(view, weight).shape[0] == 1:
+            return None
+        return self.draft.overlay.exprs(source, task)[axis]
+
+    def add_diagonal(self, role: Role, step: Step) -> None:
+        """One node per piece of the input: each channel reads itself."""
+        members = frozenset(role.members)
+        source = self.draft.pieces[str(role.inputs[0])]
+        wanted = {k: p for k, p in source.items() if p.owners & members}
+        for key, read in wanted.items():
+            owners = read.owners & members
+            alone = len(wanted) == 1
+            piece = self.draft.put(role.outputs[0], key, read.keys, owners, alone, self.draft.base_name(role.outputs[0], owners))
+            self.place_weights(role, step, key, (read,), read.name, piece, owners, alone)
+
+    def place_weights(self, role: Role, step: Step, key: Owners, pieces: tuple[Piece, ...], value: str, out: Piece,
+                      owners: Owners, alone: bool) -> None:
+        """Place a node with weights of its own."""
+        task = out.task
+        found = weights_of(self.draft.overlay, role, task)
+        assert found is not None
+        linear, view = found
+        node = role.members[task]
+        inputs: list[str | None] = [value, *([None] * max(linear.bias, len(node.inputs) - 1))]
+        shape = self.weight_shape(role, step, task, key, pieces, out)
+        name = self.draft.fresh(self.draft.base_name(str(role.inputs[linear.weight]), owners), owners, alone, self.draft.value_names)
+        inputs[linear.weight] = name
+        self.draft.shapes[name] = shape
+        self.draft.weights.append(Weights(name, step.name, role.name, key, pieces, False))
+        if role.name == step.parts[0].name:
+            own_bias = role.inputs[linear.bias] if len(role.inputs) > linear.bias else None
+            base = self.draft.base_name(own_bias, owners) if own_bias is not None else f"{name}_bias"
+            bias = self.draft.fresh(base, owners, alone or own_bias is None, self.draft.value_names)
+            inputs[linear.bias] = bias
+            self.draft.shapes[bias] = (self.draft.shapes[out.name][linear.channel(view)],)
+            self.draft.weights.append(Weights(bias, step.name, role.name, key, pieces, True))
+        for k, laid in enumerate(role.inputs):
+            if k > 0 and k not in (linear.weight, linear.bias) and laid is not None:
+                inputs[k] = self.draft.take(laid, out.keys, owners, alone)
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        attrs = self.attrs(role, task, tuple(self.draft.shapes.get(v) if v else None for v in inputs), (out,), out.keys)
+        base = self.overlay_node_name(role, owners)
+        self.draft.place(node.op, self.draft.fresh(base, owners, alone, set()), inputs, (out.name,), attrs, owners, role.name)
+
+    def weight_shape(self, role: Role, step: Step, task: str, key: Owners, pieces: tuple[Piece, ...], out: Piece) -> Shape:
+        """The fused weights' shape: the original's with its channel axes cut to what is read and what is written."""
+        found = weights_of(self.draft.overlay, role, task)
+        assert found is not None
+        linear, view = found
+        weight = str(role.members[task].inputs[linear.weight])
+        net = self.draft.overlay.couplings[task].net
+        groups, rows, taps, columns = linear.to_matrix(view, net.params[weight]).shape
+        written = self.draft.shapes[out.name][linear.channel(view)]
+        read = sum(self.draft.shapes[p.name][linear.channel(view)] for p in pieces)
+        fused_groups = read if step.diagonal else groups
+        per_group = 1 if step.diagonal else read // groups
+        empty = np.broadcast_to(np.float32(0), (fused_groups, written // fused_groups, taps, per_group))
+        return tuple(linear.from_matrix(view, empty).shape)
+
+    def overlay_node_name(self, role: Role, owners: Owners) -> str:
+        return role.members[next(t for t in self.draft.overlay.tasks if t in owners and t in role.members)].name
+
+    def out_keys(self, laid: str, members: Owners) -> list[Owners]:
+        """Keys of the strands that a node with weights produces."""
+        task = next(iter(t for t in self.draft.overlay.tasks if t in members))
+        carried = [n for e in self.draft.overlay.exprs(laid, task) for n in self.draft.sizes.carried(e)]
+        keys = dict.fromkeys(s.key for n in carried for s in self.draft.spaces[n].strands if s.key & members)
+        return list(keys) if carried else [frozenset([t]) for t in self.draft.overlay.tasks if t in members]
+
+    def add_plain(self, role: Role) -> None:
+        """A node without weights: once per piece where the pieces of its inputs fit, else once per task."""
+        members = frozenset(role.members)
+        computed = [v for v in role.inputs if v is not None and v in self.draft.pieces]
+        keys = self.piece_keys(role, computed, members)
+        if keys is not None:
+            for key in keys:
+                owners = key & members
+                read = {v: self.readable(v, key, owners) for v in computed}
+                self.place_plain(role, key, owners, read, len(keys) == 1)
+            return
+        for task in role.members:
+            own = frozenset([task])
+            joined = {v: self.draft.joined_for(v, task) for v in computed}
+            read = {v: p if p is not None else next(iter(self.draft.pieces[v].values())) for v, p in joined.items()}
+            self.place_plain(role, own, own, read, len(role.members) == 1)
+
+    def readable(self, laid: str, key: Owners, owners: Owners) -> Piece | None:
+        """The piece that a node running for a key reads."""
+        pieces = self.draft.pieces[laid]
+        if key in pieces:
+            return pieces[key]
+        if self.draft.is_stranded(laid):
+            return None
+        return next((p for k, p in pieces.items() if owners <= k), None)
+
+    def piece_keys(self, role: Role, computed: list[str], members: Owners) -> list[Owners] | None:
+        """The keys for which a node without weights runs piece by piece; None where it must run per task."""
+        stranded = [v for v in computed if self.draft.is_stranded(v)]
+        pool = stranded or computed
+        keys = list(dict.fromkeys(k for v in pool for k in self.draft.pieces[v] if k & members))
+        if not stranded:
+            keys = [k for k in keys if not any(other & members < k & members for other in keys)]
+        if not computed:
+            return [members]
+        for key in keys:
+            for value in computed:
+                if self.readable(value, key, key & members) is None and role.op != "Concat":
+                    return None
+        if any(len(p.keys) > 1 for v in stranded for p in self.draft.pieces[v].values() if p.owners & members):
+            if any(len(p.keys) == 1 and len(self.draft.pieces[v]) > 1 for v in stranded for p in self.draft.pieces[v].values()):
+                return None
+        return keys if self.whole_fits(role, keys, members) else None
+
+    def whole_fits(self, role: Role, keys: list[Owners], members: Owners) -> bool:
+        """Whether all channels that a node needs at once lie in one piece of one owner set."""
+        for task, node in role.members.items():
+            for atom in self.draft.overlay.couplings[task].whole.get(node.name, ()):
+                plan = self.draft.spaces.get(self.draft.overlay.spaces[task, atom])
+                if plan is None:
+                    continue
+                mine = [s for s in plan.strands if task in s.key]
+                if any(len(s.rows) > 1 for s in mine):
+                    self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs all channels of each task alone"
+                if len(mine) > 1:
+                    return False
+        return True
+
+    def place_plain(self, role: Role, key: Owners, owners: Owners, read: Mapping[str, Piece | None], alone: bool) -> None:
+        task = next(t for t in self.draft.overlay.tasks if t in owners and t in role.members)
+        sources = [p for p in read.values() if p is not None]
+        keys = next((p.keys for p in sources if p.keys), ())
+        inputs: list[str | None] = [None] * len(role.inputs)
+        for k, laid in enumerate(role.inputs):
+            if laid in read:
+                piece = read[laid]
+                inputs[k] = piece.name if piece is not None else None
+            elif laid is not None:
+                inputs[k] = self.draft.take(laid, keys, owners, alone)
+        if role.op == "Concat":
+            inputs = [v for v in inputs if v is not None]
+        else:
+            inputs = [inputs[k] for k in sorted(range(len(inputs)), key=lambda k: role.order[task][k])]
+        outs = tuple(
+            self.draft.put(o, key, keys if self.draft.is_stranded(o) else (), owners, alone, self.draft.base_name(o, owners)) for o in role.outputs
+        )
+        attrs = self.attrs(role, task, tuple(self.draft.shapes.get(v) if v else None for v in inputs), outs, keys)
+        base = self.draft.fresh(self.overlay_node_name(role, owners), owners, alone, set())
+        self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
+
+    def attrs(self, role: Role, task: str, inputs: tuple[Shape | None, ...], outs: tuple[Piece, ...],
+              keys: tuple[Owners, ...]) -> dict[str, object]:
+        """The node's attributes, with those that depend on numbers of channels made anew."""
+        node = role.members[task]
+        operator = find(node.op)
+        attrs = dict(node.attrs)
+        if operator is not None and operator.adapt is not None:
+            names = self.draft.overlay.couplings[task].names.get(node.name, {})
+            sizes = {n: self.draft.sizes.restrict(self.draft.overlay.expr(e, task), keys).size for n, e in names.items()}
+            attrs |= operator.adapt(node, inputs, tuple(self.draft.shapes[p.name] for p in outs), sizes)
+        return attrs
+
+
+def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, SpacePlan]) -> Layout:
+    """Build the fused net without its weights."""
+    draft = Draft(overlay, spaces)
+    rules = _Rules(draft, steps)
+    everyone = frozenset(overlay.tasks)
+    for port in overlay.couplings[overlay.tasks[0]].net.inputs:
+        keys = (everyone,) if draft.is_stranded(port.name) else ()
+        draft.put(port.name, everyone, keys, everyone, True, port.name)
+    for role in overlay.roles:
+        rules.add(role)
+    outputs = {t: tuple(_outputs(draft, t)) for t in overlay.tasks}
+    return Layout(
+        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.shapes, outputs,
+        frozenset(draft.starved), draft.torn,
+    )
+
+
+def _outputs(draft: Draft, task: str) -> list[tuple[str, Piece]]:
+    """The pieces that a task's outputs are."""
+    found = []
+    net = draft.overlay.couplings[task].net
+    laid_of = {v[task]: laid for laid, v in draft.overlay.values.items() if task in v}
+    for port in net.outputs:
+        pieces = draft.pieces[laid_of[port.name]]
+        found.append((port.name, next(p for k, p in pieces.items() if task in p.owners or task in k)))
+    return found

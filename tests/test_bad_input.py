@@ -1,0 +1,334 @@
+"""Every bad input: the right exit code, a message that says what and where, no file written, no input touched."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from merging import failed, images, run, snapshot, write_net
+
+import onnxzip.pipeline
+from onnxzip.fusion import zipping
+from onnxzip.runtime.session import cuda_works
+
+USAGE, INVALID, BACKEND, INTERRUPTED = 2, 3, 4, 130
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Iterator[Path]:
+    """A folder with two nets and data for them; whatever a test does, nothing that was there changes and nothing is added."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_net(folder / "a.onnx", 1)
+    write_net(folder / "b.onnx", 2)
+    np.savez(folder / "good.npz", x=images(64))
+    yield folder
+
+
+def refused(code: int, nets: Path, *arguments: object, words: tuple[str, ...]) -> None:
+    """`merge` of the two nets with more arguments fails and leaves everything as it was."""
+    merge_refused(code, nets, nets / "a.onnx", nets / "b.onnx", *arguments, words=words)
+
+
+def merge_refused(code: int, nets: Path, *arguments: object, words: tuple[str, ...]) -> None:
+    before = snapshot(nets)
+    out = nets.parent / "out"
+    out.mkdir(exist_ok=True)
+    failed(code, "merge", *arguments, "-o", out / "merged.onnx", "--report", out / "report.json", words=words)
+    assert snapshot(nets) == before and snapshot(out) == {}
+
+
+class TestModels:
+    def test_missing(self, nets: Path) -> None:
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "none.onnx", words=("none.onnx", "no such file"))
+
+    def test_empty(self, nets: Path) -> None:
+        (nets / "empty.onnx").touch()
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "empty.onnx", words=("empty.onnx", "is empty"))
+
+    def test_truncated(self, nets: Path) -> None:
+        (nets / "half.onnx").write_bytes((nets / "a.onnx").read_bytes()[:1500])
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "half.onnx", words=("half.onnx",))
+
+    def test_not_onnx(self, nets: Path) -> None:
+        (nets / "text.onnx").write_text("this is no net\n" * 50)
+        merge_refused(INVALID, nets, nets / "text.onnx", nets / "a.onnx", words=("text.onnx", "not an ONNX file"))
+
+    def test_a_directory(self, nets: Path) -> None:
+        merge_refused(INVALID, nets, f"x={nets}", nets / "a.onnx", words=("is a directory",))
+
+    def test_a_single_net(self, nets: Path) -> None:
+        merge_refused(USAGE, nets, nets / "a.onnx", words=("at least two nets", "got 1"))
+
+    def test_two_tasks_of_one_name(self, nets: Path) -> None:
+        merge_refused(USAGE, nets, nets / "a.onnx", nets / "a.onnx", words=("two tasks are called 'a'", "NAME=FILE"))
+        merge_refused(USAGE, nets, f"t={nets / 'a.onnx'}", f"t={nets / 'b.onnx'}", words=("'t'",))
+
+    @pytest.mark.parametrize("name", ["", "a b", "a:b", ".x"])
+    def test_names_that_no_output_could_have(self, nets: Path, name: str) -> None:
+        merge_refused(USAGE, nets, nets / "a.onnx", f"{name}={nets / 'b.onnx'}", words=("task name", repr(name), "NAME=FILE"))
+
+    def test_a_file_whose_name_no_output_could_have(self, nets: Path) -> None:
+        (nets / "my net.onnx").write_bytes((nets / "b.onnx").read_bytes())
+        merge_refused(USAGE, nets, nets / "a.onnx", nets / "my net.onnx", words=("'my net'", "NAME=FILE"))
+
+    def test_inputs_that_differ(self, nets: Path) -> None:
+        model = onnx.load(nets / "b.onnx")
+        model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
+        model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 7
+        onnx.save(model, nets / "other.onnx")
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "other.onnx", words=("'image'", "7, 7", "6, 6"))
+
+    def test_nothing_in_common(self, nets: Path) -> None:
+        text = '<ir_version: 8, opset_import: ["": 17]> n (float[N,1,6,6] image) => (float[N,1,6,6] y) { y = Sigmoid (image) }'
+        (nets / "sigmoid.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "sigmoid.onnx", words=("share nothing",))
+
+    def test_nan_among_the_weights(self, nets: Path) -> None:
+        write_net(nets / "sick.onnx", 3, w0=np.full((8, 1, 3, 3), np.nan, np.float32))
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "sick.onnx", words=("'sick'", "NaN"))
+
+    def test_a_fixed_batch_of_more_than_one(self, nets: Path) -> None:
+        for name in "pq":
+            write_net(nets / f"{name}.onnx", 3, batch="4")
+        merge_refused(INVALID, nets, nets / "p.onnx", nets / "q.onnx", words=("'image'", "[4, 1, 6, 6]", "dynamic or 1"))
+
+
+class TestData:
+    def test_missing(self, nets: Path) -> None:
+        refused(INVALID, nets, "--data", nets / "none.npz", words=("none.npz", "no such file"))
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY\x01\x00garbage", b"text"])
+    def test_corrupt(self, nets: Path, content: bytes) -> None:
+        (nets / "bad.npz").write_bytes(content)
+        refused(INVALID, nets, "--data", nets / "bad.npz", words=("bad.npz",))
+
+    def test_truncated(self, nets: Path) -> None:
+        (nets / "half.npz").write_bytes((nets / "good.npz").read_bytes()[:4000])
+        refused(INVALID, nets, "--data", nets / "half.npz", words=("half.npz", "cannot be read"))
+
+    def test_a_broken_member(self, nets: Path) -> None:
+        content = bytearray((nets / "good.npz").read_bytes())
+        content[2000:2100] = bytes(100)
+        (nets / "flipped.npz").write_bytes(bytes(content))
+        refused(INVALID, nets, "--data", nets / "flipped.npz", words=("flipped.npz", "cannot be read"))
+
+    def test_another_kind_of_file(self, nets: Path) -> None:
+        (nets / "data.csv").write_text("1,2,3")
+        refused(INVALID, nets, "--data", nets / "data.csv", words=("data.csv", ".npz"))
+
+    def test_a_folder_without_images(self, nets: Path) -> None:
+        (nets / "photos").mkdir()
+        refused(INVALID, nets, "--data", nets / "photos", words=("photos", "no images"))
+
+    def test_a_wrong_input_name(self, nets: Path) -> None:
+        np.savez(nets / "d.npz", imgae=images(64))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "'image'", "'imgae'"))
+
+    @pytest.mark.parametrize(
+        ("shape", "hint"), [((6, 6, 1), "transpose(0, 3, 1, 2)"), ((6, 6), "reshape(-1, 1, 6, 6)"), ((1, 7, 6), "[1, 7, 6]")]
+    )
+    def test_a_wrong_shape(self, nets: Path, shape: tuple[int, ...], hint: str) -> None:
+        np.savez(nets / "d.npz", x=np.zeros((64, *shape), np.float32))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "'image'", "[1, 6, 6]", hint))
+
+    @pytest.mark.parametrize(("value", "kind"), [("s", "strings"), (1j, "complex")])
+    def test_a_wrong_dtype(self, nets: Path, value: object, kind: str) -> None:
+        np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), value))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "'image'", kind))
+
+    def test_objects_are_never_unpickled(self, nets: Path) -> None:
+        trap = nets.parent / "sprung"
+        np.savez(nets / "d.npz", x=np.array([Trap(str(trap))] * 3, object))
+        np.save(nets / "d.npy", np.array([Trap(str(trap))], object))
+        for name in ("d.npz", "d.npy"):
+            refused(INVALID, nets, "--data", nets / name, words=(name, "never unpickled"))
+        assert not trap.exists()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_nan_and_inf(self, nets: Path, value: float) -> None:
+        x = images(64)
+        x[3, 0, 2, 2] = value
+        np.savez(nets / "d.npz", x=x)
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "1 of 64", "'image'", "NaN or Inf"))
+
+    def test_a_number_too_large_for_float32(self, nets: Path) -> None:
+        np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), 1e300))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("64 of 64", "Inf"))
+
+    def test_too_few_samples(self, nets: Path) -> None:
+        np.savez(nets / "d.npz", x=images(31))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "31 samples", "at least 32"))
+
+    @pytest.mark.parametrize("bad", [-1, 4])
+    def test_labels_out_of_range(self, nets: Path, bad: int) -> None:
+        np.savez(nets / "d.npz", x=images(64), y=np.array([0] * 63 + [bad]))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "labels", str(bad), "4 classes"))
+
+    def test_labels_that_are_not_integers(self, nets: Path) -> None:
+        np.savez(nets / "d.npz", x=images(64), y=np.zeros(64, np.float32))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "labels", "float32"))
+
+    def test_another_number_of_labels(self, nets: Path) -> None:
+        np.savez(nets / "d.npz", x=images(64), y=np.zeros(63, np.int64))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "64", "63"))
+
+    def test_an_unknown_task(self, nets: Path) -> None:
+        refused(INVALID, nets, "--data", f"c={nets / 'good.npz'}", words=("'c'", "a, b"))
+
+    def test_a_task_without_data(self, nets: Path) -> None:
+        refused(INVALID, nets, "--data", f"a={nets / 'good.npz'}", words=("no data for 'b'",))
+
+    def test_two_data_for_one_task(self, nets: Path) -> None:
+        refused(USAGE, nets, "--data", nets / "good.npz", "--data", nets / "good.npz", words=("two data for all tasks",))
+
+    def test_a_callable_that_fails(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(nets)
+        (nets / "failing_batches.py").write_text("def some():\n    yield 1 / 0\nnone = 3\n")
+        monkeypatch.setattr("sys.dont_write_bytecode", True)
+        refused(INVALID, nets, "--data", "failing_batches:some", words=("failing_batches:some", "ZeroDivisionError"))
+        refused(INVALID, nets, "--data", "failing_batches:none", words=("not callable",))
+        refused(INVALID, nets, "--data", "failing_batches:nothing", words=("failing_batches:nothing", "'nothing'"))
+
+    def test_a_module_that_does_not_exist(self, nets: Path) -> None:
+        refused(INVALID, nets, "--data", "no_such_module:batches", words=("no_such_module:batches",))
+
+
+class Trap:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (self.path,)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("share", ["1.2", "-0.1", "nan", "half", "=0.5", "second=2"])
+    def test_shares(self, nets: Path, share: str) -> None:
+        refused(USAGE, nets, "--share", share, words=("share",))
+
+    def test_a_pattern_that_fits_no_space(self, nets: Path) -> None:
+        refused(USAGE, nets, "--share", "stage9*=0.5", words=("stage9*", "fits no space", "first"))
+
+    def test_an_unknown_method(self, nets: Path) -> None:
+        refused(USAGE, nets, "--method", "zipp", words=("'zipp'", "did you mean 'zip'"))
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("--layout", "tall"),
+            ("--device", "gpu"),
+            ("--samples", "10"),
+            ("--samples", "many"),
+            ("--seed", "-1"),
+            ("--memory", "lots"),
+            ("--size", "0"),
+            ("--std", "0"),
+            ("--mean", "a,b"),
+        ],
+    )
+    def test_values_that_cannot_be_used(self, nets: Path, option: str, value: str) -> None:
+        refused(USAGE, nets, option, value, words=(option.strip("-"), value.strip("-")))
+
+    def test_retraining_is_for_a_later_version(self, nets: Path) -> None:
+        refused(USAGE, nets, "--retrain", "100", words=("--retrain 100", "not available in this version"))
+        assert run("merge", nets / "a.onnx", nets / "b.onnx", "-o", nets / "o.onnx", "--retrain", "0").code == 0
+
+    def test_an_unknown_flag_and_a_missing_one(self, nets: Path) -> None:
+        refused(USAGE, nets, "--shaer", "0.5", words=("--shaer",))
+        failed(USAGE, "merge", nets / "a.onnx", nets / "b.onnx", words=("--output",))
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("shaer: 0.5", ("'shaer'", "did you mean 'share'")),
+            ("share: 1.5", ("share 1.5",)),
+            ("- a\n- b", ("list",)),
+            ("share: [", ("YAML",)),
+            ("seed: x", ("--seed", "'x'")),
+            ("force: 3", ("--force",)),
+        ],
+    )
+    def test_config_files(self, nets: Path, text: str, words: tuple[str, ...]) -> None:
+        (nets / "c.yaml").write_text(text)
+        refused(USAGE, nets, "--config", nets / "c.yaml", words=words)
+
+    def test_a_missing_config_file(self, nets: Path) -> None:
+        refused(USAGE, nets, "--config", nets / "c.yaml", words=("c.yaml", "cannot be read"))
+
+
+def test_a_device_that_is_not_there(nets: Path) -> None:
+    if cuda_works():
+        pytest.skip("there is one")
+    refused(BACKEND, nets, "--device", "cuda", words=("device cuda", "onnxruntime-gpu"))
+
+
+class TestOutputs:
+    def run_into(self, nets: Path, out: Path, *more: object, words: tuple[str, ...]) -> None:
+        before = snapshot(nets.parent)
+        failed(USAGE, "merge", nets / "a.onnx", nets / "b.onnx", "-o", out, *more, words=words)
+        assert snapshot(nets.parent) == before
+
+    def test_the_output_exists(self, nets: Path) -> None:
+        (nets / "o.onnx").write_bytes(b"mine")
+        self.run_into(nets, nets / "o.onnx", words=("o.onnx", "exists already", "--force"))
+        assert run("merge", nets / "a.onnx", nets / "b.onnx", "-o", nets / "o.onnx", "--force").code == 0
+        assert (nets / "o.onnx").stat().st_size > 1000
+
+    def test_the_folder_is_missing(self, nets: Path) -> None:
+        self.run_into(nets, nets / "none" / "o.onnx", words=("none", "does not exist"))
+
+    def test_the_folder_is_not_writable(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        self.run_into(nets, nets / "o.onnx", words=("not writable",))
+
+    def test_the_output_is_a_folder(self, nets: Path) -> None:
+        self.run_into(nets, nets, "--force", words=("is a directory",))
+
+    def test_the_output_is_an_input(self, nets: Path) -> None:
+        self.run_into(nets, nets / "a.onnx", "--force", words=("a.onnx", "read by this command"))
+        self.run_into(nets, nets / "good.npz", "--force", "--data", nets / "good.npz", words=("good.npz",))
+
+    def test_the_report_is_checked_before_the_work(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxzip.pipeline, "load_all", unreachable)
+        self.run_into(nets, nets / "o.onnx", "--report", nets / "none" / "r.json", words=("does not exist",))
+        self.run_into(nets, nets / "o.onnx", "--report", nets / "o.onnx", words=("given twice",))
+
+    def test_the_disk_is_full(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        self.run_into(nets, nets / "o.onnx", words=("o.onnx", "No space left"))
+
+
+def unreachable(*arguments: object) -> None:
+    raise AssertionError("the work has begun")
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize(
+        ("where", "name"),
+        [
+            (onnxzip.pipeline, "load_all"),
+            (onnxzip.pipeline, "analyse"),
+            (onnxzip.pipeline, "gather"),
+            (zipping.StepFitter, "fit"),
+            (onnxzip.pipeline, "compare"),
+            (os, "fsync"),
+            (os, "replace"),
+        ],
+    )
+    def test_no_file_is_left(self, nets: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:
+        def interrupt(*arguments: object, **named: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(where, name, interrupt)
+        refused(INTERRUPTED, nets, "--data", nets / "good.npz", words=("interrupted",))

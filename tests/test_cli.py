@@ -1,0 +1,252 @@
+"""The command line: what goes to stdout and stderr, how options are given, what is imported when."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
+
+import onnxzip
+from onnxzip.cli import main
+from onnxzip.config import (
+    DataOptions,
+    OutputOptions,
+    PlanOptions,
+    RetrainOptions,
+    RunOptions,
+    VerifyOptions,
+    ZipOptions,
+    shares_of,
+    size_of,
+)
+from onnxzip.errors import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two nets and data for them, in the current folder."""
+    write_net(tmp_path / "a.onnx", 1)
+    write_net(tmp_path / "b.onnx", 2, classes=3)
+    np.savez(tmp_path / "d.npz", x=images(100))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestMerge:
+    def test_two_commands_give_a_net_that_can_be_trusted(self, folder: Path) -> None:
+        before = snapshot(folder)
+        ran = run("merge", "tops=a.onnx", "shoes=b.onnx", "--data", "d.npz", "-o", "m.onnx", "--report", "r.json")
+        assert ran.code == 0 and ran.err == ""
+        assert set(snapshot(folder)) == {*before, "m.onnx", "r.json"} and before.items() <= snapshot(folder).items()
+        outputs = outputs_of(folder / "m.onnx", images(5))
+        assert {n: y.shape for n, y in outputs.items()} == {"tops_logits": (5, 4), "shoes_logits": (5, 3)}
+        for word in ("tops", "shoes", "first", "second", "top-1 agreement", "of the sum"):
+            assert word in ran.out
+        assert run("verify", "m.onnx", "--against", "tops=a.onnx", "--against", "shoes=b.onnx", "--data", "d.npz").code == 0
+
+    def test_names_default_to_file_stems(self, folder: Path) -> None:
+        assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz").code == 0
+        assert list(outputs_of(folder / "m.onnx", images(2))) == ["a_logits", "b_logits"]
+
+    def test_without_data_the_first_line_says_so(self, folder: Path) -> None:
+        ran = run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--seed", "7", "--report", "r.json")
+        assert ran.code == 0 and "1,000 samples of noise (seed 7)" in ran.out.splitlines()[0]
+        assert json.loads((folder / "r.json").read_text())["noise"] == {"samples": 1000, "seed": 7}
+        assert "noise" not in run("merge", "a.onnx", "b.onnx", "-o", "n.onnx", "--data", "d.npz").out
+
+    def test_json_is_the_report(self, folder: Path) -> None:
+        ran = run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz", "--json", "--report", "r.json")
+        assert json.loads(ran.out) == json.loads((folder / "r.json").read_text())
+
+    def test_the_same_command_gives_the_same_bytes(self, folder: Path) -> None:
+        for out in ("m.onnx", "n.onnx"):
+            assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--share", "0.5", "-o", out).code == 0
+        assert (folder / "m.onnx").read_bytes() == (folder / "n.onnx").read_bytes()
+        assert run("merge", "a.onnx", "b.onnx", "-o", "o.onnx", "--seed", "1").code == 0
+        assert (folder / "m.onnx").read_bytes() != (folder / "o.onnx").read_bytes()
+
+    def test_the_same_file_twice_is_shared_entirely(self, folder: Path) -> None:
+        ran = run("merge", "p=a.onnx", "q=a.onnx", "-o", "m.onnx", "--data", "d.npz", "--json")
+        report = json.loads(ran.out)
+        assert all(s["shared"] == s["groups"] == s["channels"]["p"] for s in report["spaces"])
+        assert all(t["fidelity"]["relative_error"] < 1e-4 for t in report["tasks"].values())
+
+    def test_nothing_shared_is_the_nets_side_by_side(self, folder: Path) -> None:
+        x = images(9)
+        for layout in ("strands", "wide"):
+            assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--share", "0", "--layout", layout, "--force").code == 0
+            fused = outputs_of(folder / "m.onnx", x)
+            for name in "ab":
+                np.testing.assert_array_equal(fused[f"{name}_logits"], outputs_of(folder / f"{name}.onnx", x)["logits"])
+
+    def test_nets_with_a_batch_of_one(self, folder: Path) -> None:
+        for name, seed in (("a1", 1), ("b1", 2)):
+            write_net(folder / f"{name}.onnx", seed, classes=4 if name == "a1" else 3, batch="1")
+        free = json.loads(run("merge", "a=a.onnx", "b=b.onnx", "-o", "m.onnx", "--data", "d.npz", "--json").out)
+        fixed = json.loads(run("merge", "a=a1.onnx", "b=b1.onnx", "-o", "n.onnx", "--data", "d.npz", "--json").out)
+        for task in "ab":
+            want, got = (r["tasks"][task]["fidelity"]["relative_error"] for r in (free, fixed))
+            assert got == pytest.approx(want, rel=1e-3)
+
+    def test_shares_by_pattern(self, folder: Path) -> None:
+        ran = run(
+            "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz", "--share", "0.25", "--share", "sec*=1", "--json"
+        )
+        assert {s["name"]: s["shared"] for s in json.loads(ran.out)["spaces"]} == {"first": 2, "second": 16}
+        assert json.loads(entries(folder / "m.onnx")["onnxzip.shares"]) == [["*", 0.25], ["sec*", 1.0]]
+
+    @pytest.mark.parametrize("method", ["zip", "mtz", "average"])
+    def test_methods(self, folder: Path, method: str) -> None:
+        assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz", "--method", method).code == 0
+        assert entries(folder / "m.onnx")["onnxzip.method"] == method
+
+
+class TestConfig:
+    def test_a_file_gives_options_and_flags_override_it(self, folder: Path) -> None:
+        (folder / "c.yaml").write_text(
+            "share: {'*': 0.25, sec*: 0.5}\nlayout: wide\nseed: 3\ndata: {a: d.npz, b: d.npz}\nmemory: 2M\n"
+        )
+        ran = run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--config", "c.yaml", "--seed", "4", "--json")
+        report = json.loads(ran.out)
+        assert (report["layout"], report["seed"], report["noise"]) == ("wide", 4, None)
+        assert {s["name"]: s["shared"] for s in report["spaces"]} == {"first": 2, "second": 8}
+
+    def test_keys_are_the_flags(self) -> None:
+        text = run("merge", "--help").out
+        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, RetrainOptions, OutputOptions):
+            for field in fields(record):
+                assert f"--{field.name.replace('_', '-')}" in text
+
+    def test_the_python_function_has_the_same_options_and_defaults(self) -> None:
+        parameters = dict(inspect.signature(onnxzip.merge).parameters)
+        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions):
+            for field in fields(record):
+                if field.name not in ("data", "share"):
+                    assert parameters[field.name].default == field.default
+        assert shares_of(parameters["share"].default) == PlanOptions().share
+        verify = inspect.signature(onnxzip.verify).parameters
+        assert all(verify[f.name].default == f.default for f in fields(VerifyOptions))
+
+    @pytest.mark.parametrize(
+        ("raw", "shares"),
+        [
+            (0.5, (("*", 0.5),)),
+            (["0.8", "s*=0.3"], (("*", 0.8), ("s*", 0.3))),
+            ({"a": 1, "b": 0}, (("a", 1.0), ("b", 0.0))),
+            ("/0/Conv=0.1", (("/0/Conv", 0.1),)),
+            ((("*", 0.5),), (("*", 0.5),)),
+        ],
+    )
+    def test_shares(self, raw: object, shares: tuple[tuple[str, float], ...]) -> None:
+        assert shares_of(raw) == shares
+
+    @pytest.mark.parametrize(("raw", "size"), [("500M", 500 << 20), ("2g", 2 << 30), ("1.5 KiB", 1536), (12, 12)])
+    def test_sizes(self, raw: object, size: int) -> None:
+        assert size_of(raw) == size
+        with pytest.raises(UsageError):
+            size_of(f"{raw}x")
+
+
+class TestPlan:
+    def test_it_says_what_a_merge_then_does(self, folder: Path) -> None:
+        before = snapshot(folder)
+        planned = json.loads(run("plan", "a.onnx", "b.onnx", "--share", "0.5", "--json").out)
+        assert snapshot(folder) == before
+        merged = json.loads(
+            run("merge", "a.onnx", "b.onnx", "--share", "0.5", "-o", "m.onnx", "--data", "d.npz", "--json").out
+        )
+        for key in ("name", "channels", "shared", "groups"):
+            assert [s[key] for s in planned["spaces"]] == [s[key] for s in merged["spaces"]]
+        for key in ("params", "macs"):
+            assert planned["merged"][key] == merged["merged"][key]
+        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=2500)
+        assert planned["refusals"] == merged["refusals"]
+
+    def test_its_table(self, folder: Path) -> None:
+        ran = run("plan", "a.onnx", "b.onnx", "--layout", "wide")
+        assert ran.code == 0 and all(word in ran.out for word in ("first", "second", "params", "of the sum", "multiply-adds"))
+
+    def test_refusals_are_told(self, folder: Path) -> None:
+        write_net(folder / "c.onnx", 3)
+        text = '<ir_version: 8, opset_import: ["": 17]> n (float[N,1,6,6] image) => (float[N,8,6,6] y) {'
+        text += " a = Conv <pads = [1,1,1,1]> (image, w0, b0) s = Relu (a) y = Softplus (s) }"
+        import onnx
+
+        model, donor = onnx.parser.parse_model(text), onnx.load(folder / "a.onnx")
+        model.graph.initializer.extend(t for t in donor.graph.initializer if t.name in ("w0", "b0"))
+        onnx.save(model, folder / "short.onnx")
+        ran = run("plan", "a.onnx", "short.onnx", "--json")
+        report = json.loads(ran.out) if ran.code == 0 else {"refusals": [{"where": ran.err, "why": ran.err}]}
+        assert report["refusals"] and all(r["where"] and r["why"] for r in report["refusals"])
+
+
+class TestProcess:
+    def test_torch_is_not_executed(self) -> None:
+        nets = [str(MODELS / f"lenet5-{task}.onnx") for task in ("digits", "animals")]
+        code = (
+            "import sys, onnxzip.cli\n"
+            f"assert onnxzip.cli.main(['plan', *{nets!r}]) == 0\n"
+            "assert not any(name.startswith('torch.') for name in sys.modules), 'torch'"
+        )
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def test_exit_codes_reach_the_shell(self, folder: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "onnxzip", "merge", "a.onnx", "none.onnx", "-o", "m.onnx"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (3, "") and done.stderr.startswith("error: none.onnx")
+
+    def test_an_interrupt(self, folder: Path) -> None:
+        (folder / "slow.py").write_text(
+            "import time, numpy\n"
+            "def batches():\n    open('started', 'w').close()\n    time.sleep(60)\n    yield numpy.zeros((64, 1, 6, 6))\n"
+        )
+        command = [sys.executable, "-m", "onnxzip", "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "slow:batches"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_default_interrupt
+        )
+        for _ in range(300):
+            if (folder / "started").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (130, "") and "interrupted" in err and "Traceback" not in err
+        assert not list(folder.glob("*m.onnx*"))
+
+    def test_main_returns_the_code(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__
+        assert main(["no-such-command"]) == 2 and main([]) == 2
+        assert main(["merge", "--help"]) == 0
+
+    def test_no_stubs_of_later_commands(self) -> None:
+        for name in ("retrain", "export", "inspect"):
+            failed(2, name, words=(name,))
+
+
+def _default_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgrp()
+
+
+def test_bars_appear_on_a_terminal_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz").err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    err = run("merge", "a.onnx", "b.onnx", "-o", "n.onnx", "--data", "d.npz").err
+    for stage in ("load", "analyse", "data", "sweep", "zip", "verify"):
+        assert stage in err

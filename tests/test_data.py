@@ -1,0 +1,245 @@
+"""Samples in every form in which they can be given come out as the same sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from merging import images
+from PIL import Image
+
+from onnxzip.calibration.checking import Feed
+from onnxzip.calibration.samples import Source
+from onnxzip.calibration.sources import Samples, gather
+from onnxzip.config import DataOptions
+from onnxzip.errors import InvalidDataError, UsageError
+from onnxzip.net import Port
+
+F32 = np.dtype(np.float32)
+PORT = Port("image", F32, (-1, 1, 6, 6))
+FEED = Feed((PORT,), {"picture": "image"}, 4)
+X, Y = images(50), np.arange(50) % 4
+
+
+def collected(data: Any, feeds: dict[str, Feed] | None = None, seed: int = 0, **options: Any) -> tuple[Samples, list[str]]:
+    notes: list[str] = []
+    found = gather(data, feeds or {"a": FEED, "b": FEED}, DataOptions(**options), np.random.default_rng(seed), notes.append)
+    return found, notes
+
+
+def in_order(array: np.ndarray) -> np.ndarray:
+    """Samples sorted, as sources are shuffled."""
+    flat = array.reshape(len(array), -1)
+    return array[np.lexsort(flat.T[::-1])]
+
+
+def check_source(source: Source, x: np.ndarray, y: np.ndarray | None = None) -> None:
+    """The source holds these samples in some order, each with its label."""
+    assert source.inputs["image"].dtype == np.float32
+    np.testing.assert_array_equal(in_order(source.inputs["image"]), in_order(x))
+    assert set(source.labels) == (set() if y is None else set(source.tasks))
+    if y is not None:
+        label = {row.tobytes(): int(c) for row, c in zip(x, y, strict=True)}
+        for labels in source.labels.values():
+            assert [label[row.tobytes()] for row in source.inputs["image"]] == labels.tolist()
+
+
+class Reader:
+    """As ONNX Runtime's CalibrationDataReader."""
+
+    def __init__(self) -> None:
+        self.batches = iter(np.split(X, 10))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"image": batch}
+
+
+class TestForms:
+    def test_files(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "named.npz", image=X)
+        np.savez_compressed(tmp_path / "other_name.npz", picture=X)
+        np.savez(tmp_path / "x.npz", x=X)
+        np.save(tmp_path / "x.npy", X)
+        for path in sorted(tmp_path.iterdir()):
+            found, notes = collected(str(path))
+            assert [s.tasks for s in found.sources] == [("a", "b")] and not found.noise and notes == []
+            check_source(found.sources[0], X)
+
+    def test_labels(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x=X, y=Y[:, None].astype(np.uint8))
+        check_source(collected(tmp_path / "d.npz")[0].sources[0], X, Y)
+
+    def test_python_objects(self) -> None:
+        for data in (X, {"image": X}, {"picture": X}, iter(np.split(X, 5)), [{"image": b} for b in np.split(X, 5)], Reader()):
+            check_source(collected(data)[0].sources[0], X)
+        for data in ((X, Y), {"image": X, "y": Y}, [(X[:20], Y[:20]), (X[20:], Y[20:])], [[X, Y]], [({"image": X}, Y)]):
+            check_source(collected(data)[0].sources[0], X, Y)
+
+    def test_torch(self) -> None:
+        torch = pytest.importorskip("torch")
+        dataset = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+        check_source(collected(torch.utils.data.DataLoader(dataset, batch_size=8))[0].sources[0], X, Y)
+        check_source(collected({"image": torch.from_numpy(X)})[0].sources[0], X)
+
+    def test_a_callable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_batches.py").write_text(
+            "import numpy\nclass Maker:\n    @staticmethod\n    def half():\n"
+            "        for k in range(10):\n            yield {'image': numpy.full((4, 1, 6, 6), k, 'float64')}\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        found, _ = collected("my_batches:Maker.half")
+        check_source(
+            found.sources[0],
+            np.repeat(np.arange(10, dtype=np.float32), 4)[:, None, None, None] + np.zeros((1, 1, 6, 6), np.float32),
+        )
+
+    def test_iterables_are_left_when_there_is_enough(self) -> None:
+        def endless() -> Iterator[np.ndarray]:
+            while True:
+                yield X
+
+        assert collected(endless(), samples=120)[0].sources[0].count == 120
+
+    def test_several_inputs(self, tmp_path: Path) -> None:
+        feed = Feed((PORT, Port("scale", F32, (-1, 3))), {}, None)
+        np.savez(tmp_path / "d.npz", image=X, scale=np.ones((50, 3)), x=X, extra=X)
+        found, notes = collected(tmp_path / "d.npz", {"a": feed})
+        assert set(found.sources[0].inputs) == {"image", "scale"} and notes == [f"{tmp_path / 'd.npz'}: 'x', 'extra' not used"]
+        with pytest.raises(InvalidDataError, match="'scale'"):
+            collected({"image": X}, {"a": feed})
+
+    @pytest.mark.parametrize(
+        "data", [3, object(), [3, 4], [X, {"image": X}], [np.float32(3)], [X, X[:, :, :5]], {"image": np.float32(1)}]
+    )
+    def test_what_is_no_data(self, data: Any) -> None:
+        with pytest.raises(InvalidDataError):
+            collected(data)
+
+
+class TestTasks:
+    def test_the_same_file_is_one_source(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in "de":
+            np.savez(f"{name}.npz", x=X)
+        feeds = dict.fromkeys("abc", FEED)
+        found, _ = collected({"a": "d.npz", "b": str(tmp_path / "d.npz"), "c": "e.npz"}, feeds)
+        assert [s.tasks for s in found.sources] == [("a", "b"), ("c",)]
+        assert [s.tasks for s in collected({"a": "d.npz", "": "e.npz"}, feeds)[0].sources] == [("a",), ("b", "c")]
+        assert [s.tasks for s in collected({"a": X, "b": X, "c": X + 1}, feeds)[0].sources] == [("a", "b"), ("c",)]
+
+    def test_labels_are_kept_where_there_are_classes(self) -> None:
+        found, notes = collected((X, Y), {"a": FEED, "b": Feed((PORT,), {}, None)})
+        assert set(found.sources[0].labels) == {"a"} and len(notes) == 1 and "'b'" in notes[0]
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.int8, np.uint16, np.bool_])
+    def test_other_formats_become_float32(self, dtype: type) -> None:
+        check_source(
+            collected(np.round(np.abs(X)).astype(dtype))[0].sources[0], np.round(np.abs(X)).astype(dtype).astype(np.float32)
+        )
+
+    def test_integer_inputs_keep_their_format(self) -> None:
+        feed = Feed((Port("ids", np.dtype(np.int64), (-1, 5)),), {}, None)
+        ids = np.arange(200).reshape(40, 5)
+        found = collected(ids.astype(np.uint8), {"a": feed})[0].sources[0].inputs["ids"]
+        assert found.dtype == np.int64 and np.array_equal(in_order(found), ids)
+        with pytest.raises(InvalidDataError, match="int64"):
+            collected(ids + 0.5, {"a": feed})
+
+    def test_images_are_scaled_and_that_is_said_once(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(1).integers(0, 256, (50, 1, 6, 6), np.uint8)
+        np.savez(tmp_path / "d.npz", x=x)
+        np.savez(tmp_path / "e.npz", x=x)
+        found, notes = collected({"a": tmp_path / "d.npz", "b": tmp_path / "e.npz"})
+        check_source(found.sources[0], x.astype(np.float32) / np.float32(255))
+        assert found.scaled == (str(tmp_path / "d.npz"), str(tmp_path / "e.npz")) and len(notes) == 1 and "0..1" in notes[0]
+
+    def test_mean_and_std(self) -> None:
+        x = np.random.default_rng(1).integers(0, 256, (50, 3, 4, 4), np.uint8)
+        feed = Feed((Port("image", F32, (-1, 3, 4, 4)),), {}, None)
+        mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+        found = collected(x, {"a": feed}, mean=mean, std=std)[0].sources[0].inputs["image"]
+        want = (x / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+        np.testing.assert_allclose(in_order(found), in_order(want), atol=1e-6)
+        with pytest.raises(UsageError, match="--std has 2 values, the images have 3"):
+            collected(x, {"a": feed}, mean=(0.5,), std=(0.2, 0.3))
+        assert "taken as they are" in collected(X, mean=(0.5,))[1][0]
+
+
+class TestSampling:
+    def test_a_cap_draws_at_random_and_by_the_seed(self) -> None:
+        first, again, other = (collected(X, seed=s, samples=40)[0].sources[0].inputs["image"] for s in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert len(first) == len(other) == 40 and not np.array_equal(in_order(first), in_order(other))
+        assert {r.tobytes() for r in first} <= {r.tobytes() for r in X} and len({r.tobytes() for r in first}) == 40
+
+    def test_a_fifth_is_held_out_from_all_of_them(self) -> None:
+        x = np.repeat(np.arange(500, dtype=np.float32), 36).reshape(500, 1, 6, 6)
+        source = collected(x)[0].sources[0]
+        held = source.inputs["image"][source.held()][:, 0, 0, 0]
+        assert len(held) == 100 and held.min() < 25 and held.max() > 475 and abs(held.mean() - 250) < 50
+
+    def test_noise(self) -> None:
+        found, _ = collected(None)
+        x = found.sources[0].inputs["image"]
+        assert found.noise and x.shape == (1000, 1, 6, 6) and abs(x.mean()) < 0.02 and abs(x.std() - 1) < 0.02
+        np.testing.assert_array_equal(x, collected(None)[0].sources[0].inputs["image"])
+        huge = Feed((Port("image", F32, (-1, 3, 1024, 1024)),), {}, None)
+        assert 32 <= collected(None, {"a": huge})[0].sources[0].count < 100
+        with pytest.raises(InvalidDataError, match="int64"):
+            collected(None, {"a": Feed((Port("ids", np.dtype(np.int64), (-1, 5)),), {}, None)})
+
+
+class TestFolders:
+    def folder(self, path: Path, count: int = 36, size: tuple[int, int] = (12, 8)) -> Path:
+        rng = np.random.default_rng(3)
+        (path / "inner").mkdir(parents=True)
+        for k in range(count):
+            array = np.full((size[1], size[0], 3), rng.integers(0, 256, 3), np.uint8)
+            Image.fromarray(array).save(path / ("inner" if k % 2 else ".") / f"{k:03d}.png")
+        (path / "notes.txt").write_text("no image")
+        return path
+
+    def test_colours_and_layouts(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path / "photos")
+        first = collected(folder, {"a": Feed((Port("i", F32, (-1, 3, 6, 6)),), {}, None)})[0]
+        last = collected(folder, {"a": Feed((Port("i", F32, (-1, 6, 6, 3)),), {}, None)})[0]
+        assert first.scaled == (str(folder),)
+        x = first.sources[0].inputs["i"]
+        assert x.shape == (36, 3, 6, 6) and 0 <= x.min() < x.max() <= 1
+        np.testing.assert_array_equal(x.transpose(0, 2, 3, 1), last.sources[0].inputs["i"])
+        grey = collected(folder, {"a": FEED})[0].sources[0].inputs["image"]
+        weights = np.array([0.299, 0.587, 0.114])
+        np.testing.assert_allclose(grey[:, 0, 0, 0], x[:, :, 0, 0] @ weights, atol=0.5 / 255 + 1e-3)
+
+    def test_the_shorter_side_is_resized_and_the_centre_cut_out(self, tmp_path: Path) -> None:
+        path = tmp_path / "photos"
+        path.mkdir()
+        array = np.zeros((6, 18), np.uint8)
+        array[:, 6:12] = 255
+        for k in range(32):
+            Image.fromarray(array).save(path / f"{k}.png")
+        assert collected(path)[0].sources[0].inputs["image"].min() == 1
+        half = collected(path, size=12)[0].sources[0].inputs["image"]
+        assert half.shape[2:] == (6, 6) and half.min() == 1
+
+    def test_a_cap_reads_some(self, tmp_path: Path) -> None:
+        assert collected(self.folder(tmp_path / "p", 50), samples=33)[0].sources[0].count == 33
+
+    def test_an_image_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path / "photos")
+        (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+        with pytest.raises(InvalidDataError, match=r"broken\.jpg"):
+            collected(folder)
+
+    def test_nets_that_take_no_images(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path / "photos", 2)
+        with pytest.raises(InvalidDataError, match="takes no images"):
+            collected(folder, {"a": Feed((Port("v", F32, (-1, 7)),), {}, None)})
+        with pytest.raises(InvalidDataError, match="one input"):
+            collected(folder, {"a": Feed((PORT, PORT), {}, None)})

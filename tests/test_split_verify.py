@@ -1,0 +1,215 @@
+"""split gives one task bit for bit; verify says how close a fused file is; a merge that fails its check writes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
+from onnx import ModelProto, numpy_helper
+
+import onnxzip
+import onnxzip.pipeline
+from onnxzip.exporting.splitting import split_model
+from onnxzip.fusion.zipping import Zipped, zip_nets
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two nets, data with labels for the first, and the two merged at share 0.5."""
+    write_net(tmp_path / "a.onnx", 1)
+    write_net(tmp_path / "b.onnx", 2, classes=3)
+    np.savez(tmp_path / "d.npz", x=images(100), y=np.arange(100) % 3)
+    monkeypatch.chdir(tmp_path)
+    assert run("merge", "a.onnx", "b.onnx", "--share", "0.5", "--data", "d.npz", "-o", "m.onnx").code == 0
+    return tmp_path
+
+
+def owners_in_order(folder: Path, owners: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    """Nodes of the fused file, each with its owners."""
+    return [(n.name, owners[n.name]) for n in onnx.load(folder / "m.onnx").graph.node]
+
+
+class TestSplit:
+    @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_a_task_alone_computes_what_it_computes_in_company(self, folder: Path, share: float, layout: str) -> None:
+        run("merge", "a.onnx", "b.onnx", "--share", share, "--layout", layout, "--data", "d.npz", "-o", "m.onnx", "--force")
+        x = images(20, 9)
+        together = outputs_of(folder / "m.onnx", x)
+        for task in "ab":
+            assert run("split", "m.onnx", "--task", task, "-o", f"{task}2.onnx", "--force").code == 0
+            alone = outputs_of(folder / f"{task}2.onnx", x)
+            assert list(alone) == ["logits"]
+            np.testing.assert_allclose(alone["logits"], together[f"{task}_logits"], rtol=1e-6, atol=1e-6)
+            onnx.checker.check_model(onnx.load(folder / f"{task}2.onnx"), full_check=True)
+
+    @pytest.mark.parametrize("family", ["lenet300", "lenet5", "vgg"])
+    def test_sample_nets(self, family: str, tmp_path: Path) -> None:
+        nets = {t: MODELS / f"{family}-fashion-{t}.onnx" for t in ("low", "high")}
+        merged = onnxzip.merge(
+            nets, {t: MODELS / "data" / f"fashion-{t}-calibration.npz" for t in nets}, share=0.5, samples=100
+        )
+        merged.save(tmp_path / "m.onnx")
+        x = np.random.default_rng(0).random((16, 1, 28, 28), np.float32)
+        together = outputs_of(merged.content, x)
+        for task in nets:
+            alone = onnxzip.split(tmp_path / "m.onnx", task).SerializeToString()
+            np.testing.assert_allclose(outputs_of(alone, x)["logits"], together[f"{task}_logits"], rtol=1e-6, atol=1e-5)
+            assert len(alone) < 1.02 * nets[task].stat().st_size
+
+    def test_nothing_of_the_other_task_is_left(self, folder: Path) -> None:
+        run("split", "m.onnx", "--task", "b", "-o", "b2.onnx")
+        model, original = onnx.load(folder / "b2.onnx"), onnx.load(folder / "b.onnx")
+        count = [sum(int(np.prod(t.dims)) for t in m.graph.initializer) for m in (model, original)]
+        assert count[0] < count[1]
+        assert {t.name for t in model.graph.initializer} <= {v for n in model.graph.node for v in n.input}
+        owners = {n: tasks for tasks, nodes, _ in json.loads(entries(folder / "m.onnx")["onnxzip.owners"]) for n in nodes}
+        assert [n.name for n in model.graph.node] == [n for n, tasks in owners_in_order(folder, owners) if "b" in tasks]
+        assert [i.name for i in model.graph.input] == ["image"] and model.opset_import == original.opset_import
+
+    def test_its_metadata(self, folder: Path) -> None:
+        run("split", "m.onnx", "--task", "b", "-o", "b2.onnx")
+        found = entries(folder / "b2.onnx")
+        assert json.loads(found["onnxzip.tasks"]) == ["b"] and json.loads(found["onnxzip.split_from"]) == ["a", "b"]
+        assert json.loads(found["onnxzip.sources"])["b"]["outputs"] == {"logits": "logits"}
+        assert run("verify", "b2.onnx", "--against", "b=b.onnx", "--data", "d.npz").code == 0
+        assert run("split", "b2.onnx", "--task", "b", "-o", "b3.onnx").code == 0
+        assert outputs_of(folder / "b3.onnx", images(2)).keys() == {"logits"}
+
+    def test_an_inner_value_that_has_the_output_s_name_makes_room(self, folder: Path) -> None:
+        model = onnx.load(folder / "m.onnx")
+        inner = next(n for n in model.graph.node if n.op_type == "Relu").output[0]
+        want = outputs_of(folder / "m.onnx", images(3))["a_logits"]
+        for node in model.graph.node:
+            node.input[:] = ["logits" if v == inner else v for v in node.input]
+            node.output[:] = ["logits" if v == inner else v for v in node.output]
+        del model.graph.value_info[:]
+        alone = split_model(model, "a", "m.onnx")
+        np.testing.assert_allclose(outputs_of(alone.SerializeToString(), images(3))["logits"], want, rtol=1e-6)
+
+    def test_what_cannot_be_split(self, folder: Path) -> None:
+        before = snapshot(folder)
+        failed(2, "split", "m.onnx", "--task", "c", "-o", "c.onnx", words=("'c'", "a, b"))
+        failed(3, "split", "a.onnx", "--task", "a", "-o", "c.onnx", words=("a.onnx", "not made by onnxzip"))
+        failed(3, "split", "none.onnx", "--task", "a", "-o", "c.onnx", words=("none.onnx", "no such file"))
+        failed(2, "split", "m.onnx", "--task", "a", "-o", "a.onnx", words=("a.onnx", "--force"))
+        failed(2, "split", "m.onnx", "--task", "a", "-o", "m.onnx", "--force", words=("read by this command",))
+        assert snapshot(folder) == before
+
+    def test_damaged_metadata(self, folder: Path) -> None:
+        model = onnx.load(folder / "m.onnx")
+        next(p for p in model.metadata_props if p.key == "onnxzip.sources").value = '{"a": {"source": 1}}'
+        onnx.save(model, folder / "d.onnx")
+        failed(3, "split", "d.onnx", "--task", "a", "-o", "c.onnx", words=("d.onnx", "damaged"))
+
+
+class TestVerify:
+    def test_its_figures(self, folder: Path) -> None:
+        before = snapshot(folder)
+        ran = run("verify", "m.onnx", "--against", "a.onnx", "--against", "b.onnx", "--data", "d.npz", "--json")
+        assert ran.code == 0 and snapshot(folder) == before
+        report = json.loads(ran.out)
+        fused = outputs_of(folder / "m.onnx", images(100))
+        for task in "ab":
+            want, got = outputs_of(folder / f"{task}.onnx", images(100))["logits"], fused[f"{task}_logits"]
+            entry = report["tasks"][task]
+            assert entry["fidelity"]["samples"] == 100 and entry["same_source"]
+            assert entry["fidelity"]["relative_error"] == pytest.approx(
+                np.linalg.norm(got - want) / np.linalg.norm(want), rel=1e-3
+            )
+            assert entry["fidelity"]["top1_agreement"] == pytest.approx(np.mean(got.argmax(1) == want.argmax(1)))
+            labels = np.arange(100) % 3
+            assert entry["accuracy"]["before"] == pytest.approx(np.mean(want.argmax(1) == labels))
+            assert entry["accuracy"]["after"] == pytest.approx(np.mean(got.argmax(1) == labels))
+
+    def test_bounds(self, folder: Path) -> None:
+        command = ("verify", "m.onnx", "--against", "a.onnx", "--data", "d.npz")
+        ran = run(*command, "--tolerance", "1e-9")
+        assert ran.code == 1 and "relative error" in ran.out and "above 1e-09" in ran.err
+        failed(1, *command, "--min-agreement", "1.01", words=("top-1 agreement", "below 1.01"))
+        assert run(*command, "--tolerance", "10", "--min-agreement", "0").code == 0
+
+    def test_some_tasks_and_noise(self, folder: Path) -> None:
+        ran = run("verify", "m.onnx", "--against", "b.onnx")
+        assert ran.code == 0 and ran.out.startswith("Compared on 1,000 samples of noise (seed 0)")
+        assert [line.split()[0] for line in ran.out.splitlines() if "%" in line] == ["b"]
+
+    def test_another_file_than_the_merged_one_is_told(self, folder: Path) -> None:
+        write_net(folder / "c.onnx", 4)
+        ran = run("verify", "m.onnx", "--against", "a=c.onnx", "--data", "d.npz", "--json")
+        assert ran.code == 0 and "c.onnx" in ran.err and "byte for byte" in ran.err
+        assert json.loads(ran.out)["tasks"]["a"]["same_source"] is False
+
+    def test_outputs_that_are_not_finite(self, folder: Path) -> None:
+        model = onnx.load(folder / "m.onnx")
+        spoil(model, np.inf)
+        onnx.save(model, folder / "bad.onnx")
+        failed(1, "verify", "bad.onnx", "--against", "a.onnx", "--data", "d.npz", words=("'a'", "fused", "NaN or Inf"))
+
+    def test_what_cannot_be_compared(self, folder: Path) -> None:
+        data = ("--data", "d.npz")
+        failed(2, "verify", "m.onnx", *data, words=("--against",))
+        failed(2, "verify", "m.onnx", "--against", "c=a.onnx", *data, words=("'c'", "a, b"))
+        failed(3, "verify", "a.onnx", "--against", "a.onnx", *data, words=("a.onnx", "not made by onnxzip"))
+        failed(3, "verify", "m.onnx", "--against", "a=none.onnx", *data, words=("none.onnx",))
+        failed(3, "verify", "m.onnx", "--against", "a=m.onnx", *data, words=("m.onnx", "no output 'logits'"))
+        failed(3, "verify", "m.onnx", "--against", "a.onnx", "--data", "none.npz", words=("none.npz",))
+        failed(1, "verify", "m.onnx", "--against", "a=b.onnx", *data, words=("'a'", "'a_logits'", "[64, 4]", "[64, 3]"))
+
+
+def spoil(model: ModelProto, value: float) -> None:
+    """Put a number among the weights of the first shared node."""
+    tensor = model.graph.initializer[0]
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+class TestVerificationOfMerges:
+    """A merge that went wrong inside must not leave a file."""
+
+    @pytest.mark.parametrize(("share", "damage"), [("0.5", np.nan), ("0.5", np.inf), ("0", 1e3)])
+    def test_damaged_weights(self, folder: Path, monkeypatch: pytest.MonkeyPatch, share: str, damage: float) -> None:
+        def broken(*arguments: object, **named: object) -> Zipped:
+            zipped = zip_nets(*arguments, **named)  # type: ignore[arg-type]
+            name = next(n for n, a in zipped.params.items() if a.ndim == 4)
+            array = np.array(zipped.params[name])
+            array.flat[0] = damage
+            return replace(zipped, params={**zipped.params, name: array})
+
+        monkeypatch.setattr(onnxzip.pipeline, "zip_nets", broken)
+        before = snapshot(folder)
+        words = ("nothing is shared",) if share == "0" else ("NaN or Inf",)
+        failed(
+            1,
+            "merge",
+            "a.onnx",
+            "b.onnx",
+            "--share",
+            share,
+            "--data",
+            "d.npz",
+            "-o",
+            "n.onnx",
+            "--report",
+            "r.json",
+            words=words,
+        )
+        assert snapshot(folder) == before
+
+    def test_what_is_written_is_what_was_verified(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[bytes] = []
+        real = onnxzip.pipeline.compare
+
+        def watched(fused: bytes, *arguments: object) -> object:
+            seen.append(fused)
+            return real(fused, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(onnxzip.pipeline, "compare", watched)
+        assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "n.onnx").code == 0
+        assert seen == [(folder / "n.onnx").read_bytes()]
