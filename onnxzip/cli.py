@@ -186,9 +186,9 @@ def _emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Itera
     if as_json:
         sys.stdout.write(to_text(report))
         return
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=WIDTH)
+        console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDTH)
     for table in tables(report):
         console.print(table)
 

@@ -13,7 +13,7 @@ import pytest
 from merging import failed, images, run, snapshot, write_net
 
 import onnxzip.pipeline
-from onnxzip.fusion import zipping
+from onnxzip.calibration.frontier import Frontier
 from onnxzip.runtime.session import cuda_works
 
 USAGE, INVALID, BACKEND, INTERRUPTED = 2, 3, 4, 130
@@ -320,7 +320,8 @@ class TestInterrupts:
             (onnxzip.pipeline, "load_all"),
             (onnxzip.pipeline, "analyse"),
             (onnxzip.pipeline, "gather"),
-            (zipping.StepFitter, "fit"),
+            (Frontier, "sweep"),
+            (Frontier, "advance"),
             (onnxzip.pipeline, "compare"),
             (os, "fsync"),
             (os, "replace"),

@@ -213,3 +213,54 @@ class TestVerificationOfMerges:
         monkeypatch.setattr(onnxzip.pipeline, "compare", watched)
         assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "n.onnx").code == 0
         assert seen == [(folder / "n.onnx").read_bytes()]
+
+
+MANY_PORTS = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,1,6,6] {first}, float[N,5] {second}) => (float[N,{classes}] logits, float[N,8,6,6] features, float[N,12] hidden)
+{{
+    [stem] a = Conv <pads = [1,1,1,1]> ({first}, w0, b0)
+    s = Relu (a)
+    [deep] d = Conv <pads = [1,1,1,1]> (s, w1, b1)
+    features = Relu (d)
+    p = GlobalAveragePool (s)
+    f = Flatten (p)
+    [side] z = Gemm <transB = 1> ({second}, w2, b2)
+    both = Concat <axis = 1> (f, z)
+    [mix] m = Gemm <transB = 1> (both, w3, b3)
+    hidden = Relu (m)
+    [head] logits = Gemm <transB = 1> (hidden, w4, b4)
+}}"""
+
+
+def net_of_many_ports(path: Path, seed: int, classes: int, first: str, second: str) -> Path:
+    """Two inputs, three outputs, one of which is read on."""
+    model = onnx.parser.parse_model(MANY_PORTS.format(classes=classes, first=first, second=second))
+    rng = np.random.default_rng(seed)
+    shapes = ((8, 1, 3, 3), (8, 8, 3, 3), (6, 5), (12, 14), (classes, 12))
+    for k, shape in enumerate(shapes):
+        for name, size in ((f"w{k}", shape), (f"b{k}", shape[:1])):
+            model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(size).astype(np.float32) / 3, name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_several_inputs_and_outputs_under_other_names(tmp_path: Path, share: float) -> None:
+    nets = {
+        "a": net_of_many_ports(tmp_path / "a.onnx", 1, 3, "image", "side"),
+        "b": net_of_many_ports(tmp_path / "b.onnx", 2, 4, "picture", "aside"),
+    }
+    rng = np.random.default_rng(0)
+    x, side = images(100), rng.standard_normal((100, 5), np.float32)
+    data = {"a": {"image": x, "side": side}, "b": {"picture": x, "aside": side, "y": np.arange(100) % 4}}
+    merged = onnxzip.merge(nets, data, share=share)
+    names = [o.name for o in merged.model.graph.output]
+    assert names == [f"{t}_{o}" for t in "ab" for o in ("logits", "features", "hidden")]
+    assert [i.name for i in merged.model.graph.input] == ["image", "side"]
+    assert merged.report["tasks"]["a"]["accuracy"] is None and merged.report["tasks"]["b"]["accuracy"] is not None
+    merged.save(tmp_path / "m.onnx")
+    found = onnxzip.verify(tmp_path / "m.onnx", nets, {"image": x, "side": side})
+    assert all(t["fidelity"]["relative_error"] < (1e-5 if share == 0 else 0.9) for t in found["tasks"].values())
+    alone = onnxzip.split(tmp_path / "m.onnx", "b")
+    assert [o.name for o in alone.graph.output] == ["logits", "features", "hidden"]
+    onnx.checker.check_model(alone, full_check=True)

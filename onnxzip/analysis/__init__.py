@@ -2,7 +2,7 @@
 
     spaces          expressions of channel spaces, unification
     coupling        axes -> spaces of one net
-    correspondence  nets laid over each other
+    correspondence  nets laid over each other (roles: what comes of it; likeness: what makes two nodes alike)
     steps           which weights are fitted together
     strands         how many channels are shared by whom
     layout          the fused net before its weights are known (drafting: the sheet; laying: the rules)

@@ -9,72 +9,19 @@ Weisfeiler and Leman (1968). What does not join starts a role of its own: the he
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, count
-from typing import Any
 
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.likeness import described, fingerprint, futures_of, local_key, places_of
+from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
 from onnxzip.linalg.assignment import hungarian
-from onnxzip.net import Axis, Net, Node, consumers, topological
+from onnxzip.net import Axis, Node, consumers, topological
 from onnxzip.ops import find
-
-Atom = tuple[str, int]
-FUTURE = 12  # rounds of refinement towards the outputs
-
-
-@dataclass(frozen=True)
-class Role:
-    """The same part played by one node of each of some nets.
-
-    Attributes:
-        name: unique; the first member's node name where that is free.
-        members: task -> node.
-        inputs, outputs: names of laid-over values and params; None for omitted inputs.
-        order: task -> for each input of the role, its position among the member's inputs.
-    """
-
-    name: str
-    op: str
-    members: Mapping[str, Node]
-    inputs: tuple[str | None, ...]
-    outputs: tuple[str, ...]
-    order: Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """All nets laid over each other.
-
-    Attributes:
-        couplings: per task.
-        roles: in topological order.
-        values: laid-over value or param -> task -> that net's value or param.
-        spaces: (task, atom) -> number of the laid-over space.
-        partings: (where, why) for places where a net leaves the others.
-    """
-
-    couplings: Mapping[str, Coupling]
-    roles: tuple[Role, ...]
-    values: Mapping[str, Mapping[str, str]]
-    spaces: Mapping[Atom, int]
-    partings: tuple[tuple[str, str], ...]
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(self.couplings)
-
-    def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
-        """Spaces of a value's axes as one task sees them, over laid-over space numbers."""
-        return tuple(self.expr(e, task) for e in self.couplings[task].exprs(self.values[value][task]))
-
-    def expr(self, expr: Expr, task: str) -> Expr:
-        """A net's expression with its atoms replaced by laid-over spaces."""
-        return expr.mapped(lambda a: Expr("atom", a.size, self.spaces[task, a.atom]))
 
 
 @dataclass
@@ -132,14 +79,6 @@ class _Builder:
         return None
 
 
-def unique(name: str, task: str, taken: set[str]) -> str:
-    """`name`, or with the task in front of it where it is taken; `taken` grows by what is returned."""
-    candidates = chain([name, f"{task}_{name}"], (f"{task}_{name}_{k}" for k in count(2)))
-    chosen = next(c for c in candidates if c not in taken)
-    taken.add(chosen)
-    return chosen
-
-
 def overlay(couplings: Mapping[str, Coupling]) -> Overlay:
     """Lay nets over each other.
 
@@ -150,7 +89,7 @@ def overlay(couplings: Mapping[str, Coupling]) -> Overlay:
     tasks = list(couplings)
     for task in tasks:
         _lay_inputs(builder, tasks[0], task)
-        builder.futures[task] = _futures(couplings[task])
+        builder.futures[task] = futures_of(couplings[task])
         _lay_nodes(builder, task)
     nodes = [Node(d.name, d.op, tuple(v for v in d.inputs if v is not None), d.outputs) for d in builder.drafts]
     computed = {o for d in builder.drafts for o in d.outputs}
@@ -168,7 +107,8 @@ def _lay_inputs(builder: _Builder, first: str, task: str) -> None:
     ours, theirs = builder.couplings[first].net, builder.couplings[task].net
     if len(ours.inputs) != len(theirs.inputs):
         raise UnsupportedError(
-            f"{first!r} has {len(ours.inputs)} inputs, {task!r} has {len(theirs.inputs)}: only nets with the same inputs can be merged"
+            f"{first!r} has {len(ours.inputs)} inputs, {task!r} has {len(theirs.inputs)}: only nets with the same inputs can "
+            "be merged"
         )
     by_name = {p.name: p for p in theirs.inputs}
     for k, port in enumerate(ours.inputs):
@@ -208,9 +148,9 @@ def _lay_nodes(builder: _Builder, task: str) -> None:
         first = next((v for v in node.inputs if v is not None and v not in net.params), None)
         rivals = [node]
         for other in readers.get(first, []) if first is not None else []:
-            if other.name != node.name and other.name not in done and _ready(builder, task, other):
-                if _key(builder, task, other)[0] == key:
-                    rivals.append(other)
+            waiting = other.name != node.name and other.name not in done and _ready(builder, task, other)
+            if waiting and _key(builder, task, other)[0] == key:
+                rivals.append(other)
         _assign(builder, task, rivals, [d for d in builder.by_key.get(key, []) if task not in d.members])
         done.update(r.name for r in rivals)
 
@@ -240,7 +180,8 @@ def _agreement(builder: _Builder, task: str, node: Node, draft: _Draft) -> float
     a, b = builder.futures[task][node.name], builder.futures[other_task][other.name]
     rounds = next((k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
     shapes, others = builder.couplings[task].net.shapes, builder.couplings[other_task].net.shapes
-    return rounds + 0.5 * (shapes[node.outputs[0]] == others[other.outputs[0]])
+    same_places = places_of(builder.couplings[task], node) == places_of(builder.couplings[other_task], other)
+    return rounds + 0.5 * (shapes[node.outputs[0]] == others[other.outputs[0]]) + 0.25 * same_places
 
 
 def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None:
@@ -325,13 +266,9 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
     if rivals:
         other_task, other = next(iter(rivals[0].members.items()))
-        mine, theirs = _described(net, node), _described(builder.couplings[other_task].net, other)
-        builder.partings.append((f"{task}: {node.name}", f"{mine} stands where {other_task!r} has {theirs}; its head starts here"))
-
-
-def _described(net: Net, node: Node) -> str:
-    weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
-    return " ".join([node.op, *weights[:1]])
+        mine, theirs = described(net, node), described(builder.couplings[other_task].net, other)
+        why = f"{mine} stands where {other_task!r} has {theirs}; its head starts here"
+        builder.partings.append((f"{task}: {node.name}", why))
 
 
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
@@ -342,7 +279,7 @@ def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int,
     operator = find(node.op)
     if operator is not None and operator.commutative:
         order = tuple(sorted(order, key=lambda k: repr(tokens[k])))
-    return (_local(coupling, node), tuple(tokens[k] for k in order)), order
+    return (local_key(coupling, node), tuple(tokens[k] for k in order)), order
 
 
 def _token(builder: _Builder, task: str, value: str | None) -> Hashable:
@@ -352,46 +289,7 @@ def _token(builder: _Builder, task: str, value: str | None) -> Hashable:
     if value not in coupling.net.params:
         return ("value", builder.laid[task, value])
     exprs = coupling.exprs(value)
-    shape = tuple(_fingerprint(coupling, e) for e in exprs)
+    shape = tuple(fingerprint(coupling, e) for e in exprs)
     if any(a in coupling.produced for e in exprs for a in e.atoms()):
         return ("param", shape)
     return ("param", shape, hashlib.sha256(coupling.net.params[value].tobytes()).hexdigest())
-
-
-def _fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
-    """The structure of an axis without the sizes of channel spaces."""
-    if expr.kind == "atom":
-        return "channels" if expr.atom in coupling.produced else expr.size
-    return (expr.kind, *(_fingerprint(coupling, p) for p in expr.parts))
-
-
-def _local(coupling: Coupling, node: Node) -> Hashable:
-    """Operator and attributes, less those that follow from shapes."""
-    operator = find(node.op)
-    derived = operator.derived if operator is not None else frozenset()
-    attrs = tuple(sorted((k, _hashable(v)) for k, v in node.attrs.items() if k not in derived))
-    return (node.op, attrs, len(node.outputs))
-
-
-def _hashable(value: Any) -> Hashable:
-    return value.tobytes() if isinstance(value, np.ndarray) else value if isinstance(value, (tuple, str)) else repr(value)
-
-
-def _futures(coupling: Coupling) -> dict[str, list[int]]:
-    """Per node, labels of its neighbourhood towards the outputs, one more step with each round."""
-    net = coupling.net
-    readers = consumers(net.nodes)
-    label = {n.name: hash(_local(coupling, n)) for n in net.nodes}
-    rounds = {n.name: [label[n.name]] for n in net.nodes}
-    now = dict(label)
-    for _ in range(FUTURE):
-        now = {n.name: hash((label[n.name], tuple(sorted(_ahead(n, readers, now))))) for n in net.nodes}
-        for name, value in now.items():
-            rounds[name].append(value)
-    return rounds
-
-
-def _ahead(node: Node, readers: Mapping[str, list[Node]], now: Mapping[str, int]) -> Iterator[tuple[int, int]]:
-    for value in node.outputs:
-        for reader in readers.get(value, []):
-            yield now[reader.name], 0

@@ -57,9 +57,9 @@ def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
     linear = operator.linear
     if not view.constant[linear.weight] or view.constant[0] or operator.symmetry_for(view) < Symmetry.SCALING:
         return None
-    if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-        if not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1:
-            return None
+    biased = len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None
+    if biased and (not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1):
+        return None
     return operator, view
 
 
@@ -109,19 +109,29 @@ class _Builder:
             raise SpaceMismatch(f"line {line.text!r} does not fit {len(present)} inputs and {len(node.outputs)} outputs")
         labels = {name: Space(size) for name, size in line.sizes.items()}
         terms: list[tuple[Term, Space]] = []
+        named: list[list[Term]] = []
+        linear = linear_view(self.net, node) is not None
         for pattern, value in zip([*left, *right], values, strict=True):
             shape = self.net.shapes[value]
-            for dim, term in enumerate(expand(pattern, len(shape))):
+            named.append(expand(pattern, len(shape)))
+            for dim, term in enumerate(named[-1]):
                 space = self.axis(value, dim)
-                if shape[dim] != 1 and term.names:
+                if (shape[dim] != 1 or linear) and term.names:
                     terms.append((term, space))
         for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
             _meet(term, space, labels)
         self.names[node.name] = labels
-        self.whole[node.name] = [labels[n] for n in line.whole if n in labels]
+        whole = set(line.whole) if linear else line.whole | _contracted(named[: len(left)], named[len(left) :])
+        self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
         for name in line.pinned:
             if name in labels:
                 self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
+
+
+def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
+    """Names of whole input axes that no output has: what is summed over, so that no part of it will do."""
+    kept = {n for terms in right for t in terms for n in t.names}
+    return {t.names[0] for terms in left for t in terms if t.single is not None} - kept
 
 
 def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
@@ -182,9 +192,10 @@ def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:
     """Atoms on the output axis of a node with weights, less those that its input carries at the same place."""
     found: set[int] = set()
     for node in net.nodes:
-        if (linear := linear_view(net, node)) is not None and linear[0].linear is not None:
-            if not linear[0].linear.diagonal(linear[1]):
-                found.update(axes[Axis(node.outputs[0], linear[0].linear.channel(linear[1]))].atoms())
+        operator, view = linear_view(net, node) or (None, None)
+        linear = operator.linear if operator is not None else None
+        if linear is not None and view is not None and not linear.diagonal(view):
+            found.update(axes[Axis(node.outputs[0], linear.channel(view))].atoms())
     return frozenset(found)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.correspondence import Overlay, unique
 from onnxzip.analysis.layout import Piece, Placed, Sizes, Taken, Weights
+from onnxzip.analysis.roles import Overlay, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.net import Node, Shape
@@ -143,4 +143,6 @@ def _splits_in_front(expr: Expr, sizes: Sizes) -> bool:
     """Whether pieces of an axis, put one after the other, lie in the axis' own order: nothing stands before what is split."""
     if expr.kind == "atom":
         return True
-    return expr.kind == "product" and _splits_in_front(expr.parts[0], sizes) and not any(sizes.carried(p) for p in expr.parts[1:])
+    if expr.kind != "product" or any(sizes.carried(p) for p in expr.parts[1:]):
+        return False
+    return _splits_in_front(expr.parts[0], sizes)

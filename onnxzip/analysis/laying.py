@@ -8,15 +8,15 @@ else once per task over its joined pieces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from onnxzip.analysis.correspondence import Overlay, Role
 from onnxzip.analysis.drafting import Draft
 from onnxzip.analysis.layout import Layout, Piece, Weights
+from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
-from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.net import Shape
 from onnxzip.ops import find
@@ -42,18 +42,18 @@ class _Rules:
         """One node per strand of the output; it reads every piece that all its rows' owners can read."""
         members = frozenset(role.members)
         task = next(iter(role.members))
-        found = weights_of(self.draft.overlay, role, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(self.draft.overlay, role, task)
         source = str(role.inputs[0])
         axis = linear.channel(view)
         keys = self.out_keys(role.outputs[0], members)
         for key in keys:
             owners = key & members
             pieces = tuple(p for k, p in self.draft.pieces[source].items() if owners <= k)
-            piece = self.draft.put(role.outputs[0], key, (key,), owners, len(keys) == 1, self.draft.base_name(role.outputs[0], owners))
+            base = self.draft.base_name(role.outputs[0], owners)
+            piece = self.draft.put(role.outputs[0], key, (key,), owners, len(keys) == 1, base)
             if not pieces:
-                self.draft.starved.update((n, key) for n in self.draft.sizes.carried(self.draft.overlay.exprs(role.outputs[0], task)[axis]))
+                written = self.draft.overlay.exprs(role.outputs[0], task)[axis]
+                self.draft.starved.update((n, key) for n in self.draft.sizes.carried(written))
                 continue
             group_parts = self.group_parts(source, axis, task, role)
             if group_parts is not None and len(pieces) > 1:
@@ -64,9 +64,7 @@ class _Rules:
 
     def group_parts(self, source: str, axis: int, task: str, role: Role) -> Expr | None:
         """The concatenation of groups that a grouped node reads; None for other nodes."""
-        found = weights_of(self.draft.overlay, role, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(self.draft.overlay, role, task)
         weight = self.draft.overlay.couplings[task].net.params[str(role.members[task].inputs[linear.weight])]
         if linear.to_matrix(view, weight).shape[0] == 1:
             return None
@@ -80,20 +78,20 @@ class _Rules:
         for key, read in wanted.items():
             owners = read.owners & members
             alone = len(wanted) == 1
-            piece = self.draft.put(role.outputs[0], key, read.keys, owners, alone, self.draft.base_name(role.outputs[0], owners))
+            base = self.draft.base_name(role.outputs[0], owners)
+            piece = self.draft.put(role.outputs[0], key, read.keys, owners, alone, base)
             self.place_weights(role, step, key, (read,), read.name, piece, owners, alone)
 
     def place_weights(self, role: Role, step: Step, key: Owners, pieces: tuple[Piece, ...], value: str, out: Piece,
                       owners: Owners, alone: bool) -> None:
         """Place a node with weights of its own."""
         task = out.task
-        found = weights_of(self.draft.overlay, role, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(self.draft.overlay, role, task)
         node = role.members[task]
         inputs: list[str | None] = [value, *([None] * max(linear.bias, len(node.inputs) - 1))]
         shape = self.weight_shape(role, step, task, key, pieces, out)
-        name = self.draft.fresh(self.draft.base_name(str(role.inputs[linear.weight]), owners), owners, alone, self.draft.value_names)
+        base = self.draft.base_name(str(role.inputs[linear.weight]), owners)
+        name = self.draft.fresh(base, owners, alone, self.draft.value_names)
         inputs[linear.weight] = name
         self.draft.shapes[name] = shape
         self.draft.weights.append(Weights(name, step.name, role.name, key, pieces, False))
@@ -115,12 +113,10 @@ class _Rules:
 
     def weight_shape(self, role: Role, step: Step, task: str, key: Owners, pieces: tuple[Piece, ...], out: Piece) -> Shape:
         """The fused weights' shape: the original's with its channel axes cut to what is read and what is written."""
-        found = weights_of(self.draft.overlay, role, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(self.draft.overlay, role, task)
         weight = str(role.members[task].inputs[linear.weight])
         net = self.draft.overlay.couplings[task].net
-        groups, rows, taps, columns = linear.to_matrix(view, net.params[weight]).shape
+        groups, _, taps, _ = linear.to_matrix(view, net.params[weight]).shape
         written = self.draft.shapes[out.name][linear.channel(view)]
         read = sum(self.draft.shapes[p.name][linear.channel(view)] for p in pieces)
         fused_groups = read if step.diagonal else groups
@@ -147,13 +143,14 @@ class _Rules:
             for key in keys:
                 owners = key & members
                 read = {v: self.readable(v, key, owners) for v in computed}
-                self.place_plain(role, key, owners, read, len(keys) == 1)
+                self.place_plain(role, key, owners, read, len(keys) == 1, (key,))
             return
         for task in role.members:
             own = frozenset([task])
             joined = {v: self.draft.joined_for(v, task) for v in computed}
             read = {v: p if p is not None else next(iter(self.draft.pieces[v].values())) for v, p in joined.items()}
-            self.place_plain(role, own, own, read, len(role.members) == 1)
+            every = tuple(k for k in self.out_keys(role.outputs[0], members) if task in k)
+            self.place_plain(role, own, own, read, len(role.members) == 1, every)
 
     def readable(self, laid: str, key: Owners, owners: Owners) -> Piece | None:
         """The piece that a node running for a key reads."""
@@ -173,13 +170,16 @@ class _Rules:
             keys = [k for k in keys if not any(other & members < k & members for other in keys)]
         if not computed:
             return [members]
+        if not stranded and self.carried(role.outputs, next(iter(role.members))):
+            keys = self.out_keys(role.outputs[0], members)
         for key in keys:
             for value in computed:
                 if self.readable(value, key, key & members) is None and role.op != "Concat":
                     return None
-        if any(len(p.keys) > 1 for v in stranded for p in self.draft.pieces[v].values() if p.owners & members):
-            if any(len(p.keys) == 1 and len(self.draft.pieces[v]) > 1 for v in stranded for p in self.draft.pieces[v].values()):
-                return None
+        pieces = [(v, p) for v in stranded for p in self.draft.pieces[v].values()]
+        joined = any(len(p.keys) > 1 and p.owners & members for _, p in pieces)
+        if joined and any(len(p.keys) == 1 and len(self.draft.pieces[v]) > 1 for v, p in pieces):
+            return None
         return keys if self.whole_fits(role, keys, members) else None
 
     def whole_fits(self, role: Role, keys: list[Owners], members: Owners) -> bool:
@@ -196,13 +196,15 @@ class _Rules:
                     return False
         return True
 
-    def place_plain(self, role: Role, key: Owners, owners: Owners, read: Mapping[str, Piece | None], alone: bool) -> None:
+    def place_plain(self, role: Role, key: Owners, owners: Owners, read: Mapping[str, Piece | None], alone: bool,
+                    written: tuple[Owners, ...]) -> None:
+        """Place a node without weights; it writes the strands of what it reads, or `written` where params alone have any."""
         task = next(t for t in self.draft.overlay.tasks if t in owners and t in role.members)
         sources = [p for p in read.values() if p is not None]
-        keys = next((p.keys for p in sources if p.keys), ())
+        keys = self.keys_of(role, task, written, sources)
         inputs: list[str | None] = [None] * len(role.inputs)
         for k, laid in enumerate(role.inputs):
-            if laid in read:
+            if laid is not None and laid in read:
                 piece = read[laid]
                 inputs[k] = piece.name if piece is not None else None
             elif laid is not None:
@@ -212,11 +214,25 @@ class _Rules:
         else:
             inputs = [inputs[k] for k in sorted(range(len(inputs)), key=lambda k: role.order[task][k])]
         outs = tuple(
-            self.draft.put(o, key, keys if self.draft.is_stranded(o) else (), owners, alone, self.draft.base_name(o, owners)) for o in role.outputs
+            self.draft.put(o, key, keys if self.draft.is_stranded(o) else (), owners, alone, self.draft.base_name(o, owners))
+            for o in role.outputs
         )
         attrs = self.attrs(role, task, tuple(self.draft.shapes.get(v) if v else None for v in inputs), outs, keys)
         base = self.draft.fresh(self.overlay_node_name(role, owners), owners, alone, set())
         self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
+
+    def keys_of(self, role: Role, task: str, written: tuple[Owners, ...], sources: list[Piece]) -> tuple[Owners, ...]:
+        """The strands that a node without weights writes: of what it reads, those of its output's own spaces."""
+        numbers = self.carried(role.outputs, task)
+        if not numbers:
+            return next((p.keys for p in sources if p.keys), ())
+        own = [tuple(k for k in p.keys if any((n, k) in self.draft.sizes.strand for n in numbers)) for p in sources
+               if numbers & self.carried([p.laid], p.task)]
+        return max(own, key=len) if own else written
+
+    def carried(self, laid: Iterable[str], task: str) -> set[int]:
+        """The channel spaces of some values."""
+        return {n for v in laid for e in self.draft.overlay.exprs(v, task) for n in self.draft.sizes.carried(e)}
 
     def attrs(self, role: Role, task: str, inputs: tuple[Shape | None, ...], outs: tuple[Piece, ...],
               keys: tuple[Owners, ...]) -> dict[str, object]:

@@ -53,7 +53,8 @@ class Taken:
     """A param of the fused net that is taken over from the originals, averaged over its owners.
 
     Attributes:
-        name: of the fused param; laid: the laid-over param; keys: the strands of its channels; owners: who it is averaged over.
+        name: of the fused param; laid: the laid-over param.
+        keys: the strands of its channels; owners: who it is averaged over.
     """
 
     name: str

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from onnxzip.analysis.correspondence import Overlay, overlay
+import numpy as np
+
+from onnxzip.analysis.correspondence import overlay
 from onnxzip.analysis.coupling import couple
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
+from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of
@@ -48,6 +52,19 @@ class Plan:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.nets)
 
+    @cached_property
+    def dtypes(self) -> Mapping[str, np.dtype]:
+        """The numpy dtype of every value and param of the fused net."""
+        found = dict.fromkeys(self.layout.shapes, np.dtype(np.float32))
+        for piece in (p for by_key in self.layout.pieces.values() for p in by_key.values()):
+            found[piece.name] = self.nets[piece.task].dtypes[self.overlay.values[piece.laid][piece.task]]
+        for taken in self.layout.taken:
+            task = next(t for t in self.tasks if t in taken.owners)
+            found[taken.name] = self.nets[task].dtypes[self.overlay.values[taken.laid][task]]
+        for placed in (p for p in self.layout.placed if p.role is None):
+            found |= dict.fromkeys(placed.node.outputs, found[str(placed.node.inputs[0])])
+        return found
+
     def shared_spaces(self) -> tuple[SpacePlan, ...]:
         """Spaces that at least two tasks could share, in the order of the zip."""
         place = {n: k for k, s in reversed(list(enumerate(self.steps))) for n in s.spaces}
@@ -73,12 +90,15 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     proposals = _proposals(laid, steps)
     names = [name for name, free, _, _ in proposals.values() if len(free) > 1]
     if not names:
-        raise UnsupportedError(_nothing_shared(laid, nets))
+        raise UnsupportedError(_nothing_shared(laid, nets, proposals))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
     return Plan({n.name: n for n in nets}, laid, steps, spaces, drawn, tuple(_refusals(laid, spaces, torn)))
 
 
+OUTPUT = "an output of the net"
+BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
+STARVED = "all that its shared channels could read is each task's own"
 Proposal = tuple[str, tuple[str, ...], dict[str, str], dict[str, int]]
 
 
@@ -105,7 +125,7 @@ def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     for number in sorted(produced):
         name, free, refused = sharers(laid, steps, number)
         found[number] = (name, free, refused, sizes[number])
-    for number in sorted(_given(laid, produced)):
+    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
         found[number] = (f"given{number}", (), {}, sizes[number])
     return found
 
@@ -129,9 +149,32 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
                 if e.kind == "sum":
                     inner = {laid.spaces[task, a] for a in e.atoms()}
                     if inner & produced:
-                        found.update(
-                            laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom" and laid.spaces[task, p.atom] not in produced
-                        )
+                        numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
+                        found.update(numbers - produced)
+    return found
+
+
+def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
+    """Spaces that no weights produce but that params scale channel by channel: they are not the same in all tasks."""
+    dense = {part.name for step in steps if not step.diagonal for part in step.parts}
+    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
+    read = {
+        (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
+        if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
+    }
+    return {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()} - produced
+
+
+def _beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
+    """Spaces that stand beside such channels in a concatenation: each task keeps its own there."""
+    weighted = _weighted_inputs(laid, steps)
+    found: dict[int, str] = {}
+    for task, coupling in laid.couplings.items():
+        produced = {laid.spaces[task, a] for a in coupling.produced}
+        for expr in coupling.axes.values():
+            numbers = set(laid.expr(expr, task).atoms())
+            if expr.kind == "sum" and numbers & weighted:
+                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT)
     return found
 
 
@@ -141,7 +184,7 @@ def _settle(
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
     dropped: set[tuple[int, Owners]] = set()
-    torn: dict[int, str] = {}
+    torn = _beside_weighted_inputs(laid, steps)
     while True:
         spaces = {
             n: _space(n, p, dropped, torn, shares, together, frozenset(laid.tasks)) for n, p in proposals.items()
@@ -150,7 +193,7 @@ def _settle(
         starved = {(n, k) for n, k in drawn.starved if len(k) > 1} - dropped
         news = {n: why for n, why in drawn.torn.items() if n not in torn}
         if not starved and not news:
-            return spaces, drawn, torn
+            return spaces, drawn, {n: STARVED for n, _ in dropped} | torn
         dropped |= starved
         torn |= news
 
@@ -181,7 +224,7 @@ def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int,
     found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
     for plan in spaces.values():
         for task, why in plan.refused.items():
-            if why != "an output of the net" and len(plan.sizes) > 1:
+            if why != OUTPUT and len(plan.sizes) > 1:
                 found.setdefault(f"{task}: {plan.name}", why)
         if plan.number in torn:
             found[plan.name] = torn[plan.number]
@@ -190,8 +233,10 @@ def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int,
     return [Refusal(where, why) for where, why in found.items()]
 
 
-def _nothing_shared(laid: Overlay, nets: Sequence[Net]) -> str:
-    reasons = [f"{where}: {why}" for c in laid.couplings.values() for where, why in c.refusals]
+def _nothing_shared(laid: Overlay, nets: Sequence[Net], proposals: Mapping[int, Proposal]) -> str:
+    reasons = [f"{task}: {where}: {why}" for task, c in laid.couplings.items() for where, why in c.refusals]
     reasons += [f"{where}: {why}" for where, why in laid.partings]
+    for name, _, refused, _ in proposals.values():
+        reasons += [f"{task}: {name}: {why}" for task, why in refused.items() if why != OUTPUT]
     listed = "; ".join(reasons[:5]) or "no node with weights and inner channels corresponds"
     return f"{', '.join(n.name for n in nets)} share nothing ({listed})"

@@ -150,7 +150,7 @@ def finish(space: Space, numbers: dict[int, int]) -> Expr:
     space = space.resolved()
     if space.kind == "atom":
         return Expr("atom", space.size, numbers.setdefault(id(space), len(numbers)))
-    return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in space.parts))
+    return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in _flattened(space, space.kind)))
 
 
 def positions(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:

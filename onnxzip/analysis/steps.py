@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxzip.analysis.correspondence import Overlay, Role
 from onnxzip.analysis.coupling import linear_view
-from onnxzip.ops import Linear, View
+from onnxzip.analysis.roles import Overlay, Role
+from onnxzip.ops import Linear, View, find
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Step:
         tasks: the tasks that take this step.
         diagonal: whether each channel is fitted from itself alone.
         spaces: laid-over spaces of the output channels.
+        bounds: where the sink is read by nothing but one operator that clips: (lowest, highest) of what it lets through.
     """
 
     name: str
@@ -35,12 +36,25 @@ class Step:
     tasks: tuple[str, ...]
     diagonal: bool
     spaces: tuple[int, ...]
+    bounds: tuple[float, float] | None
 
 
 def weights_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View] | None:
     """How one task's member of a role is a matrix product; None where it has no weights."""
     found = linear_view(overlay.couplings[task].net, role.members[task])
     return None if found is None or found[0].linear is None else (found[0].linear, found[1])
+
+
+def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:
+    """How one task's member of a role of a step is a matrix product.
+
+    Raises:
+        ValueError: it has no weights.
+    """
+    found = weights_of(overlay, role, task)
+    if found is None:
+        raise ValueError(f"role {role.name!r} has no weights in task {task!r}")
+    return found
 
 
 def find_steps(overlay: Overlay) -> tuple[Step, ...]:
@@ -75,15 +89,12 @@ class _Finder:
         return all(weights_of(self.overlay, role, t) is not None for t in role.members)
 
     def is_diagonal(self, role: Role) -> bool:
-        task = next(iter(role.members))
-        found = weights_of(self.overlay, role, task)
+        found = weights_of(self.overlay, role, next(iter(role.members)))
         return found is not None and found[0].diagonal(found[1])
 
     def groups(self, role: Role) -> int:
         task, node = next(iter(role.members.items()))
-        found = weights_of(self.overlay, role, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(self.overlay, role, task)
         weight = self.overlay.couplings[task].net.params[str(node.inputs[linear.weight])]
         return int(linear.to_matrix(view, weight).shape[0])
 
@@ -95,15 +106,22 @@ class _Finder:
             while (adder := self.sole_adder(sink, role)) is not None:
                 sink = adder.outputs[0]
             parts, skips = self.addends(sink, role)
-        task, node = next(iter(role.members.items()))
-        found = weights_of(self.overlay, role, task)
-        assert found is not None
-        axis = found[0].channel(found[1])
+        task = next(iter(role.members))
+        linear, view = linear_of(self.overlay, role, task)
+        axis = linear.channel(view)
         expr = self.overlay.exprs(sink, task)[axis]
         net = self.overlay.couplings[task]
         own = {self.overlay.spaces[task, a] for a in net.produced}
         spaces = tuple(dict.fromkeys(a for a in expr.atoms() if a in own))
-        return Step(role.name, sink, tuple(parts), tuple(skips), tuple(role.members), self.is_diagonal(role), spaces)
+        return Step(role.name, sink, tuple(parts), tuple(skips), tuple(role.members), self.is_diagonal(role), spaces, None if skips else self.bounds(sink))
+
+    def bounds(self, sink: str) -> tuple[float, float] | None:
+        """What the only reader of a value lets through; None where there are others, or it does more than clip."""
+        readers = self.readers.get(sink, [])
+        operator = find(readers[0].op) if len(readers) == 1 and sink not in self.ends else None
+        if operator is None or operator.bounds is None:
+            return None
+        return operator.bounds(next(iter(readers[0].members.values())))
 
     def sole_adder(self, value: str, role: Role) -> Role | None:
         """The Add of two equal shapes that alone reads a value; None where there is none."""
@@ -127,10 +145,10 @@ class _Finder:
         if maker.name == role.name:
             return [role], []
         inner = [v for v in maker.inputs if v is not None]
-        if maker.op == "Add" and inner and all(len(self.readers[v]) >= 1 for v in inner):
-            if any(self.sole_adder(v, role) is maker for v in inner) and set(maker.members) == set(role.members):
-                found = [self.addends(v, role) if self.sole_adder(v, role) is maker else ([], [v]) for v in inner]
-                return [p for f in found for p in f[0]], [s for f in found for s in f[1]]
+        summed = [v for v in inner if maker.op == "Add" and self.sole_adder(v, role) is maker]
+        if summed and set(maker.members) == set(role.members):
+            found = [self.addends(v, role) if v in summed else ([], [v]) for v in inner]
+            return [p for f in found for p in f[0]], [s for f in found for s in f[1]]
         joins = self.is_linear(maker) and not self.is_diagonal(maker) and self.groups(maker) == 1
         if joins and set(maker.members) == set(role.members) and self.sole_adder(value, role) is not None:
             return [maker], []

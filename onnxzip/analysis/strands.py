@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxzip.analysis.correspondence import Overlay
+from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step
 from onnxzip.errors import UsageError
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Placed
-from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.gathering import draw, pick, positions_per_image
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
@@ -46,6 +46,7 @@ class Frontier:
         self.alive: list[set[str]] = [set() for _ in sources]
         self.done: list[set[str]] = [set() for _ in sources]
         self.params: dict[str, np.ndarray] = {}
+        self._positions: dict[tuple[str, int], np.ndarray] = {}
         for k, source in enumerate(self.sources):
             for name, array in source.inputs.items():
                 for b, part in enumerate(self.batches[k]):
@@ -57,7 +58,10 @@ class Frontier:
         nets = [self.plan.nets[t] for t in tasks]
         widest = max(
             max(per_sample(net.shapes[v]) for net in nets for n in net.nodes for v in n.outputs),
-            max(per_sample(self.plan.layout.shapes[v]) for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs),
+            max(
+                per_sample(self.plan.layout.shapes[v])
+                for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs
+            ),
         )
         size = self.fixed_batch or max(1, min(256, BATCH_BYTES // (4 * widest)))
         return [slice(a, min(a + size, self.sources[k].count)) for a in range(0, self.sources[k].count, size)]
@@ -65,29 +69,27 @@ class Frontier:
     # original nets ----------------------------------------------------------------------------------------------------
 
     def positions(self, step: Step, k: int) -> np.ndarray:
-        """Sampled output positions of a step for one source: int [samples, wanted], the same at every call."""
-        linear, view = self.geometry(step, k)
-        count = len(linear.taps(view))
-        columns = self.columns(step, k)
-        wanted = positions_per_image(self.sources[k].count, count, columns)
-        index = [s.name for s in self.plan.steps].index(step.name)
-        return draw(np.random.default_rng([self.seed, index, k]), self.sources[k].count, count, wanted)
+        """Sampled output positions of a step for one source: int [samples, wanted], drawn once, kept until `forget`."""
+        key = (step.name, k)
+        if key not in self._positions:
+            linear, view = self.geometry(step, k)
+            count, samples = len(linear.taps(view)), self.sources[k].count
+            wanted = positions_per_image(samples, count, self.columns(step, k))
+            index = [s.name for s in self.plan.steps].index(step.name)
+            self._positions[key] = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
+        return self._positions[key]
 
     def geometry(self, step: Step, k: int) -> tuple[Linear, View]:
         """How the step's first part reads its input, as one of the source's tasks sees it."""
         task = next(t for t in step.tasks if self.source_of[t] == k)
-        found = weights_of(self.plan.overlay, step.parts[0], task)
-        assert found is not None
-        return found
+        return linear_of(self.plan.overlay, step.parts[0], task)
 
     def columns(self, step: Step, k: int) -> int:
         """Columns of the step's least squares in the originals: an upper bound of what a row reads there."""
         total = 0
+        task = next(t for t in step.tasks if self.source_of[t] == k)
         for part in step.parts:
-            task = next(t for t in step.tasks if self.source_of[t] == k)
-            found = weights_of(self.plan.overlay, part, task)
-            assert found is not None
-            linear, view = found
+            linear, view = linear_of(self.plan.overlay, part, task)
             weight = self.plan.nets[task].params[str(part.members[task].inputs[linear.weight])]
             total += int(np.prod(linear.to_matrix(view, weight).shape[2:]))
         return total
@@ -105,7 +107,9 @@ class Frontier:
                 self._sweep_net(task, net, k, wanted, tick)
 
     def _sweep_net(self, task: str, net: Net, k: int, wanted: Mapping[str, list[tuple[Step, str]]], tick: Tick) -> None:
-        at = {step.name: self.positions(step, k) for uses in wanted.values() for step, _ in uses}
+        steps = {step.name: step for uses in wanted.values() for step, _ in uses}
+        at = {name: self.positions(step, k) for name, step in steps.items()}
+        channel = {name: linear.channel(view) for name, step in steps.items() for linear, view in [self.geometry(step, k)]}
         ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in wanted)
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
         names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
@@ -118,8 +122,7 @@ class Frontier:
                 outputs = session.run({n: self.sources[k].inputs[p][inner] for n, p in names.items()})
                 for value, uses in wanted.items():
                     for step, laid in uses:
-                        linear, view = self.geometry(step, k)
-                        picked = pick(outputs[value], linear.channel(view), at[step.name][inner])
+                        picked = pick(outputs[value], channel[step.name], at[step.name][inner])
                         if not np.isfinite(picked).all():
                             raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
                         rows.setdefault((step.name, laid), []).append(picked)
@@ -131,12 +134,16 @@ class Frontier:
         """An original value at the step's sampled positions: [rows, channels]."""
         return self.store.get(("target", step.name, laid, task, b))
 
-    def drop_targets(self, step: Step, with_skips: bool) -> None:
-        """Forget the targets of a finished step."""
+    def forget(self, step: Step) -> None:
+        """Drop the targets and the positions of a finished step."""
+        for k in range(len(self.sources)):
+            self._positions.pop((step.name, k), None)
         for task in step.tasks:
             for b in range(len(self.batches[self.source_of[task]])):
-                for laid in [step.sink, *(step.skips if with_skips else ())]:
-                    self.store.drop(("target", step.name, laid, task, b))
+                for laid in [step.sink, *step.skips]:
+                    key = ("target", step.name, laid, task, b)
+                    if key in self.store:
+                        self.store.drop(key)
 
     # fused net --------------------------------------------------------------------------------------------------------
 
@@ -201,9 +208,9 @@ class Frontier:
         """The part of the fused net between the live values and the given ones."""
         base = self.plan.nets[self.plan.tasks[0]]
         shapes = self.plan.layout.shapes
-        dtype = np.dtype(np.float32)
+        dtypes = self.plan.dtypes
         whole = replace(
-            base, name="segment", inputs=(), outputs=tuple(Port(v, dtype, shapes[v]) for v in outputs),
+            base, name="segment", inputs=(), outputs=tuple(Port(v, dtypes[v], shapes[v]) for v in outputs),
             nodes=tuple(p.node for p in ready), params={}, shapes={}, dtypes={}, metadata={},
         )
         nodes = reachable(whole, outputs)
@@ -211,8 +218,8 @@ class Frontier:
         used = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
         feeds = [v for v in used if v not in made and v not in self.params]
         return replace(
-            whole, nodes=nodes, inputs=tuple(Port(v, dtype, shapes[v]) for v in feeds),
+            whole, nodes=nodes, inputs=tuple(Port(v, dtypes[v], shapes[v]) for v in feeds),
             params={v: self.params[v] for v in used if v in self.params and v not in made},
-            shapes={v: shapes[v] for v in [*used, *made]}, dtypes={v: dtype for v in [*used, *made]},
+            shapes={v: shapes[v] for v in [*used, *made]}, dtypes={v: dtypes[v] for v in [*used, *made]},
         )
 

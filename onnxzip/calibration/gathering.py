@@ -23,11 +23,19 @@ def positions_per_image(samples: int, positions: int, columns: int) -> int:
 
 
 def draw(rng: np.random.Generator, samples: int, positions: int, wanted: int) -> np.ndarray:
-    """Positions of each sample, without repetition: int [samples, wanted]."""
+    """Positions of each sample, without repetition: ascending int [samples, wanted]."""
     if wanted >= positions:
         return np.broadcast_to(np.arange(positions), (samples, positions))
-    keys = rng.random((samples, positions), dtype=np.float32)
-    return np.sort(np.argpartition(keys, wanted, axis=1)[:, :wanted], axis=1)
+    if 4 * wanted > positions:
+        keys = rng.random((samples, positions), dtype=np.float32)
+        return np.sort(np.argpartition(keys, wanted, axis=1)[:, :wanted], axis=1)
+    at = np.sort(rng.integers(0, positions, (samples, wanted)), axis=1)
+    while (again := at[:, 1:] == at[:, :-1]).any():  # positions drawn twice are drawn anew: every choice stays equally likely
+        rows = np.flatnonzero(again.any(axis=1))
+        part, twice = at[rows], again[rows]
+        part[:, 1:][twice] = rng.integers(0, positions, int(twice.sum()))
+        at[rows] = np.sort(part, axis=1)
+    return at
 
 
 def channel_last(x: np.ndarray, channel: int) -> np.ndarray:
@@ -47,7 +55,8 @@ def pick(x: np.ndarray, channel: int, at: np.ndarray) -> np.ndarray:
     flat = channel_last(x, channel)
     if flat.shape[1] == 1:
         return np.ascontiguousarray(flat[:, 0])
-    return flat[np.arange(len(x))[:, None], at].reshape(-1, flat.shape[2])
+    picked: np.ndarray = flat[np.arange(len(x))[:, None], at].reshape(-1, flat.shape[2])
+    return picked
 
 
 def unfold(x: np.ndarray, linear: Linear, view: View, taps: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -62,4 +71,5 @@ def unfold(x: np.ndarray, linear: Linear, view: View, taps: np.ndarray, at: np.n
     index = taps[at]
     rows = flat[np.arange(len(x))[:, None, None], index]
     rows[index < 0] = 0
-    return rows.reshape(-1, taps.shape[1], flat.shape[2])
+    unfolded: np.ndarray = rows.reshape(-1, taps.shape[1], flat.shape[2])
+    return unfolded

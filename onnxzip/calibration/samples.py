@@ -30,7 +30,7 @@ class Source:
 
     def held(self) -> np.ndarray:
         """For each sample, whether it is held out."""
-        return np.arange(self.count) % HELD_OUT == HELD_OUT - 1
+        return np.asarray(np.arange(self.count) % HELD_OUT == HELD_OUT - 1)
 
     def shuffled(self, rng: np.random.Generator) -> Source:
         """The same samples in another order, so that what is held out is drawn from all of them."""

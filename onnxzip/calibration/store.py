@@ -58,6 +58,9 @@ class Store:
         self._files[key] = path
         self._arrays[key] = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._arrays
+
     def get(self, key: object) -> np.ndarray:
         """The array kept under a key."""
         return self._arrays[key]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.correspondence import unique
+from onnxzip.analysis.roles import unique
 from onnxzip.net import Net, Node, Port
 
 
@@ -28,17 +28,17 @@ def assemble(plan: Plan, params: Mapping[str, np.ndarray], metadata: Mapping[str
     nodes = tuple(_renamed(p.node, renames) for p in layout.placed) + tuple(extra)
     for node in extra:
         shapes[node.outputs[0]] = shapes[str(node.inputs[0])]
-    dtypes = {v: np.dtype(np.float32) for v in shapes}
+    dtypes = {renames.get(v, v): t for v, t in plan.dtypes.items()}
     dtypes |= {v: a.dtype for v, a in params.items()}
-    dtypes |= {p.name: p.dtype for p in first.inputs}
+    dtypes |= {node.outputs[0]: dtypes[str(node.inputs[0])] for node in extra}
     ports = tuple(Port(n, dtypes[n], shapes[n]) for n in outputs)
     used = {v for n in nodes for v in n.inputs if v is not None}
     return replace(
         first, name="_".join(plan.tasks), outputs=ports, nodes=nodes,
-        params={k: np.ascontiguousarray(v) for k, v in params.items() if k in used},
+        params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
-        metadata={k: v for n in reversed(plan.nets.values()) for k, v in n.metadata.items()} | dict(metadata),
+        metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
     )
 
 
@@ -48,18 +48,17 @@ def output_name(task: str, original: str) -> str:
 
 
 def _name_outputs(plan: Plan) -> tuple[dict[str, str], list[Node], list[str]]:
-    """New names for values that are outputs; Identity nodes for those that are needed under two names or read on."""
-    read = {v for p in plan.layout.placed for v in p.node.inputs if v is not None}
+    """New names for values that are outputs; Identity nodes for those that are needed under two names, or are inputs."""
     inputs = {p.name for p in plan.nets[plan.tasks[0]].inputs}
     wanted = [(output_name(t, name), piece.name) for t in plan.tasks for name, piece in plan.layout.outputs[t]]
-    taken = set(plan.layout.shapes) - {piece for _, piece in wanted}
+    taken = set(plan.layout.shapes) - ({piece for _, piece in wanted} - inputs)
     renames: dict[str, str] = {}
     extra: list[Node] = []
     names = []
     for name, value in wanted:
         final = unique(name, "out", taken)
         names.append(final)
-        if value in renames or value in read or value in inputs:
+        if value in renames or value in inputs:
             extra.append(Node(f"{final}_identity", "Identity", (renames.get(value, value),), (final,)))
         else:
             renames[value] = final

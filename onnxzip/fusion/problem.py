@@ -1,7 +1,7 @@
 """The least squares of one step: columns, original rows and statistics, per task.
 
-Columns are ordered part by part, piece by piece, tap by tap, channel by channel; the constant comes last. A grouped node has one
-problem per group.
+Columns are ordered part by part, piece by piece, tap by tap, channel by channel; the constant comes last. A grouped node has
+one problem per group.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Weights
-from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.matching.match import Matches, located
 
@@ -72,9 +72,7 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
         part = place[w.role]
         names.append(w.name)
         task = w.pieces[0].task if w.pieces[0].task in step.parts[part].members else next(iter(step.parts[part].members))
-        found = weights_of(plan.overlay, step.parts[part], task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(plan.overlay, step.parts[part], task)
         original = plan.nets[task].params[str(step.parts[part].members[task].inputs[linear.weight])]
         shape = linear.to_matrix(view, original).shape
         groups = 1 if step.diagonal else shape[0]
@@ -87,9 +85,7 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
 
 def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
     """Which original output channel each fused one of a strand stands for (negative: none), and its factor."""
-    found = weights_of(plan.overlay, step.parts[0], task)
-    assert found is not None
-    linear, view = found
+    linear, view = linear_of(plan.overlay, step.parts[0], task)
     expr = plan.overlay.exprs(step.parts[0].outputs[0], task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
     return located(plan.overlay, expr, task, keys, matches)
@@ -104,9 +100,7 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
     bias: np.ndarray | float = 0.0
     rows = 0
     for k, part in enumerate(step.parts):
-        found = weights_of(plan.overlay, part, task)
-        assert found is not None
-        linear, view = found
+        linear, view = linear_of(plan.overlay, part, task)
         node, params = part.members[task], plan.nets[task].params
         matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[group].astype(np.float64)
         rows = matrix.shape[0]
@@ -125,9 +119,7 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
 def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> np.ndarray:
     """Of a diagonal step: original rows per fused channel of a strand, float64 [channels, rows per channel, taps + 1]."""
     part = step.parts[0]
-    found = weights_of(plan.overlay, part, task)
-    assert found is not None
-    linear, view = found
+    linear, view = linear_of(plan.overlay, part, task)
     node, params = part.members[task], plan.nets[task].params
     matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[:, :, :, 0].astype(np.float64)
     bias = np.zeros(matrix.shape[:2])
@@ -150,13 +142,8 @@ def to_params(plan: Plan, step: Step, reads: Reads, rows: Sequence[np.ndarray]) 
     task = next(t for t in plan.tasks if t in reads.owners)
     params: dict[str, np.ndarray] = {}
     for k, (part, name) in enumerate(zip(step.parts, reads.names, strict=True)):
-        found = weights_of(plan.overlay, part, task)
-        assert found is not None
-        linear, view = found
-        if step.diagonal:
-            matrix = rows[0][:, :, :-1, None]
-        else:
-            matrix = np.stack([_matrix(reads, r, k) for r in rows])
+        linear, view = linear_of(plan.overlay, part, task)
+        matrix = rows[0][:, :, :-1, None] if step.diagonal else np.stack([_matrix(reads, r, k) for r in rows])
         params[name] = np.ascontiguousarray(linear.from_matrix(view, matrix), dtype=np.float32)
     params[reads.bias] = np.concatenate([r[..., -1].reshape(-1) for r in rows]).astype(np.float32)
     return params
@@ -170,4 +157,3 @@ def _matrix(reads: Reads, rows: np.ndarray, part: int) -> np.ndarray:
             found.append(rows[:, start : start + block.size].reshape(len(rows), block.taps, block.channels))
         start += block.size
     return np.concatenate(found, axis=2)
-

@@ -8,14 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import Step, weights_of
+from onnxzip.analysis.layout import Piece
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import pick, unfold
-from onnxzip.fusion.problem import Reads
+from onnxzip.fusion.problem import Block, Reads
 from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
 from onnxzip.matching.match import Matches, located
+from onnxzip.ops import Linear, View
 
 BlockId = tuple[int, str]
+Blocks = Mapping[BlockId, Block]
+ROWS_BYTES = 256 << 20  # rows are kept for the fit through the activation while they take no more than this
+Geometry = Mapping[int, tuple[Linear, View, np.ndarray]]  # part -> how it reads its input, and which taps each output does
 
 
 @dataclass(frozen=True)
@@ -60,38 +65,52 @@ class StepStatistics:
         self.plan: Plan = frontier.plan
         self.groups = reads[0].groups
         sources = sorted({frontier.source_of[t] for r in reads for t in r.owners})
-        rows = sum(len(frontier.positions(step, k)) * frontier.positions(step, k).shape[1] for k in sources)
+        rows = sum(frontier.positions(step, k).size for k in sources)
         self.dual = not step.diagonal and max(r.columns for r in reads) > rows
+        self.kept = self.dual or (step.bounds is not None and 4 * rows * max(r.columns for r in reads) <= ROWS_BYTES)
         self.sources = {k: self._collect(k, [r for r in reads if r.owners & set(frontier.sources[k].tasks)]) for k in sources}
 
     def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
         """Statistics of one task over the columns that one strand reads."""
         source = self.sources[self.frontier.source_of[task]]
-        at = np.concatenate([
-            *(np.arange(source.width)[source.columns[b.part, b.piece.name]] for b in reads.blocks), [source.width]
-        ])
-        targets = source.targets[task]
+        at, targets = self._columns(source, reads), source.targets[task]
         train, held = (_cut(m[group], at, targets, self.dual) for m in (source.train, source.held))
         if not self.dual:
             return TaskStatistics(train, held)
         rows, held_rows = ((z[:, at], p[:, targets]) for z, p in (source.rows[group], source.held_rows[group]))
         return TaskStatistics(train, held, rows, held_rows)
 
+    def sampled(self, task: str, reads: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of one task, fitted and held out: z over the columns that one strand reads, and p; only where `kept`."""
+        source = self.sources[self.frontier.source_of[task]]
+        at, targets = self._columns(source, reads), source.targets[task]
+        both = (source.rows[group], source.held_rows[group])
+        return np.concatenate([z[:, at] for z, _ in both]), np.concatenate([p[:, targets] for _, p in both])
+
+    def _columns(self, source: _PerSource, reads: Reads) -> np.ndarray:
+        places = [np.arange(source.width)[source.columns[b.part, b.piece.name]] for b in reads.blocks]
+        return np.concatenate([*places, [source.width]])
+
     def of_channels(self, task: str, reads: Reads) -> tuple[Moments, Moments]:
         """Of a diagonal step: statistics of one task for the channels of one strand, in its order."""
         source = self.sources[self.frontier.source_of[task]]
         channels = source.columns[0, reads.blocks[0].piece.name]
         targets = source.targets[f"{task}/{reads.blocks[0].piece.name}"]
-        found = []
-        for m in (source.train[0], source.held[0]):
-            found.append(Moments(m.count, m.zz[channels] / m.count, m.zp[channels][:, :, targets] / m.count, m.pp[channels][:, targets] / m.count))
-        return found[0], found[1]
+        train, held = (
+            Moments(
+                m.count, m.zz[channels] / m.count, m.zp[channels][:, :, targets] / m.count,
+                m.pp[channels][:, targets] / m.count,
+            )
+            for m in (source.train[0], source.held[0])
+        )
+        return train, held
 
     # collecting -------------------------------------------------------------------------------------------------------
 
     def _collect(self, k: int, reads: Sequence[Reads]) -> _PerSource:
         blocks = {(b.part, b.piece.name): b for r in reads for b in r.blocks}
         tasks = [t for t in self.frontier.sources[k].tasks if t in self.step.tasks]
+        geometry = self._geometry(tasks[0], {part for part, _ in blocks})
         at, held_samples = self.frontier.positions(self.step, k), self.frontier.sources[k].held()
         totals: list[dict[bool, Moments]] = [{} for _ in range(self.groups)]
         kept: list[dict[bool, list[tuple[np.ndarray, np.ndarray]]]] = [{False: [], True: []} for _ in range(self.groups)]
@@ -102,22 +121,22 @@ class StepStatistics:
             chosen = at[part]
             held = np.repeat(held_samples[part], chosen.shape[1])
             for g in range(self.groups):
-                z, columns, width = self._inputs(k, b, blocks, chosen, g)
+                z, columns, width = self._inputs(k, b, blocks, geometry, chosen, g)
                 p, targets = self._targets(k, b, tasks, chosen, g, blocks)
                 for side in (False, True):
                     zs, ps = z[held == side], p[held == side]
-                    if self.dual:
+                    if self.kept:
                         kept[g][side].append((zs, ps))
                     moments = self._moments(zs, ps)
                     totals[g][side] = totals[g][side] + moments if side in totals[g] else moments
-        rows, held_rows = (
-            tuple((np.concatenate([z for z, _ in kept[g][s]]), np.concatenate([p for _, p in kept[g][s]])) for g in range(self.groups))
-            if self.dual else ()
-            for s in (False, True)
-        )
+        rows, held_rows = (tuple(_joined(kept[g][s]) for g in range(self.groups) if self.kept) for s in (False, True))
         return _PerSource(
             columns, width, targets, tuple(t[False] for t in totals), tuple(t[True] for t in totals), rows, held_rows
         )
+
+    def _geometry(self, task: str, parts: set[int]) -> Geometry:
+        found = {part: linear_of(self.plan.overlay, self.step.parts[part], task) for part in parts}
+        return {part: (linear, view, linear.taps(view)) for part, (linear, view) in found.items()}
 
     def _moments(self, z: np.ndarray, p: np.ndarray) -> Moments:
         if self.step.diagonal:
@@ -127,20 +146,17 @@ class StepStatistics:
         return moments_of(z, p)
 
     def _inputs(
-        self, k: int, b: int, blocks: Mapping[BlockId, object], chosen: np.ndarray, group: int
+        self, k: int, b: int, blocks: Blocks, geometry: Geometry, chosen: np.ndarray, group: int
     ) -> tuple[np.ndarray, dict[BlockId, slice], int]:
         """Columns at the sampled rows, the constant last; diagonal: [rows, channels, taps + 1]."""
         found, columns, width = [], dict[BlockId, slice](), 0
         for (part, name), block in blocks.items():
-            task = next(t for t in self.step.tasks if self.frontier.source_of[t] == k)
-            geometry = weights_of(self.plan.overlay, self.step.parts[part], task)
-            assert geometry is not None
-            linear, view = geometry
-            x = self.frontier.live(k, block.piece, b)  # type: ignore[attr-defined]
+            linear, view, taps = geometry[part]
+            x = self.frontier.live(k, block.piece, b)
             if self.groups > 1:
-                size = block.channels  # type: ignore[attr-defined]
+                size = block.channels
                 x = np.take(x, range(group * size, (group + 1) * size), axis=linear.channel(view))
-            rows = unfold(x, linear, view, linear.taps(view), chosen)
+            rows = unfold(x, linear, view, taps, chosen)
             if self.step.diagonal:
                 rows = rows.swapaxes(1, 2)
                 found.append(np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2))
@@ -155,7 +171,7 @@ class StepStatistics:
         return np.concatenate([*found, np.ones((len(found[0]), 1), np.float32)], axis=1), columns, width
 
     def _targets(
-        self, k: int, b: int, tasks: Sequence[str], chosen: np.ndarray, group: int, blocks: Mapping[BlockId, object]
+        self, k: int, b: int, tasks: Sequence[str], chosen: np.ndarray, group: int, blocks: Blocks
     ) -> tuple[np.ndarray, dict[str, slice]]:
         """Targets at the sampled rows, task after task, in the original order of channels; diagonal: in the pieces' order."""
         if self.step.diagonal:
@@ -188,20 +204,20 @@ class StepStatistics:
         return p
 
     def _diagonal_targets(
-        self, k: int, b: int, tasks: Sequence[str], blocks: Mapping[BlockId, object]
+        self, k: int, b: int, tasks: Sequence[str], blocks: Blocks
     ) -> tuple[np.ndarray, dict[str, slice]]:
         """[rows, channels of all pieces, rows per channel of all tasks]; zero where a channel is none of the task's."""
         step, plan = self.step, self.plan
         where: dict[str, slice] = {}
         linear, view = self.frontier.geometry(step, k)
         per_piece = []
-        for _, name in blocks:
+        for (_, name), block in blocks.items():
             by_task = []
             for task in tasks:
                 expr = plan.overlay.exprs(step.sink, task)[linear.channel(view)]
-                piece = next(p for p in plan.layout.pieces[str(step.parts[0].inputs[0])].values() if p.name == name)
+                piece = block.piece
                 p = self.frontier.target(step, step.sink, task, b)
-                if task in {t for key in piece.keys for t in key}:
+                if not piece.keys or task in {t for key in piece.keys for t in key}:
                     at, factor = located(plan.overlay, expr, task, piece.keys, self.matches)
                     mine = np.where(at >= 0, p[:, np.maximum(at, 0)] * factor, 0.0).astype(np.float32)
                 else:
@@ -214,12 +230,16 @@ class StepStatistics:
             per_piece.append(np.concatenate(by_task, axis=2))
         return np.concatenate(per_piece, axis=1), where
 
-    def _outputs_of(self, piece: object) -> int:
+    def _outputs_of(self, piece: Piece) -> int:
         """Output channels that a diagonal step makes of a piece."""
         laid = self.step.parts[0].outputs[0]
         read = {p.keys: p for p in self.plan.layout.pieces[laid].values()}
         linear, view = self.frontier.geometry(self.step, next(iter({self.frontier.source_of[t] for t in self.step.tasks})))
-        return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]  # type: ignore[attr-defined]
+        return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]
+
+
+def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([z for z, _ in parts]), np.concatenate([p for _, p in parts])
 
 
 def _cut(m: Moments, at: np.ndarray, targets: slice, dual: bool) -> Moments:

@@ -61,12 +61,14 @@ class Normal:
         return float((self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum())
 
 
-def solve_damped(zz: Float, right: Float, damping: float) -> Float:
-    """(G + l d I)^-1 right; l grows tenfold until the matrix can be factorised.
+Factor = tuple[Float, bool]
+
+
+def factorised(zz: Float, damping: float) -> Factor:
+    """Cholesky factor of G + l d I; l grows tenfold until there is one.
 
     Args:
         zz: [n, n] symmetric, positive semidefinite.
-        right: [n, m].
 
     Raises:
         ValueError: the matrix holds NaN or Inf.
@@ -79,11 +81,22 @@ def solve_damped(zz: Float, right: Float, damping: float) -> Float:
         matrix = zz.astype(np.float64)
         matrix.flat[:: len(zz) + 1] += floor
         try:
-            solution: Float = cho_solve(cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), right, check_finite=False)
+            factor: Factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
             floor *= 10
             continue
-        return solution
+        return factor
+
+
+def solve_factorised(factor: Factor, right: Float) -> Float:
+    """(G + l d I)^-1 right, for right [n, m]."""
+    solution: Float = cho_solve(factor, right, check_finite=False)
+    return solution
+
+
+def solve_damped(zz: Float, right: Float, damping: float) -> Float:
+    """(G + l d I)^-1 right, factorised for this one use; see `factorised`."""
+    return solve_factorised(factorised(zz, damping), right)
 
 
 def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID) -> Fit:
@@ -142,7 +155,9 @@ def fit_dual(
     return Fit(centre + (alpha.T @ z), damping, error)
 
 
-def fit_diagonal(zz: Float, zp: Float, held: tuple[Float, Float, Float] | None, centre: Float, grid: Sequence[float] = GRID) -> Fit:
+def fit_diagonal(
+    zz: Float, zp: Float, held: tuple[Float, Float, Float] | None, centre: Float, grid: Sequence[float] = GRID
+) -> Fit:
     """Many small systems with one damping for all.
 
     Args:

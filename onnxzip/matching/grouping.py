@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-Assign = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+Energy = Mapping[str, np.ndarray]
 Explained = Mapping[tuple[str, str], np.ndarray]
 
 
 def group_channels(
-    counts: Mapping[frozenset[str], int], energy: Mapping[str, np.ndarray], explained: Explained, assign: Assign, relative: bool
+    counts: Mapping[frozenset[str], int], energy: Energy, explained: Explained, assign: Assign, relative: bool
 ) -> list[dict[str, int]]:
     """Groups for every owner set of more than one task, widest first.
 
@@ -23,7 +24,7 @@ def group_channels(
         counts: groups wanted per owner set; the sets are nested.
         energy: task -> [channels].
         explained: (task, task) -> [channels, channels], symmetric as a whole.
-        assign: cost [groups, channels] -> pairs, cheapest first.
+        assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
         relative: whether costs are taken relative to the energy of their targets.
     """
     left = {t: np.arange(len(e)) for t, e in energy.items()}
@@ -32,7 +33,7 @@ def group_channels(
         if len(owners) < 2 or count == 0:
             continue
         tasks = sorted((t for t in energy if t in owners), key=lambda t: len(left[t]))
-        groups = _chain(tasks, left, energy, explained, assign, relative)[:count]
+        groups = _chain(tasks, count, left, energy, explained, assign, relative)
         found += groups
         for task in tasks:
             used = {g[task] for g in groups}
@@ -41,16 +42,17 @@ def group_channels(
 
 
 def _chain(
-    tasks: list[str], left: Mapping[str, np.ndarray], energy: Mapping[str, np.ndarray], explained: Explained, assign: Assign, relative: bool
+    tasks: list[str], count: int, left: Mapping[str, np.ndarray], energy: Energy, explained: Explained, assign: Assign,
+    relative: bool,
 ) -> list[dict[str, int]]:
-    """Complete groups over some tasks, cheapest first."""
+    """The given number of complete groups over some tasks, cheapest first."""
     groups: list[dict[str, int]] = [{tasks[0]: int(i)} for i in left[tasks[0]]]
     scores = np.zeros(len(groups))
     for task in tasks[1:]:
         cost = _costs(groups, task, left[task], energy, explained)
         size = np.array([[sum(energy[t][i] for t, i in g.items())] for g in groups]) + energy[task][left[task]][None, :]
         scaled = cost / np.maximum(size, np.finfo(np.float64).tiny) if relative else cost
-        rows, columns = assign(scaled)
+        rows, columns = assign(scaled, count)
         groups = [{**groups[r], task: int(left[task][c])} for r, c in zip(rows, columns, strict=True)]
         scores = scaled[rows, columns]
     order = np.argsort(scores, kind="stable")
@@ -58,7 +60,7 @@ def _chain(
 
 
 def _costs(
-    groups: list[dict[str, int]], task: str, candidates: np.ndarray, energy: Mapping[str, np.ndarray], explained: Explained
+    groups: list[dict[str, int]], task: str, candidates: np.ndarray, energy: Energy, explained: Explained
 ) -> np.ndarray:
     """[groups, candidates]: what each group would cost with each further channel."""
     inside = np.array([
@@ -70,4 +72,4 @@ def _costs(
     for t in groups[0] if groups else ():
         index = np.array([g[t] for g in groups])
         cross += explained[t, task][np.ix_(index, candidates)]
-    return np.maximum(inside[:, None] + own[None, :] - 2 * cross, 0.0)
+    return np.asarray(np.maximum(inside[:, None] + own[None, :] - 2 * cross, 0.0))

@@ -6,12 +6,12 @@ positive factor it is scaled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxzip.analysis.correspondence import Overlay
+from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.spaces import Expr, positions
 from onnxzip.analysis.strands import Owners, SpacePlan
 
@@ -34,7 +34,9 @@ class Members:
 Matches = Mapping[tuple[int, Owners], Members]
 
 
-def members_of(plan: SpacePlan, groups: list[Mapping[str, int]], scales: list[Mapping[str, float]]) -> dict[tuple[int, Owners], Members]:
+def members_of(
+    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]]
+) -> dict[tuple[int, Owners], Members]:
     """Lay groups out in the strands of a space.
 
     Args:
@@ -55,8 +57,8 @@ def members_of(plan: SpacePlan, groups: list[Mapping[str, int]], scales: list[Ma
         if len(entries) != strand.size:
             raise ValueError(f"space {plan.name}: {len(entries)} channels matched for a strand of {strand.size}")
         index = {t: np.array([g.get(t, ABSENT) for g, _ in entries], np.int64) for t in sorted(strand.key)}
-        scale = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in sorted(strand.key)}
-        found[plan.number, strand.key] = Members(index, scale)
+        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in sorted(strand.key)}
+        found[plan.number, strand.key] = Members(index, factors)
     return found
 
 
@@ -67,7 +69,9 @@ def given_members(plan: SpacePlan) -> dict[tuple[int, Owners], Members]:
     return {(plan.number, key): Members({t: np.arange(size) for t in key}, {t: np.ones(size) for t in key})}
 
 
-def located(overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches) -> tuple[np.ndarray, np.ndarray]:
+def located(
+    overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches
+) -> tuple[np.ndarray, np.ndarray]:
     """Where the channels of some strands lie along an original axis of a task, and their factors.
 
     Args:

@@ -5,8 +5,10 @@ f(s x) = s f(x) for every s > 0 holds for those of class SCALING, and is what le
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from onnxzip.net import Node
 from onnxzip.ops.lazy import torch
 from onnxzip.ops.reading import aligned, first, floats, names, parameter, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
@@ -62,8 +64,12 @@ def _prelu_line(view: View) -> Line:
     return Line(text([axes, aligned(slope, axes, x)], [axes]), symmetry=bound)
 
 
+def _clip_bounds(node: Node) -> tuple[float, float]:
+    lowest, highest = node.attrs.get("min"), node.attrs.get("max")
+    return -math.inf if lowest is None else float(lowest), math.inf if highest is None else float(highest)
+
+
 _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
-    "Relu": (lambda x: torch.relu(x), Symmetry.SCALING),
     "LeakyRelu": (lambda x, alpha: torch.where(x >= 0, x, alpha * x), Symmetry.SCALING),
     "Abs": (lambda x: torch.abs(x), Symmetry.SCALING),
     "Neg": (lambda x: -x, Symmetry.LINEAR),
@@ -107,7 +113,12 @@ _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
 for _name, (_function, _symmetry) in _FUNCTIONS.items():
     register(Operator(_name, "*x -> *x", _function, _symmetry))
 
-register(Operator("Clip", "*x -> *x", _clip, Symmetry.PERMUTATION, constants={1: "min", 2: "max"}))
+register(
+    Operator("Relu", "*x -> *x", lambda x: torch.relu(x), Symmetry.SCALING, bounds=lambda node: (0.0, float("inf")))
+)
+register(
+    Operator("Clip", "*x -> *x", _clip, Symmetry.PERMUTATION, constants={1: "min", 2: "max"}, bounds=_clip_bounds)
+)
 register(Operator("Cast", _cast_line, _cast, Symmetry.LINEAR))
 register(Operator("Dropout", _dropout_line, _dropout, Symmetry.LINEAR, constants={1: "ratio", 2: "training_mode"}))
 register(Operator("PRelu", _prelu_line, lambda x, slope: torch.where(x >= 0, x, slope * x), Symmetry.SCALING))

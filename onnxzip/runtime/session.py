@@ -58,7 +58,8 @@ class Session:
         try:
             found = self.inner.run(list(self.outputs), dict(feeds))
         except _ORT_ERRORS as error:
-            raise UnsupportedError(f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}") from error
+            message = f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}"
+            raise UnsupportedError(message) from error
         return dict(zip(self.outputs, found, strict=True))
 
     def run_bound(self, feeds: Mapping[str, Value], keep: Iterable[str] = ()) -> dict[str, Value]:

@@ -1,0 +1,69 @@
+"""What makes two nodes alike: operator, attributes, the structure of their axes, and what lies ahead of them.
+
+The labels of what lies ahead are refined towards the outputs, round by round, after Weisfeiler and Leman (1968).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.spaces import Expr
+from onnxzip.net import Net, Node, consumers
+from onnxzip.ops import find
+
+FUTURE = 12  # rounds of refinement towards the outputs
+
+
+def described(net: Net, node: Node) -> str:
+    weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
+    return " ".join([node.op, *weights[:1]])
+
+
+def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
+    """The structure of an axis without the sizes of channel spaces."""
+    if expr.kind == "atom":
+        return "channels" if expr.atom in coupling.produced else expr.size
+    return (expr.kind, *(fingerprint(coupling, p) for p in expr.parts))
+
+
+def local_key(coupling: Coupling, node: Node) -> Hashable:
+    """Operator and attributes, less those that follow from shapes."""
+    operator = find(node.op)
+    derived = operator.derived if operator is not None else frozenset()
+    attrs = tuple(sorted((k, _hashable(v)) for k, v in node.attrs.items() if k not in derived))
+    return (node.op, attrs, len(node.outputs))
+
+
+def _hashable(value: Any) -> Hashable:
+    return value.tobytes() if isinstance(value, np.ndarray) else value if isinstance(value, (tuple, str)) else repr(value)
+
+
+def futures_of(coupling: Coupling) -> dict[str, list[int]]:
+    """Per node, labels of its neighbourhood towards the outputs, one more step with each round."""
+    net = coupling.net
+    readers = consumers(net.nodes)
+    label = {n.name: hash(local_key(coupling, n)) for n in net.nodes}
+    rounds = {n.name: [label[n.name]] for n in net.nodes}
+    now = dict(label)
+    for _ in range(FUTURE):
+        now = {n.name: hash((label[n.name], tuple(sorted(_ahead(n, readers, now))))) for n in net.nodes}
+        for name, value in now.items():
+            rounds[name].append(value)
+    return rounds
+
+
+def _ahead(node: Node, readers: Mapping[str, list[Node]], now: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    for value in node.outputs:
+        for reader in readers.get(value, []):
+            yield now[reader.name], 0
+
+
+def places_of(coupling: Coupling, node: Node) -> tuple[Hashable, ...]:
+    """Where what a node writes stands in what it reads: slices of one value may differ in nothing else."""
+    read = [a for v in node.inputs if v is not None for e in coupling.exprs(v) for a in e.atoms()]
+    written = [a for v in node.outputs for e in coupling.exprs(v) for a in e.atoms()]
+    return (frozenset(coupling.names.get(node.name, ())), *(read.index(a) if a in read else -1 for a in written))

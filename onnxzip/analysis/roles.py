@@ -1,0 +1,71 @@
+"""Nets laid over each other: roles that nodes of several nets play together, and the values and spaces they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+
+from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.spaces import Expr
+from onnxzip.net import Node
+
+Atom = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The same part played by one node of each of some nets.
+
+    Attributes:
+        name: unique; the first member's node name where that is free.
+        members: task -> node.
+        inputs, outputs: names of laid-over values and params; None for omitted inputs.
+        order: task -> for each input of the role, its position among the member's inputs.
+    """
+
+    name: str
+    op: str
+    members: Mapping[str, Node]
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    order: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """All nets laid over each other.
+
+    Attributes:
+        couplings: per task.
+        roles: in topological order.
+        values: laid-over value or param -> task -> that net's value or param.
+        spaces: (task, atom) -> number of the laid-over space.
+        partings: (where, why) for places where a net leaves the others.
+    """
+
+    couplings: Mapping[str, Coupling]
+    roles: tuple[Role, ...]
+    values: Mapping[str, Mapping[str, str]]
+    spaces: Mapping[Atom, int]
+    partings: tuple[tuple[str, str], ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.couplings)
+
+    def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
+        """Spaces of a value's axes as one task sees them, over laid-over space numbers."""
+        return tuple(self.expr(e, task) for e in self.couplings[task].exprs(self.values[value][task]))
+
+    def expr(self, expr: Expr, task: str) -> Expr:
+        """A net's expression with its atoms replaced by laid-over spaces."""
+        return expr.mapped(lambda a: Expr("atom", a.size, self.spaces[task, a.atom]))
+
+
+def unique(name: str, task: str, taken: set[str]) -> str:
+    """`name`, or with the task in front of it where it is taken; `taken` grows by what is returned."""
+    candidates = chain([name, f"{task}_{name}"], (f"{task}_{name}_{k}" for k in count(2)))
+    chosen = next(c for c in candidates if c not in taken)
+    taken.add(chosen)
+    return chosen

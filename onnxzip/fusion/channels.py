@@ -1,0 +1,84 @@
+"""Rows of a diagonal step (depthwise): each channel is fitted from itself alone, all with one damping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxzip.analysis.steps import linear_of
+from onnxzip.fusion.problem import Reads, original_channels
+from onnxzip.fusion.work import TINY, Exact, Work, by_owners
+from onnxzip.linalg.moments import Moments
+from onnxzip.linalg.ridge import Fit, fit_diagonal
+from onnxzip.matching.match import Matches, located
+
+
+def fit_channels(
+    work: Work, reads: Reads, exact: Exact, matches: Matches
+) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
+    """Rows of one strand: [channels, rows per channel, taps + 1], their fits, and the tasks whose rows have changed."""
+    owners = sorted(reads.owners)
+    own = {t: original_channels(work.plan, work.step, reads.key, t, matches) for t in owners}
+    present = {t: np.where(_presence(work, reads, t, matches), 0, -1) for t in owners}
+    rows = np.zeros_like(own[owners[0]])
+    fits: list[Fit] = []
+    changed: set[str] = set()
+    for group, index in by_owners(present).items():
+        centre = np.mean([own[t][index] for t in group], axis=0)
+        alone = len(group) == 1
+        same = alone and work.is_exact(reads, group[0], exact)
+        if not same:
+            changed.update(group)
+        if same or (alone and not work.method.refit) or work.stats is None:
+            rows[index] = centre
+            continue
+        fit = _solve(work, reads, index, centre, {t: own[t] for t in group})
+        rows[index] = fit.rows
+        fits.append(fit)
+    return rows, tuple(fits), frozenset(changed)
+
+
+def _presence(work: Work, reads: Reads, task: str, matches: Matches) -> np.ndarray:
+    """For each channel of the strand, whether it stands for one of the task."""
+    part = work.step.parts[0]
+    linear, view = linear_of(work.plan.overlay, part, task)
+    expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+    at, _ = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
+    return np.asarray(at >= 0)
+
+
+def _solve(work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own: Mapping[str, np.ndarray]) -> Fit:
+    """Fit the channels `index` on the data of the tasks in `own`."""
+    assert work.stats is not None
+    train, held = [], []
+    for task, rows in own.items():
+        both = [_chosen(m, index) for m in work.stats.of_channels(task, reads)]
+        weight = 1.0 / max(float(both[0].pp.mean()), TINY)
+        if not work.method.original_targets:
+            both = [_propagated(m, rows[index]) for m in both]
+        train.append(_weighted(both[0], weight))
+        held.append(_weighted(both[1], weight))
+    (zz, zp, _), rest = _total(train), _total(held)
+    return fit_diagonal(zz, zp, rest, centre, work.method.grid)
+
+
+def _chosen(m: Moments, index: np.ndarray) -> Moments:
+    return Moments(m.count, m.zz[index], m.zp[index], m.pp[index])
+
+
+def _propagated(m: Moments, rows: np.ndarray) -> Moments:
+    """The original rows' own products as targets: p = w z."""
+    zp = m.zz @ rows.swapaxes(1, 2)
+    return Moments(m.count, m.zz, zp, np.einsum("cmk,ckm->cm", rows, zp))
+
+
+def _weighted(m: Moments, weight: float) -> Moments:
+    return Moments(m.count, weight * m.zz, weight * m.zp, weight * m.pp)
+
+
+def _total(parts: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + part
+    return whole.zz, whole.zp, whole.pp

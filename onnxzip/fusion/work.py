@@ -1,0 +1,81 @@
+"""What is known of one step of the zip before its rows are fitted, and each task's statistics as the method wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.steps import Step
+from onnxzip.fusion.problem import Reads, original_rows
+from onnxzip.fusion.statistics import StepStatistics, TaskStatistics
+from onnxzip.linalg.moments import Moments
+from onnxzip.matching.match import Matches
+from onnxzip.matching.methods import Method
+
+TINY = float(np.finfo(np.float64).tiny)
+Exact = Mapping[str, frozenset[str]]  # value of the fused net -> tasks for which it is what their originals compute
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step and all that is known of it.
+
+    Attributes:
+        reads: what each strand of the output reads.
+        stats: of the data; None where there are none, or nothing is to be fitted.
+        method: how rows are matched and fitted.
+    """
+
+    plan: Plan
+    step: Step
+    reads: tuple[Reads, ...]
+    stats: StepStatistics | None
+    method: Method
+
+    def statistics(self, task: str, reads: Reads, group: int, matches: Matches) -> TaskStatistics:
+        """A task's statistics over what a strand reads, with the targets that the method fits."""
+        assert self.stats is not None
+        found = self.stats.of(task, reads, group)
+        if self.method.original_targets:
+            return found
+        return propagated(found, original_rows(self.plan, self.step, reads, group, task, matches))
+
+    def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
+        """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
+        skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
+        return all(task in exact[p.name] for p in [*(b.piece for b in reads.blocks), *skips])
+
+
+def weight_of(stats: TaskStatistics) -> float:
+    """Weight of a task in a shared fit: its targets' mean energy becomes one."""
+    return 1.0 / max(float(stats.train.pp.mean()), TINY)
+
+
+def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:
+    """The same with the original rows' own products as targets: p = w z."""
+    if stats.rows is None or stats.held_rows is None:
+        return TaskStatistics(_products(stats.train, rows), _products(stats.held, rows))
+    train, held = ((z, (z @ rows.T).astype(z.dtype)) for z, _ in (stats.rows, stats.held_rows))
+    return TaskStatistics(_energies(stats.train, train[1]), _energies(stats.held, held[1]), train, held)
+
+
+def _products(moments: Moments, rows: np.ndarray) -> Moments:
+    zp = moments.zz @ rows.T
+    return replace(moments, zp=zp, pp=np.einsum("rc,cr->r", rows, zp))
+
+
+def _energies(moments: Moments, p: np.ndarray) -> Moments:
+    return replace(moments, pp=np.mean(p.astype(np.float64) ** 2, axis=0))
+
+
+def by_owners(at: Mapping[str, np.ndarray]) -> dict[tuple[str, ...], np.ndarray]:
+    """Rows by the tasks that have a channel there (`at` is not negative): owners -> int indices."""
+    tasks = list(at)
+    codes = sum(((at[t] >= 0).astype(np.int64) << k for k, t in enumerate(tasks)), np.zeros((), np.int64))
+    return {
+        tuple(t for k, t in enumerate(tasks) if code >> k & 1): np.flatnonzero(codes == code)
+        for code in np.unique(codes) if code
+    }

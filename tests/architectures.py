@@ -1,0 +1,441 @@
+"""Small nets of every family that a merge must cope with, each built from a seed, a width and a number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+IMAGE = (3, 12, 12)
+Ports = dict[str, tuple[int, ...]]
+
+
+@dataclass
+class Maker:
+    """A graph in the making; weights are drawn from one generator, in the order of the calls."""
+
+    rng: np.random.Generator
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    params: list[TensorProto] = field(default_factory=list)
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attrs: object) -> str:
+        """Add a node; the name of its (first) output."""
+        number = len(self.nodes)
+        names = [f"v{number}" if k == 0 else f"v{number}_{k}" for k in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, f"{kind}_{number}", domain=domain, **attrs))
+        return names[0]
+
+    def param(self, array: np.ndarray) -> str:
+        name = f"p{len(self.params)}"
+        self.params.append(numpy_helper.from_array(array, name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.param(np.array(values, np.int64))
+
+    def normal(self, *shape: int, scale: float = 1.0) -> str:
+        return self.param((scale * self.rng.standard_normal(shape)).astype(np.float32))
+
+    def positive(self, *shape: int) -> str:
+        return self.param(self.rng.uniform(0.5, 1.5, shape).astype(np.float32))
+
+    def conv(self, x: str, shape: Sequence[int], bias: bool = True, **attrs: object) -> str:
+        """A Conv with weights [out, in per group, ...]; "same" pads where none are given."""
+        if "pads" not in attrs and "auto_pad" not in attrs:
+            attrs["pads"] = [k // 2 for k in shape[2:]] * 2
+        weight = self.normal(*shape, scale=float(np.sqrt(2 / np.prod(shape[1:]))))
+        return self.op("Conv", x, weight, *([self.normal(shape[0], scale=0.1)] if bias else []), **attrs)
+
+    def gemm(self, x: str, inputs: int, outputs: int) -> str:
+        weight = self.normal(outputs, inputs, scale=float(np.sqrt(2 / inputs)))
+        return self.op("Gemm", x, weight, self.normal(outputs, scale=0.1), transB=1)
+
+    def matmul(self, x: str, inputs: int, outputs: int) -> str:
+        y = self.op("MatMul", x, self.normal(inputs, outputs, scale=float(np.sqrt(2 / inputs))))
+        return self.op("Add", y, self.normal(outputs, scale=0.1))
+
+    def norm(self, x: str, channels: int) -> str:
+        scale, shift, mean = self.positive(channels), self.normal(channels, scale=0.1), self.normal(channels, scale=0.1)
+        return self.op("BatchNormalization", x, scale, shift, mean, self.positive(channels))
+
+    def relu(self, x: str) -> str:
+        return self.op("Relu", x)
+
+    def pool_head(self, x: str, channels: int, classes: int) -> str:
+        return self.gemm(self.op("Flatten", self.op("GlobalAveragePool", x)), channels, classes)
+
+
+Build = Callable[[Maker, int, int], "str | list[str]"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of nets.
+
+    Attributes:
+        build: (maker, width, classes) -> outputs; it reads the inputs by name.
+        inputs: name -> shape of one sample.
+        shares_all: whether everything between inputs and outputs can be shared at all.
+    """
+
+    build: Build
+    inputs: Ports = field(default_factory=lambda: {"image": IMAGE})
+    shares_all: bool = True
+
+
+def model_of(architecture: Architecture, seed: int, width: int = 4, classes: int = 5) -> ModelProto:
+    """One net of a family."""
+    maker = Maker(np.random.default_rng(seed))
+    made = architecture.build(maker, width, classes)
+    outputs = [made] if isinstance(made, str) else made
+    for k, value in enumerate(outputs):
+        maker.nodes.append(helper.make_node("Identity", [value], [f"out{k}"], f"last{k}"))
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", *s]) for n, s in architecture.inputs.items()]
+    ends = [helper.make_tensor_value_info(f"out{k}", TensorProto.FLOAT, None) for k in range(len(outputs))]
+    graph = helper.make_graph(maker.nodes, "net", ports, ends, maker.params)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def family(inputs: Ports | None = None, shares_all: bool = True) -> Callable[[Build], Build]:
+    """Enter a builder in the table, under its name."""
+
+    def enter(build: Build) -> Build:
+        ports = inputs if inputs is not None else {"image": IMAGE}
+        ARCHITECTURES[build.__name__] = Architecture(build, ports, shares_all)
+        return build
+
+    return enter
+
+
+@family({"x": (20,)})
+def mlp(m: Maker, w: int, classes: int) -> str:
+    a = m.relu(m.gemm("x", 20, 3 * w))
+    b = m.op("Tanh", m.gemm(a, 3 * w, 2 * w))
+    return m.gemm(b, 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def tokens(m: Maker, w: int, classes: int) -> str:
+    a = m.op("Sigmoid", m.matmul("x", 10, 3 * w))
+    b = m.relu(m.matmul(a, 3 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", b, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family()
+def lenet(m: Maker, w: int, classes: int) -> str:
+    a = m.op("MaxPool", m.op("Tanh", m.conv("image", (w, 3, 5, 5))), kernel_shape=[2, 2], strides=[2, 2])
+    b = m.op("AveragePool", m.relu(m.conv(a, (2 * w, w, 3, 3), pads=[0, 0, 0, 0])), kernel_shape=[2, 2], strides=[2, 2])
+    c = m.relu(m.gemm(m.op("Flatten", b), 2 * w * 4, 3 * w))
+    return m.gemm(c, 3 * w, classes)
+
+
+@family()
+def vgg(m: Maker, w: int, classes: int) -> str:
+    x, before = "image", 3
+    for channels in (w, w, 2 * w):
+        x = m.relu(m.norm(m.conv(x, (channels, before, 3, 3), bias=False), channels))
+        x, before = m.op("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), channels
+    return m.gemm(m.op("Flatten", x), 2 * w, classes)
+
+
+def basic_block(m: Maker, x: str, before: int, after: int, stride: int) -> str:
+    a = m.relu(m.norm(m.conv(x, (after, before, 3, 3), bias=False, strides=[stride, stride]), after))
+    b = m.norm(m.conv(a, (after, after, 3, 3), bias=False), after)
+    skip = x if (before, stride) == (after, 1) else m.norm(m.conv(x, (after, before, 1, 1), strides=[stride, stride]), after)
+    return m.relu(m.op("Add", b, skip))
+
+
+@family()
+def resnet(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.norm(m.conv("image", (w, 3, 3, 3)), w))
+    x = basic_block(m, x, w, w, 1)
+    x = basic_block(m, x, w, 2 * w, 2)
+    x = basic_block(m, x, 2 * w, 2 * w, 1)
+    return m.pool_head(x, 2 * w, classes)
+
+
+@family()
+def bottleneck(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    before = w
+    for _ in range(2):
+        a = m.relu(m.conv(x, (w, before, 1, 1)))
+        b = m.relu(m.conv(a, (w, w, 3, 3)))
+        c = m.conv(b, (2 * w, w, 1, 1))
+        x = m.relu(m.op("Add", x if before == 2 * w else m.conv(x, (2 * w, before, 1, 1)), c))
+        before = 2 * w
+    return m.pool_head(x, before, classes)
+
+
+@family()
+def preactivation(m: Maker, w: int, classes: int) -> str:
+    x = m.conv("image", (w, 3, 3, 3))
+    for _ in range(2):
+        a = m.conv(m.relu(m.norm(x, w)), (w, w, 3, 3))
+        x = m.op("Add", x, m.conv(m.relu(m.norm(a, w)), (w, w, 3, 3)))
+    return m.pool_head(m.relu(m.norm(x, w)), w, classes)
+
+
+def relu6(m: Maker, x: str) -> str:
+    return m.op("Clip", x, m.param(np.float32(0)), m.param(np.float32(6)))
+
+
+@family()
+def mobilenet(m: Maker, w: int, classes: int) -> str:
+    x = relu6(m, m.norm(m.conv("image", (w, 3, 3, 3)), w))
+    before = w
+    for after, stride in ((w, 1), (2 * w, 2), (2 * w, 1)):
+        e = relu6(m, m.norm(m.conv(x, (2 * before, before, 1, 1)), 2 * before))
+        d = relu6(m, m.norm(m.conv(e, (2 * before, 1, 3, 3), group=2 * before, strides=[stride, stride]), 2 * before))
+        y = m.norm(m.conv(d, (after, 2 * before, 1, 1)), after)
+        x = m.op("Add", x, y) if (before, stride) == (after, 1) else y
+        before = after
+    return m.pool_head(relu6(m, m.conv(x, (3 * w, before, 1, 1))), 3 * w, classes)
+
+
+@family()
+def inception(m: Maker, w: int, classes: int) -> str:
+    x, before = m.relu(m.conv("image", (w, 3, 3, 3))), w
+    for _ in range(2):
+        one = m.relu(m.conv(x, (w, before, 1, 1)))
+        three = m.relu(m.conv(m.relu(m.conv(x, (w, before, 1, 1))), (w + 2, w, 3, 3)))
+        pooled = m.op("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        last = m.relu(m.conv(pooled, (w, before, 1, 1)))
+        x, before = m.op("Concat", one, three, last, axis=1), 3 * w + 2
+    return m.pool_head(x, before, classes)
+
+
+@family()
+def densenet(m: Maker, w: int, classes: int) -> str:
+    x, before = m.conv("image", (w, 3, 3, 3)), w
+    for _ in range(2):
+        y = m.conv(m.relu(m.norm(x, before)), (w, before, 3, 3))
+        x, before = m.op("Concat", x, y, axis=1), before + w
+    x = m.conv(m.relu(m.norm(x, before)), (w, before, 1, 1))
+    return m.pool_head(m.relu(m.norm(x, w)), w, classes)
+
+
+@family()
+def squeeze_excite(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    s = m.relu(m.conv(m.op("GlobalAveragePool", x), (w, 2 * w, 1, 1)))
+    x = m.op("Mul", x, m.op("Sigmoid", m.conv(s, (2 * w, w, 1, 1))))
+    return m.pool_head(m.relu(m.conv(x, (2 * w, 2 * w, 3, 3))), 2 * w, classes)
+
+
+@family()
+def grouped(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    x = m.relu(m.conv(x, (2 * w, w, 3, 3), group=2))
+    x = m.relu(m.conv(x, (4 * w, 2 * w, 1, 1)))
+    x = m.relu(m.conv(x, (4 * w, w, 3, 3), group=4))
+    return m.pool_head(x, 4 * w, classes)
+
+
+@family()
+def multiplier(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.relu(m.conv(x, (2 * w, 1, 3, 3), group=w))
+    return m.pool_head(m.relu(m.conv(x, (w, 2 * w, 1, 1))), w, classes)
+
+
+@family({"signal": (2, 24)})
+def conv1d(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("signal", (w, 2, 5), strides=[2]))
+    x = m.relu(m.conv(x, (2 * w, w, 3), dilations=[2], pads=[2, 2]))
+    return m.pool_head(m.op("MaxPool", x, kernel_shape=[2], strides=[2]), 2 * w, classes)
+
+
+@family()
+def odd_windows(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 1], pads=[0, 1, 1, 2]))
+    x = m.relu(m.conv(x, (w, w, 2, 3), dilations=[2, 2], pads=[1, 2, 1, 2]))
+    x = m.relu(m.conv(x, (w, w, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2]))
+    return m.pool_head(x, w, classes)
+
+
+@family()
+def upsampler(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))
+    x = m.relu(m.op("ConvTranspose", x, m.normal(w, 2 * w, 3, 3, scale=0.3), m.normal(2 * w, scale=0.1), pads=[1, 1, 1, 1]))
+    return m.op("ConvTranspose", x, m.normal(2 * w, classes, 2, 2, scale=0.3), m.normal(classes, scale=0.1), strides=[2, 2])
+
+
+@family()
+def unet(m: Maker, w: int, classes: int) -> str:
+    a = m.relu(m.conv("image", (w, 3, 3, 3)))
+    b = m.relu(m.conv(m.op("MaxPool", a, kernel_shape=[2, 2], strides=[2, 2]), (2 * w, w, 3, 3)))
+    up = m.op("Resize", b, "", m.param(np.array([1, 1, 2, 2], np.float32)), mode="nearest")
+    c = m.relu(m.conv(m.op("Concat", up, a, axis=1), (w, 3 * w, 3, 3)))
+    return m.conv(c, (classes, w, 1, 1))
+
+
+@family()
+def gated(m: Maker, w: int, classes: int) -> str:
+    x = m.conv("image", (2 * w, 3, 3, 3))
+    half = m.op("Split", x, m.ints(w, w), outputs=2, axis=1)
+    x = m.op("Mul", half, m.op("Sigmoid", f"{half}_1"))
+    y = m.conv(x, (2 * w, w, 3, 3))
+    low = m.op("Slice", y, m.ints(0), m.ints(w), m.ints(1))
+    high = m.op("Slice", y, m.ints(w), m.ints(2 * w), m.ints(1))
+    return m.pool_head(m.op("Mul", m.op("Tanh", low), m.op("Sigmoid", high)), w, classes)
+
+
+@family()
+def prelu(m: Maker, w: int, classes: int) -> str:
+    x = m.op("PRelu", m.conv("image", (w, 3, 3, 3)), m.param(np.full((w, 1, 1), 0.25, np.float32)))
+    x = m.op("PRelu", m.conv(x, (w, w, 3, 3)), m.positive(w, 1, 1))
+    return m.pool_head(x, w, classes)
+
+
+@family()
+def scaled(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.op("Add", m.op("Mul", x, m.positive(w, 1, 1)), m.normal(1, w, 1, 1, scale=0.1))
+    x = m.relu(m.conv(m.op("Tanh", x), (w, w, 3, 3)))
+    return m.pool_head(m.op("Div", m.op("Sub", x, m.param(np.float32(0.5))), m.param(np.float32(0.25))), w, classes)
+
+
+@family()
+def padded(m: Maker, w: int, classes: int) -> str:
+    x = m.op("Pad", "image", m.ints(0, 0, 1, 1, 0, 0, 2, 0), mode="reflect")
+    x = m.relu(m.conv(x, (w, 3, 3, 3), pads=[0, 0, 0, 0]))
+    x = m.op("Pad", x, m.ints(0, 0, 1, 0, 0, 0, 0, 1))
+    return m.pool_head(m.relu(m.conv(x, (2 * w, w, 3, 3))), 2 * w, classes)
+
+
+@family()
+def channel_minor(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[4, 4]))
+    x = m.op("Flatten", m.op("Transpose", x, perm=[0, 2, 3, 1]))
+    return m.gemm(m.relu(m.gemm(x, 9 * w, 3 * w)), 3 * w, classes)
+
+
+@family()
+def reshaped(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3), strides=[2, 2]))
+    x = m.op("Unsqueeze", m.op("Reshape", x, m.ints(0, 2 * w, 36)), m.ints(2))
+    x = m.op("Transpose", m.op("Squeeze", x, m.ints(2)), perm=[0, 2, 1])
+    x = m.relu(m.matmul(x, 2 * w, w))
+    return m.gemm(m.op("Reshape", x, m.ints(0, 36 * w)), 36 * w, classes)
+
+
+@family()
+def spatial_attention(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    mean = m.op("ReduceMean", x, axes=[1], keepdims=1)
+    high = m.op("ReduceMax", x, axes=[1], keepdims=1)
+    gate = m.op("Sigmoid", m.conv(m.op("Concat", mean, high, axis=1), (1, 2, 3, 3)))
+    x = m.relu(m.conv(m.op("Mul", x, gate), (2 * w, w, 3, 3)))
+    return m.gemm(m.op("ReduceMean", x, axes=[2, 3], keepdims=0), 2 * w, classes)
+
+
+@family()
+def softmax_head(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))
+    x = m.op("AveragePool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
+    return m.op("Softmax", m.pool_head(x, w, classes), axis=1)
+
+
+@family({"x": (5, 10)})
+def layer_norm(m: Maker, w: int, classes: int) -> str:
+    x = m.matmul("x", 10, 2 * w)
+    x = m.op("LayerNormalization", x, m.positive(2 * w), m.normal(2 * w, scale=0.1), axis=-1)
+    x = m.relu(m.matmul(x, 2 * w, 3 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
+
+
+@family({"x": (6, 10)}, shares_all=False)
+def unknown_operator(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.matmul("x", 10, 2 * w))
+    x = m.relu(m.matmul(x, 2 * w, 2 * w))
+    x = m.op("CumSum", x, m.param(np.array(1, np.int64)))
+    x = m.relu(m.matmul(x, 2 * w, 3 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
+
+
+@family()
+def image_joined(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.relu(m.conv(m.op("Concat", x, "image", axis=1), (w, w + 3, 3, 3)))
+    x = m.op("Concat", "image", x, axis=1)
+    return m.pool_head(m.relu(m.conv(x, (2 * w, w + 3, 3, 3))), 2 * w, classes)
+
+
+@family()
+def two_outputs(m: Maker, w: int, classes: int) -> list[str]:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    y = m.relu(m.conv(x, (2 * w, w, 3, 3), strides=[2, 2]))
+    return [m.pool_head(y, 2 * w, classes), m.conv(x, (2, w, 1, 1))]
+
+
+@family({"image": IMAGE, "x": (7,)})
+def two_inputs(m: Maker, w: int, classes: int) -> str:
+    a = m.op("Flatten", m.op("GlobalMaxPool", m.relu(m.conv("image", (w, 3, 3, 3)))))
+    b = m.relu(m.gemm("x", 7, 2 * w))
+    c = m.relu(m.gemm(m.op("Concat", a, b, axis=1), 3 * w, 3 * w))
+    return m.gemm(c, 3 * w, classes)
+
+
+@family(shares_all=False)
+def image_scaled(m: Maker, w: int, classes: int) -> str:
+    y = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    x = m.op("Concat", m.relu(m.conv(y, (w, 2 * w, 3, 3))), "image", axis=1)
+    x = m.relu(m.conv(x, (w + 3, 1, 3, 3), group=w + 3))
+    x = m.relu(m.conv(x, (2 * w, w + 3, 1, 1)))
+    return m.pool_head(m.relu(m.conv(m.op("Concat", x, y, axis=1), (w, 4 * w, 1, 1))), w, classes)
+
+
+@family(shares_all=False)
+def computed_weights(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    level = m.op("ReduceMean", x, axes=[0, 1, 2, 3], keepdims=1)
+    x = m.relu(m.op("Conv", x, m.op("Mul", m.normal(w, w, 3, 3, scale=0.3), level), pads=[1, 1, 1, 1]))
+    return m.pool_head(m.relu(m.conv(x, (w, w, 3, 3))), w, classes)
+
+
+@family(shares_all=False)
+def integers(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.relu(m.conv(x, (w, w, 3, 3)))
+    found = m.op("TopK", x, m.ints(5), outputs=2, axis=3)
+    x = m.op("Add", found, m.op("Cast", f"{found}_1", to=TensorProto.FLOAT))
+    return m.pool_head(m.relu(m.conv(x, (w, w, 3, 3))), w, classes)
+
+
+@family(shares_all=False)
+def overlapping(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv(m.relu(m.conv("image", (w, 3, 3, 3))), (3 * w, w, 3, 3)))
+    low, high = (m.op("Slice", x, m.ints(a * w), m.ints((a + 2) * w), m.ints(1)) for a in (0, 1))
+    return m.pool_head(m.relu(m.conv(m.op("Add", low, high), (2 * w, 2 * w, 3, 3))), 2 * w, classes)
+
+
+@family()
+def narrow_gate(m: Maker, w: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.op("Mul", x, m.op("Sigmoid", m.conv(x, (1, w, 3, 3))))
+    return m.pool_head(m.relu(m.conv(x, (2 * w, w, 3, 3))), 2 * w, classes)
+
+
+@family(shares_all=False)
+def inner_output(m: Maker, w: int, classes: int) -> list[str]:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    y = m.relu(m.conv(x, (w, w, 3, 3)))
+    return [m.pool_head(m.relu(m.conv(y, (w, w, 3, 3))), w, classes), y, "image"]
+
+
+@family()
+def three_ways(m: Maker, w: int, classes: int) -> str:
+    x = m.conv("image", (3 * w, 3, 3, 3))
+    part = m.op("Split", x, m.ints(w, w, w), outputs=3, axis=1)
+    x = m.op("Max", part, f"{part}_1", f"{part}_2")
+    x = m.op("Sum", x, m.conv(x, (w, w, 3, 3)), m.conv(x, (w, w, 1, 1)))
+    x = m.op("Sub", x, m.conv(m.relu(x), (w, w, 3, 3)))
+    return m.pool_head(m.op("Concat", x, m.op("Add", x, x), axis=1), 2 * w, classes)

@@ -1,0 +1,217 @@
+"""The numerical kernels, each against the plainest way to compute the same."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from onnxzip.linalg.assignment import greedy, hungarian
+from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
+from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
+from onnxzip.linalg.ridge import GRID, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
+
+SEED = 3
+ONE = (1e-2,)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
+
+
+def normal(z: np.ndarray, p: np.ndarray) -> Normal:
+    """Normal equations as means over the rows."""
+    return Normal(z.T @ z / len(z), z.T @ p / len(z), (p**2).mean(axis=0))
+
+
+def problem(samples: int, columns: int, rows: int, noise: float = 0.1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, targets, and the rows that made them."""
+    draw = rng()
+    z, truth = draw.standard_normal((samples, columns)), draw.standard_normal((rows, columns))
+    return z, z @ truth.T + noise * draw.standard_normal((samples, rows)), truth
+
+
+def damped(z: np.ndarray, p: np.ndarray, centre: np.ndarray, damping: float) -> np.ndarray:
+    """argmin mean (w z - p)^2 + l d |w - w0|^2 as one stacked least squares."""
+    root = np.sqrt(damping * np.mean(z**2) * len(z))
+    stacked = np.vstack([z, root * np.eye(z.shape[1])])
+    found: np.ndarray = np.linalg.lstsq(stacked, np.vstack([p, root * centre.T]), rcond=None)[0].T
+    return found
+
+
+def check_same_moments(a: Moments, b: Moments) -> None:
+    assert a.count == b.count
+    for name in ("zz", "zp", "pp"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-12)
+        assert getattr(a, name).dtype == np.float64
+
+
+class TestMoments:
+    def test_are_sums_of_products(self) -> None:
+        z, p, _ = problem(7, 3, 2)
+        found = moments_of(z, p)
+        np.testing.assert_allclose(found.zz, sum(np.outer(r, r) for r in z))
+        np.testing.assert_allclose(found.zp, sum(np.outer(r, q) for r, q in zip(z, p, strict=True)))
+        np.testing.assert_allclose(found.pp, sum(q**2 for q in p))
+
+    def test_are_additive(self) -> None:
+        """Law 7."""
+        z, p, _ = problem(20, 4, 3)
+        check_same_moments(moments_of(z, p), moments_of(z[:13], p[:13]) + moments_of(z[13:], p[13:]))
+
+    def test_of_channels_are_additive_and_those_of_each_channel(self) -> None:
+        z, p = rng().standard_normal((20, 5, 4)), rng().standard_normal((20, 5, 2))
+        whole = diagonal_moments_of(z, p)
+        check_same_moments(whole, diagonal_moments_of(z[:9], p[:9]) + diagonal_moments_of(z[9:], p[9:]))
+        for c in range(5):
+            one = moments_of(z[:, c], p[:, c])
+            check_same_moments(one, Moments(20, whole.zz[c], whole.zp[c], whole.pp[c]))
+
+
+class TestSolveDamped:
+    def test_equals_numpy(self) -> None:
+        z, p, _ = problem(50, 6, 3)
+        zz, right = z.T @ z, z.T @ p
+        expected = np.linalg.solve(zz + 0.1 * np.trace(zz) / 6 * np.eye(6), right)
+        np.testing.assert_allclose(solve_damped(zz, right, 0.1), expected, rtol=1e-10)
+
+    def test_leaves_its_inputs_alone(self) -> None:
+        z, p, _ = problem(50, 6, 3)
+        zz, right = z.T @ z, z.T @ p
+        before = zz.copy(), right.copy()
+        zz.setflags(write=False)
+        right.setflags(write=False)
+        solve_damped(zz, right, 0.1)
+        assert np.array_equal(zz, before[0]) and np.array_equal(right, before[1])
+
+    @pytest.mark.parametrize("damping", [0.0, 1e-12, 1e-2])
+    def test_of_a_singular_matrix_solves_what_can_be_solved(self, damping: float) -> None:
+        z, p, _ = problem(4, 9, 2)
+        zz, right = z.T @ z, z.T @ p
+        found = solve_damped(zz, right, damping)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(zz @ found, right, atol=max(1e-3, 20 * damping) * np.abs(right).max())
+
+    def test_of_zero_is_zero(self) -> None:
+        assert not solve_damped(np.zeros((5, 5)), np.zeros((5, 2)), 1e-3).any()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_refuses_what_is_not_finite(self, value: float) -> None:
+        zz = np.eye(4)
+        zz[1, 1] = value
+        with pytest.raises(ValueError, match="NaN or Inf"):
+            solve_damped(zz, np.ones((4, 1)), 1e-3)
+
+
+class TestFit:
+    def test_primal_is_the_damped_least_squares(self) -> None:
+        z, p, truth = problem(200, 8, 3)
+        centre = truth + rng().standard_normal(truth.shape)
+        found = fit_primal(normal(z[:160], p[:160]), normal(z[160:], p[160:]), centre, ONE)
+        np.testing.assert_allclose(found.rows, damped(z[:160], p[:160], centre, ONE[0]), rtol=1e-8)
+
+    def test_primal_reports_the_held_out_error(self) -> None:
+        z, p, truth = problem(200, 8, 3)
+        found = fit_primal(normal(z[:160], p[:160]), normal(z[160:], p[160:]), 0 * truth, ONE)
+        miss = p[160:] - z[160:] @ found.rows.T
+        assert found.error == pytest.approx((miss**2).sum() / (p[160:] ** 2).sum(), rel=1e-8)
+
+    def test_primal_takes_the_damping_that_is_best_on_held_out_rows(self) -> None:
+        """Few noisy rows and a good centre: strong damping; many clean rows and a bad one: weak damping."""
+        z, p, truth = problem(60, 40, 3, noise=5.0)
+        strong = fit_primal(normal(z[:48], p[:48]), normal(z[48:], p[48:]), truth, GRID)
+        z, p, truth = problem(4000, 40, 3, noise=0.01)
+        weak = fit_primal(normal(z[:3200], p[:3200]), normal(z[3200:], p[3200:]), -truth, GRID)
+        assert strong.damping >= 0.3 and weak.damping <= 1e-3
+
+    def test_primal_fits_the_held_out_rows_too_in_the_end(self) -> None:
+        z, p, truth = problem(100, 8, 3)
+        found = fit_primal(normal(z[:80], p[:80]), normal(z[80:], p[80:]), 0 * truth, GRID)
+        np.testing.assert_allclose(found.rows, damped(z, p, 0 * truth, found.damping), rtol=1e-8)
+
+    @pytest.mark.parametrize("samples", [15, 100])
+    def test_dual_is_primal(self, samples: int) -> None:
+        z, p, truth = problem(samples + 10, 30, 4)
+        train, held = slice(samples), slice(samples, None)
+        centre = truth + 0.3 * rng().standard_normal(truth.shape)
+        primal = fit_primal(normal(z[train], p[train]), normal(z[held], p[held]), centre, ONE)
+        root, held_root = 1 / np.sqrt(samples), 1 / np.sqrt(10)
+        dual = fit_dual(z[train] * root, p[train] * root, z[held] * held_root, p[held] * held_root, centre, ONE)
+        np.testing.assert_allclose(dual.rows, primal.rows, rtol=1e-6, atol=1e-6)
+        assert dual.error == pytest.approx(primal.error, rel=1e-6)
+
+    def test_diagonal_is_a_loop_over_channels(self) -> None:
+        draw = rng()
+        z, p, centre = draw.standard_normal((90, 5, 4)), draw.standard_normal((90, 5, 2)), draw.standard_normal((5, 2, 4))
+        train, held = diagonal_moments_of(z[:70], p[:70]), diagonal_moments_of(z[70:], p[70:])
+        found = fit_diagonal(train.zz / 70, train.zp / 70, (held.zz / 20, held.zp / 20, held.pp / 20), centre, ONE)
+        for c in range(5):
+            np.testing.assert_allclose(found.rows[c], damped(z[:70, c], p[:70, c], centre[c], ONE[0]), rtol=1e-8)
+
+    def test_diagonal_with_a_dead_channel(self) -> None:
+        z, p, centre = rng().standard_normal((90, 3, 4)), rng().standard_normal((90, 3, 1)), np.ones((3, 1, 4))
+        z[:, 1] = 0
+        train = diagonal_moments_of(z, p)
+        found = fit_diagonal(train.zz, train.zp, None, centre, ONE)
+        assert np.isfinite(found.rows).all()
+        np.testing.assert_allclose(found.rows[1], centre[1])
+
+    def test_primal_with_dead_columns_keeps_their_centre(self) -> None:
+        z, p, truth = problem(100, 6, 2)
+        z[:, 4] = 0
+        found = fit_primal(normal(z[:80], p[:80]), normal(z[80:], p[80:]), truth, GRID)
+        np.testing.assert_allclose(found.rows[:, 4], truth[:, 4])
+
+
+class TestExplained:
+    def test_gives_the_error_of_the_best_row(self) -> None:
+        """e_i - Q_ii is what least squares leaves of a target."""
+        z, p, _ = problem(80, 5, 3, noise=1.0)
+        found = explained_by_moments(z.T @ z, z.T @ p, 1e-12)
+        left = [np.linalg.lstsq(z, q, rcond=None)[1][0] for q in p.T]
+        np.testing.assert_allclose((p**2).sum(axis=0) - np.diagonal(found), left, rtol=1e-8)
+
+    def test_by_rows_is_by_moments(self) -> None:
+        """Two tasks with samples of their own."""
+        z, p, _ = problem(24, 40, 5)
+        parts = [p[:14, :2], p[14:, 2:]]
+        zp = np.concatenate([z[:14].T @ parts[0], z[14:].T @ parts[1]], axis=1)
+        np.testing.assert_allclose(explained_by_rows(z, parts, 1e-2), explained_by_moments(z.T @ z, zp, 1e-2), rtol=1e-8)
+
+
+SHAPES = [(1, 1), (3, 3), (2, 5), (5, 2), (4, 4)]
+
+
+def total(cost: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> float:
+    return float(cost[pairs].sum())
+
+
+def check_pairs(cost: np.ndarray, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    rows, columns = pairs
+    assert len(rows) == len(columns) == min(cost.shape)
+    assert len(set(rows.tolist())) == len(set(columns.tolist())) == len(rows)
+    assert (np.diff(cost[rows, columns]) >= 0).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", range(4))
+class TestAssignment:
+    def test_hungarian_is_the_best_of_all(self, shape: tuple[int, int], seed: int) -> None:
+        cost = np.random.default_rng(seed).random(shape)
+        wide = cost if shape[0] <= shape[1] else cost.T
+        best = min(sum(wide[i, j] for i, j in enumerate(order)) for order in permutations(range(wide.shape[1]), len(wide)))
+        found = hungarian(cost)
+        check_pairs(cost, found)
+        assert total(cost, found) == pytest.approx(best, rel=1e-12)
+
+    def test_greedy_takes_the_cheapest_that_is_left(self, shape: tuple[int, int], seed: int) -> None:
+        cost = np.random.default_rng(seed).random(shape)
+        left, expected = cost.copy(), []
+        for _ in range(min(shape)):
+            i, j = np.unravel_index(int(left.argmin()), shape)
+            expected.append((int(i), int(j)))
+            left[i, :] = left[:, j] = np.inf
+        found = greedy(cost)
+        check_pairs(cost, found)
+        assert list(zip(*(x.tolist() for x in found), strict=True)) == expected

@@ -1,0 +1,249 @@
+"""The laws of the merge, for every family: what is the same is shared, what is not shared stays, order means nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES, model_of
+from fusing import (
+    check_all_shared,
+    check_close,
+    check_tasks,
+    check_valid,
+    fuse,
+    make,
+    net_of,
+    outputs,
+    permuted,
+    samples_for,
+    scrambled,
+)
+
+from onnxzip.analysis import analyse
+from onnxzip.calibration.samples import Source
+from onnxzip.errors import UnsupportedError
+from onnxzip.linalg.moments import moments_of
+from onnxzip.net import Net
+
+EXACT = 1e-5
+SAME = 1e-4
+COUPLED = [name for name, architecture in ARCHITECTURES.items() if architecture.shares_all]
+LAYOUTS = ("strands", "wide")
+every_family = pytest.mark.parametrize("family", ARCHITECTURES)
+WHOLE = [name for name in ARCHITECTURES if name != "image_scaled"]  # there shared rows miss what each task keeps for itself
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def gives_up(family: str, layout: str, share: float) -> bool:
+    """Whether the first space is one that a node needs whole, and one strand holds channels of several owners."""
+    return family in ("layer_norm", "spatial_attention", "computed_weights") and layout == "wide" and share < 1
+
+
+def frozen(net: Net) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in net.params.items()}
+
+
+# Law 6 ----------------------------------------------------------------------------------------------------------------
+
+
+@every_family
+def test_order_of_channels_means_nothing(family: str, tmp_path: Path) -> None:
+    net = make(tmp_path, family, 1)
+    moved = permuted(net, 5)
+    feeds = samples_for(net, 9, 8)
+    assert frozen(moved) != frozen(net)
+    for want, got in zip(outputs(net, feeds).values(), outputs(moved, feeds).values(), strict=True):
+        check_close(got, want, EXACT)
+
+
+# Law 4 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", WHOLE)
+@every_layout
+def test_net_merged_with_permuted_copy_is_the_net(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1, "a"), permuted(make(tmp_path, family, 1, "b"), 5)]
+    fused = fuse(nets, 1.0, layout)
+    if family in COUPLED:
+        check_all_shared(fused.plan)
+    check_valid(fused, nets)
+    check_tasks(fused, nets, SAME)
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_net_merged_with_itself_is_the_net(family: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1, name) for name in ("a", "b", "c")]
+    fused = fuse(nets)
+    if family in COUPLED:
+        check_all_shared(fused.plan)
+    check_tasks(fused, nets, SAME)
+
+
+@pytest.mark.parametrize("family", ["mlp", "lenet", "resnet", "mobilenet", "grouped", "densenet", "unet", "gated"])
+def test_half_wide_merge_with_permuted_copy_is_the_net(family: str, tmp_path: Path) -> None:
+    """In layout wide every row reads every channel, so shared rows miss nothing."""
+    nets = [make(tmp_path, family, 1, "a"), permuted(make(tmp_path, family, 1, "b"), 5)]
+    check_tasks(fuse(nets, 0.5, "wide"), nets, SAME)
+
+
+# Law 5 ----------------------------------------------------------------------------------------------------------------
+
+
+@every_family
+@every_layout
+def test_nothing_shared_leaves_the_originals(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1), make(tmp_path, family, 2, width=6, classes=3)]
+    fused = fuse(nets, 0.0, layout)
+    assert all(len(owners) == 1 for s in fused.plan.spaces.values() if not s.given for owners in s.counts)
+    assert not [fit for by_key in fused.zipped.fits.values() for fits in by_key.values() for fit in fits]
+    check_valid(fused, nets)
+    check_tasks(fused, nets, EXACT)
+
+
+# any nets, any shares -------------------------------------------------------------------------------------------------
+
+
+@every_family
+@every_layout
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+def test_independent_nets_merge(family: str, layout: str, share: float, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1), make(tmp_path, family, 2)]
+    before = [frozen(n) for n in nets]
+    fused = fuse(nets, share, layout)
+    check_valid(fused, nets)
+    if gives_up(family, layout, share):
+        assert any("needs all channels of each task alone" in r.why for r in fused.plan.refusals)
+    else:
+        assert any(space.shared for space in fused.plan.spaces.values() if not space.given)
+    assert [frozen(n) for n in nets] == before
+
+
+@every_family
+@every_layout
+def test_three_nets_of_different_width_and_classes(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, k, width=w, classes=c) for k, w, c in ((1, 4, 5), (2, 6, 3), (3, 8, 2))]
+    fused = fuse(nets, 0.7, layout)
+    check_valid(fused, nets)
+    first = fused.plan.shared_spaces()[0]
+    if len(set(first.sizes.values())) == 3 and not gives_up(family, layout, 0.7):
+        assert {len(owners) for owners in first.counts} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("family", ["mlp", "lenet", "resnet", "mobilenet", "inception", "grouped"])
+@every_layout
+def test_four_nets(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, k, width=w) for k, w in enumerate((8, 4, 6, 4))]
+    check_valid(fuse(nets, 1.0, layout), nets)
+
+
+@pytest.mark.parametrize("family", ["resnet", "mobilenet", "inception", "layer_norm", "image_joined", "spatial_attention"])
+@every_layout
+def test_data_of_its_own_for_each_task(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, k) for k in (1, 2, 3)]
+    sources = [Source(("net1", "net3"), samples_for(nets[0], 40, 1), {}), Source(("net2",), samples_for(nets[0], 70, 2), {})]
+    check_valid(fuse(nets, 0.5, layout, "zip", sources), nets)
+
+
+@pytest.mark.parametrize("method", ["mtz", "average"])
+@pytest.mark.parametrize("family", ["lenet", "resnet", "mobilenet", "inception", "squeeze_excite"])
+def test_other_methods(family: str, method: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1), make(tmp_path, family, 2)]
+    check_valid(fuse(nets, 0.5, "strands", method), nets)
+
+
+def test_channels_of_the_input_that_each_task_scales_by_itself(tmp_path: Path) -> None:
+    """An image joined to features, then a depthwise Conv over both: nothing of it is the same in two tasks."""
+    nets = [make(tmp_path, "image_scaled", k) for k in (1, 2)]
+    fused = fuse(nets, 1.0)
+    check_valid(fused, nets)
+    assert any("channels of the input" in r.why for r in fused.plan.refusals)
+
+
+@every_layout
+def test_share_by_pattern(layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, "vgg", 1), make(tmp_path, "vgg", 2)]
+    names = [s.name for s in analyse(nets).shared_spaces()]
+    fused = fuse(nets, [("*", 1.0), (names[1], 0.5), (names[2], 0.25)], layout)
+    check_valid(fused, nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [4, 2, 2]
+
+
+def test_random_shares_everywhere(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    for k, family in enumerate(["densenet", "unet", "mobilenet", "image_joined", "gated", "bottleneck"] * 2):
+        nets = [make(tmp_path, family, s, width=int(rng.choice([4, 6]))) for s in range(int(rng.integers(2, 4)))]
+        names = [s.name.lstrip("/") for s in analyse(nets).shared_spaces()]
+        shares = [(name, float(rng.choice([0.0, 0.3, 0.6, 1.0]))) for name in names]
+        check_valid(fuse(nets, shares, LAYOUTS[k % 2]), nets)
+
+
+# different nets -------------------------------------------------------------------------------------------------------
+
+
+PAIRS = [("vgg", "lenet"), ("resnet", "preactivation"), ("unet", "two_outputs"), ("inception", "scaled")]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@every_layout
+def test_heads_of_different_structure(pair: tuple[str, str], layout: str, tmp_path: Path) -> None:
+    """The trunk ends where the nets stop corresponding, and the report says where."""
+    nets = [make(tmp_path, family, k, family) for k, family in enumerate(pair)]
+    try:
+        fused = fuse(nets, 1.0, layout)
+    except UnsupportedError as error:
+        assert "stands where" in str(error)
+        return
+    check_valid(fused, nets)
+    assert any("head starts here" in r.why for r in fused.plan.refusals)
+
+
+@every_layout
+def test_two_of_three_agree_longer(layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, "unet", 1), make(tmp_path, "two_outputs", 2), make(tmp_path, "unet", 3)]
+    fused = fuse(nets, 1.0, layout)
+    check_valid(fused, nets)
+    owners = {o for s in fused.plan.spaces.values() for o in s.counts}
+    assert {frozenset({"net1", "net2", "net3"}), frozenset({"net1", "net3"})} <= owners
+
+
+@every_layout
+def test_unknown_operator_is_reported_and_the_rest_merges(layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, "unknown_operator", 1), make(tmp_path, "unknown_operator", 2)]
+    fused = fuse(nets, 1.0, layout)
+    check_valid(fused, nets)
+    assert any("CumSum" in r.where and "not registered" in r.why for r in fused.plan.refusals)
+    assert any(s.shared for s in fused.plan.spaces.values())
+
+
+# correspondence -------------------------------------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize("seed", [3, 4])
+def test_names_and_order_of_nodes_mean_nothing(family: str, seed: int, tmp_path: Path) -> None:
+    model = model_of(ARCHITECTURES[family], 1)
+    plan = analyse([net_of(tmp_path, model, "a"), net_of(tmp_path, scrambled(model, seed), "b")])
+    if family in COUPLED:
+        check_all_shared(plan)
+    assert all(set(role.members) == {"a", "b"} for role in plan.overlay.roles)
+
+
+@pytest.mark.parametrize("family", ["inception", "resnet", "unet", "two_inputs", "gated", "lenet"])
+def test_scrambled_copy_gives_back_the_net(family: str, tmp_path: Path) -> None:
+    model = model_of(ARCHITECTURES[family], 1)
+    nets = [net_of(tmp_path, model, "a"), net_of(tmp_path, scrambled(model, 9), "b")]
+    check_tasks(fuse(nets), nets, SAME)
+
+
+# Law 7 ----------------------------------------------------------------------------------------------------------------
+
+
+def test_moments_add_up() -> None:
+    rng = np.random.default_rng(0)
+    z, p = rng.standard_normal((50, 7), np.float32), rng.standard_normal((50, 3), np.float32)
+    whole, both = moments_of(z, p), moments_of(z[:20], p[:20]) + moments_of(z[20:], p[20:])
+    assert whole.count == both.count == 50
+    for name in ("zz", "zp", "pp"):
+        np.testing.assert_allclose(getattr(both, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
