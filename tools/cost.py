@@ -4,7 +4,8 @@
 
 Merging time is held against the time ONNX Runtime takes to run the calibration set through all original nets plus the time of
 the moment products at the machine's measured rate for matrix products. Running time of the merged net (ONNX Runtime, one
-thread) is held against the nets run one after the other. Medians of several, ratios within one run. Set OMP_NUM_THREADS for the BLAS.
+thread) is held against the nets run one after the other. Medians of several, ratios within one run. Set OMP_NUM_THREADS for
+the BLAS.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ class _Finder:
         net = self.overlay.couplings[task]
         own = {self.overlay.spaces[task, a] for a in net.produced}
         spaces = tuple(dict.fromkeys(a for a in expr.atoms() if a in own))
-        return Step(role.name, sink, tuple(parts), tuple(skips), tuple(role.members), self.is_diagonal(role), spaces, None if skips else self.bounds(sink))
+        bounds = None if skips else self.bounds(sink)
+        return Step(role.name, sink, tuple(parts), tuple(skips), tuple(role.members), self.is_diagonal(role), spaces, bounds)
 
     def bounds(self, sink: str) -> tuple[float, float] | None:
         """What the only reader of a value lets through; None where there are others, or it does more than clip."""

@@ -4,7 +4,7 @@
 
 Where a target lies beyond a bound, any prediction beyond it is as good: the target becomes min(prediction, lowest) there (or
 max(prediction, highest)), the least squares is solved again with the same factorised matrix, and so on. After the asymmetric
-reconstruction of Zhang, Zou, He, Sun: Accelerating Very Deep Convolutional Networks, TPAMI 2016; with Nesterov's extrapolation.
+reconstruction of Zhang, Zou, He, Sun (Accelerating Very Deep Convolutional Networks, TPAMI 2016), extrapolated after Nesterov.
 
 Few rounds are best. Measured on four pairs each, 1,000 images a task, everything shared; mean increase of error in points at
 0 / 4 / 8 / 20 rounds: LeNet-5 1.69 / 1.41 / 1.44 / 1.61, VGG-like 1.42 / 1.23 / 1.36 / 1.48: more of them fit the samples.
