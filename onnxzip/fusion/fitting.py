@@ -6,7 +6,7 @@ A row of owners T is the damped least squares over the data of the tasks in T, c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -96,7 +96,7 @@ def fit_rows(
             continue
         fit = _solve(work, reads, group, at, factor, centre, matches)
         rows[index] = fit.rows
-        fits.append(fit)
+        fits.append(replace(fit, factor=None))
     return rows, tuple(fits), frozenset(changed)
 
 

@@ -35,13 +35,13 @@ def refit_rectified(start: Fit, samples: Sequence[Sampled], zz: Float, centre: F
     """Rows fitted through an activation, from rows fitted without it.
 
     Args:
-        start: the linear fit; its damping and its error are kept.
+        start: the linear fit; its damping, its error and its factor are kept.
         samples: the rows of every task that takes part.
         zz: [columns, columns], sum over tasks of weight * mean z z'.
         centre: [rows, columns], what is damped towards.
         bounds: lowest and highest value that the activation lets through.
     """
-    factor = factorised(zz, start.damping)
+    factor = start.factor if start.factor is not None else factorised(zz, start.damping)
     held_back = zz @ centre.T
     rows, ahead, momentum = start.rows, start.rows, 1.0
     for _ in range(ROUNDS):

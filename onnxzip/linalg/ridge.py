@@ -2,25 +2,29 @@
 
     w(l) = w0 + (G + l d I)^-1 (c - G w0),   G = E[z z'], c = E[z p], d = mean diagonal of G
 
-The whole path over l costs one Cholesky factorisation per step of the grid, which at the sizes met here is several times
-cheaper than the eigendecomposition that would serve all of them (n^3/3 against about 9 n^3 operations). With more columns than
+Each l that is tried costs one Cholesky factorisation; the three to five that a search downhill takes are several times cheaper
+than the eigendecomposition that would serve all of them (n^3/3 operations each against about 9 n^3). With more columns than
 rows the same w comes from the rows x rows system (ridge regression in dual form: Saunders, Gammerman, Vovk, ICML 1998).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 Float = NDArray[np.floating]
+Factor = tuple[Float, bool]
+Attempt = Callable[[float], tuple[float, Float]]
+
+TINY = float(np.finfo(np.float64).tiny)
 
 GRID: tuple[float, ...] = (1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-6)
 HELD_SHARE = 0.2  # of the rows are held out; once the damping is chosen, they are fitted, too
-PATIENCE = 3  # weaker dampings tried in vain before the path ends
+START = 4  # where in the grid the search begins: the damping that most layers end near
 TIE = 1e-6  # of two dampings whose held-out errors differ by less than this fraction, the stronger is taken
 
 
@@ -32,11 +36,13 @@ class Fit:
         rows: [rows, columns].
         damping: the chosen l, relative to the mean diagonal.
         error: held-out squared error over held-out energy of the targets.
+        factor: of the damped matrix that gave the rows, for those who fit further with it.
     """
 
     rows: Float
     damping: float
     error: float
+    factor: Factor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,6 @@ class Normal:
         return float((self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum())
 
 
-Factor = tuple[Float, bool]
-
-
 def factorised(zz: Float, damping: float) -> Factor:
     """Cholesky factor of G + l d I; l grows tenfold until there is one.
 
@@ -76,7 +79,7 @@ def factorised(zz: Float, damping: float) -> Factor:
     mean = float(np.trace(zz)) / len(zz)
     if not np.isfinite(mean):
         raise ValueError("moments hold NaN or Inf")
-    floor = max(mean, np.finfo(np.float64).tiny) * max(damping, 1e-12)
+    floor = max(mean, TINY) * max(damping, 1e-12)
     while True:
         matrix = zz.astype(np.float64)
         matrix.flat[:: len(zz) + 1] += floor
@@ -108,24 +111,47 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
         grid: dampings, strongest first.
     """
     right = train.zp - train.zz @ centre.T
-    energy = max(float(held.pp.sum()) if held is not None else 1.0, np.finfo(np.float64).tiny)
-    best: Fit | None = None
-    worse = 0
-    for damping in grid if held is not None else grid[:1]:
-        rows = centre + solve_damped(train.zz, right, damping).T
-        error = held.error(rows) / energy if held is not None else float("nan")
-        if best is None or error < best.error - TIE * abs(best.error) - TIE**2:
-            best, worse = Fit(rows, damping, error), 0
-        else:
-            worse += 1
-        if worse >= PATIENCE:
-            break
-    assert best is not None
     if held is None or len(grid) == 1:
-        return best
+        rows = centre + solve_damped(train.zz, right, grid[0]).T
+        return Fit(rows, grid[0], float("nan") if held is None else held.error(rows) / max(float(held.pp.sum()), TINY))
+    energy = max(float(held.pp.sum()), TINY)
+
+    def attempt(damping: float) -> tuple[float, Float]:
+        rows = centre + solve_damped(train.zz, right, damping).T
+        return held.error(rows) / energy, rows
+
+    damping, error, _ = best_damping(grid, attempt)
     whole = train.mixed(held, HELD_SHARE)
-    rows = centre + solve_damped(whole.zz, whole.zp - whole.zz @ centre.T, best.damping).T
-    return Fit(rows, best.damping, best.error)
+    factor = factorised(whole.zz, damping)
+    rows = centre + solve_factorised(factor, whole.zp - whole.zz @ centre.T).T
+    return Fit(rows, damping, error, factor)
+
+
+def best_damping(grid: Sequence[float], attempt: Attempt) -> tuple[float, float, Float]:
+    """The damping of least held-out error, found downhill from the grid's middle; of two as good the stronger.
+
+    Args:
+        grid: strongest first.
+        attempt: damping -> held-out error, solution.
+
+    Returns:
+        Damping, error and solution.
+    """
+    tried: dict[int, tuple[float, Float]] = {}
+
+    def error(k: int) -> float:
+        if k not in tried:
+            tried[k] = attempt(grid[k])
+        return tried[k][0]
+
+    k = start = min(START, len(grid) - 1)
+    while k > 0 and error(k - 1) <= error(k) + TIE * abs(error(k)) + TIE**2:
+        k -= 1
+    if k == start:
+        while k + 1 < len(grid) and error(k + 1) < error(k) - TIE * abs(error(k)) - TIE**2:
+            k += 1
+    error(k)
+    return grid[k], *tried[k]
 
 
 def fit_dual(
@@ -142,16 +168,14 @@ def fit_dual(
     held_residual = (held_p - held_z @ centre.T).astype(np.float64)
     cross = (held_z @ z.T).astype(np.float64)
     mean = np.trace(kernel) / z.shape[1]
-    scale = mean * z.shape[0] / max(float(np.trace(kernel)), np.finfo(np.float64).tiny)
-    energy = max(float((held_p.astype(np.float64) ** 2).sum()), np.finfo(np.float64).tiny)
-    best: tuple[float, float, Float] | None = None
-    for damping in grid:
+    scale = mean * z.shape[0] / max(float(np.trace(kernel)), TINY)
+    energy = max(float((held_p.astype(np.float64) ** 2).sum()), TINY)
+
+    def attempt(damping: float) -> tuple[float, Float]:
         alpha = solve_damped(kernel, residual, damping * scale)
-        error = float(((held_residual - cross @ alpha) ** 2).sum()) / energy
-        if best is None or error < best[0] * (1 - TIE) - 1e-14:
-            best = (error, damping, alpha)
-    assert best is not None
-    error, damping, alpha = best
+        return float(((held_residual - cross @ alpha) ** 2).sum()) / energy, alpha
+
+    damping, error, alpha = best_damping(grid, attempt)
     return Fit(centre + (alpha.T @ z), damping, error)
 
 
@@ -169,15 +193,19 @@ def fit_diagonal(
     mean = np.where(mean > 0, mean, 1.0)
     right = zp - zz @ centre.swapaxes(1, 2)
     identity = np.eye(zz.shape[-1])
-    best: Fit | None = None
-    for damping in grid:
-        rows = centre + np.linalg.solve(zz + (damping * mean)[:, None, None] * identity, right).swapaxes(1, 2)
-        if held is None:
-            return Fit(rows, damping, float("nan"))
-        held_zz, held_zp, held_pp = held
+
+    def solve(damping: float) -> Float:
+        return centre + np.linalg.solve(zz + (damping * mean)[:, None, None] * identity, right).swapaxes(1, 2)
+
+    if held is None:
+        return Fit(solve(grid[0]), grid[0], float("nan"))
+    held_zz, held_zp, held_pp = held
+    energy = max(float(held_pp.sum()), TINY)
+
+    def attempt(damping: float) -> tuple[float, Float]:
+        rows = solve(damping)
         miss = held_pp - 2 * np.einsum("cmk,ckm->cm", rows, held_zp) + np.einsum("cmk,cmk->cm", rows @ held_zz, rows)
-        error = max(0.0, float(miss.sum())) / max(float(held_pp.sum()), np.finfo(np.float64).tiny)
-        if best is None or error < best.error * (1 - TIE) - 1e-14:
-            best = Fit(rows, damping, error)
-    assert best is not None
-    return best
+        return max(0.0, float(miss.sum())) / energy, rows
+
+    damping, error, rows = best_damping(grid, attempt)
+    return Fit(rows, damping, error)
