@@ -75,7 +75,7 @@ def fuse(
         frontier = Frontier(plan, sources, store, "cpu", 1, 0) if how.needs_data else None
         if frontier is not None:
             frontier.sweep(plan.steps, False, lambda n: None)
-        zipped = zip_nets(plan, how, frontier, repair=True, tick=lambda n: None, started=lambda steps: None)
+        zipped = zip_nets(plan, how, frontier, repair=True, tick=lambda n: None)
     return Fused(plan, zipped, assemble(plan, zipped.params, {}))
 
 

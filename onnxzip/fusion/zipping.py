@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -148,8 +148,7 @@ def blas_threads(plan: Plan) -> AbstractContextManager[object]:
 
 
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick,
-    started: Callable[[Sequence[Step]], None],
+    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick
 ) -> Zipped:
     """Match and fit every step of a plan.
 
@@ -158,13 +157,11 @@ def zip_nets(
         frontier: live values and targets; None where the method looks at no data, or nothing is shared.
         repair: whether a branch's target is the original sum less the fused skip.
         tick: called with 1 after each step.
-        started: called with the steps before the first.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
     work = _Zip(plan, method, frontier, repair)
-    started(plan.steps)
     with blas_threads(plan):
         work.walk()
         if frontier is not None:
