@@ -19,7 +19,7 @@ from onnxzip.ops import Linear, View
 
 BlockId = tuple[int, str]
 Blocks = Mapping[BlockId, Block]
-ROWS_BYTES = 64 << 20  # rows are kept for the fit through the activation up to this; beyond, it would cost more than the moments
+ROWS_BYTES = 64 << 20  # rows are kept for the fit through the activation up to this; larger ones cost more than the moments
 Geometry = Mapping[int, tuple[Linear, View, np.ndarray]]  # part -> how it reads its input, and which taps each output does
 
 
