@@ -8,9 +8,9 @@ import numpy as np
 
 from onnxzip.analysis.steps import linear_of
 from onnxzip.fusion.problem import Reads, original_channels
-from onnxzip.fusion.work import TINY, Exact, Work, by_owners
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
-from onnxzip.linalg.ridge import Fit, fit_diagonal
+from onnxzip.linalg.ridge import TINY, Fit, fit_diagonal
 from onnxzip.matching.match import Matches, located
 
 

@@ -12,10 +12,10 @@ from onnxzip.analysis.steps import Step
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.statistics import StepStatistics, TaskStatistics
 from onnxzip.linalg.moments import Moments
+from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.match import Matches
 from onnxzip.matching.methods import Method
 
-TINY = float(np.finfo(np.float64).tiny)
 Exact = Mapping[str, frozenset[str]]  # value of the fused net -> tasks for which it is what their originals compute
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from onnxzip.linalg.ridge import TINY
+
 Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 Energy = Mapping[str, np.ndarray]
 Explained = Mapping[tuple[str, str], np.ndarray]
@@ -51,7 +53,7 @@ def _chain(
     for task in tasks[1:]:
         cost = _costs(groups, task, left[task], energy, explained)
         size = np.array([[sum(energy[t][i] for t, i in g.items())] for g in groups]) + energy[task][left[task]][None, :]
-        scaled = cost / np.maximum(size, np.finfo(np.float64).tiny) if relative else cost
+        scaled = cost / np.maximum(size, TINY) if relative else cost
         rows, columns = assign(scaled, count)
         groups = [{**groups[r], task: int(left[task][c])} for r, c in zip(rows, columns, strict=True)]
         scores = scaled[rows, columns]
