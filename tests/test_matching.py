@@ -20,7 +20,7 @@ from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.work import Work, weight_of
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.linalg.explained import explained_by_moments
-from onnxzip.matching.grouping import group_channels
+from onnxzip.matching.grouping import Terms, group_channels
 from onnxzip.matching.match import ABSENT, Members, given_members, located, members_of
 from onnxzip.matching.methods import METHODS, MTZ, find_method
 
@@ -53,17 +53,20 @@ def error_of(data: dict[str, Pairs], group: dict[str, int]) -> float:
 
 
 def grouped(
-    data: dict[str, Pairs], counts: dict[frozenset[str], int], relative: bool = False
+    data: dict[str, Pairs], counts: dict[frozenset[str], int], importance: dict[str, np.ndarray] | None = None
 ) -> tuple[list[dict[str, int]], list[np.ndarray]]:
     """Groups and the costs that led to them."""
-    zz = sum((z.T @ z for z, _ in data.values()), np.zeros(()))
-    zp = np.concatenate([z.T @ p for z, p in data.values()], axis=1)
-    whole = explained_by_moments(zz, zp, 1e-12)
-    starts = dict(zip(data, np.cumsum([0, *(p.shape[1] for _, p in data.values())]), strict=False))
-    at = {t: slice(starts[t], starts[t] + p.shape[1]) for t, (_, p) in data.items()}
     energy = {t: (p**2).sum(axis=0) for t, (_, p) in data.items()}
+
+    def explained(some: tuple[str, ...]) -> dict[tuple[str, str], np.ndarray]:
+        zz = sum((data[t][0].T @ data[t][0] for t in some), np.zeros(()))
+        whole = explained_by_moments(zz, np.concatenate([data[t][0].T @ data[t][1] for t in some], axis=1), 1e-12)
+        starts = dict(zip(some, np.cumsum([0, *(len(energy[t]) for t in some)]), strict=False))
+        at = {t: slice(starts[t], starts[t] + len(energy[t])) for t in some}
+        return {(t, u): whole[at[t], at[u]] for t in some for u in some}
+
     spy = Spy()
-    found = group_channels(counts, energy, {(t, u): whole[at[t], at[u]] for t in data for u in data}, spy, relative)
+    found = group_channels(counts, Terms(energy, explained, importance or {t: np.ones(len(e)) for t, e in energy.items()}), spy)
     return found, spy.costs
 
 
@@ -77,11 +80,31 @@ class TestGroups:
             assert cost[i, j] == pytest.approx(error_of(data, {first: i, second: j}), rel=1e-8)
         assert len(groups) == 3 and all(set(g) == {"a", "b"} for g in groups)
 
-    def test_relative_costs_are_fractions_of_the_energy(self) -> None:
+    def test_importance_weighs_what_sharing_adds_and_each_channels_own_rest(self) -> None:
         data = tasks_of({"a": 3, "b": 4})
-        _, (cost,) = grouped(data, {frozenset("ab"): 3}, relative=True)
-        energy = (data["a"][1][:, 1] ** 2).sum() + (data["b"][1][:, 2] ** 2).sum()
-        assert cost[1, 2] == pytest.approx(error_of(data, {"a": 1, "b": 2}) / energy, rel=1e-8)
+        v = {"a": np.array([0.5, 2.0, 1.0]), "b": np.array([1.0, 0.1, 3.0, 0.2])}
+        _, (cost,) = grouped(data, {frozenset("ab"): 3}, v)
+        left = {"a": error_of(data, {"a": 1}), "b": error_of(data, {"b": 2})}
+        added = error_of(data, {"a": 1, "b": 2}) - left["a"] - left["b"]
+        assert added > 0
+        assert cost[1, 2] == pytest.approx(2.5 * added + 2.0 * left["a"] + 3.0 * left["b"], rel=1e-8)
+
+    def test_a_net_and_its_permuted_copy_pair_off_whatever_the_damping_leaves_and_the_importance_is(self) -> None:
+        rng = np.random.default_rng(3)
+        z, order = rng.standard_normal((20, 12)), rng.permutation(9)
+        p = z @ rng.standard_normal((12, 9))
+        p *= np.logspace(-1, 1, 9)
+        v = np.logspace(2, -2, 9)
+        energy = {"a": (p**2).sum(axis=0), "b": (p[:, order] ** 2).sum(axis=0)}
+
+        def explained(some: tuple[str, ...]) -> dict[tuple[str, str], np.ndarray]:
+            zp = {"a": z.T @ p, "b": z.T @ p[:, order]}
+            whole = explained_by_moments(len(some) * z.T @ z, np.concatenate([zp[t] for t in some], axis=1), 1.0)
+            return {(t, u): whole[9 * i : 9 * i + 9, 9 * j : 9 * j + 9] for i, t in enumerate(some) for j, u in enumerate(some)}
+
+        for count in (4, 9):
+            found = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)
+            assert len(found) == count and all(g["a"] == order[g["b"]] for g in found)
 
     def test_costs_of_three_nets_are_least_squares_errors_of_whole_groups(self) -> None:
         data = tasks_of({"a": 3, "b": 4, "c": 5})

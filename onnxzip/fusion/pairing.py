@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 
 import numpy as np
 
@@ -14,11 +14,8 @@ from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Work, weight_of
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
-from onnxzip.matching.grouping import group_channels
+from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, members_of
-
-Energy = dict[str, np.ndarray]
-Explained = dict[tuple[str, str], np.ndarray]
 
 
 def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[int, Owners], Members]:
@@ -34,12 +31,7 @@ def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[
     widest = max(counts, key=len)
     key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
     reads = next(r for r in work.reads if r.key == key)
-    if work.stats is None:
-        energy = {t: np.zeros(space.sizes[t]) for t in tasks}
-        explained = {(t, u): np.zeros((space.sizes[t], space.sizes[u])) for t in tasks for u in tasks}
-    else:
-        energy, explained = _pair_terms(work, reads, {t: channel_rows(work, space, t) for t in tasks}, matches)
-    groups = group_channels(counts, energy, explained, work.method.assign, work.method.relative)
+    groups = group_channels(counts, _terms(work, reads, space, tasks, matches), work.method.assign)
     return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
 
 
@@ -53,18 +45,27 @@ def channel_rows(work: Work, space: SpacePlan, task: str) -> np.ndarray:
     return np.stack([positions(expr, {**others, space.number: np.array([c])}) for c in range(space.sizes[task])])
 
 
-def _pair_terms(work: Work, reads: Reads, rows: Mapping[str, np.ndarray], matches: Matches) -> tuple[Energy, Explained]:
-    """Energies of all channels and how much one row explains of each pair, for the space's group."""
+def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], matches: Matches) -> Terms:
+    """What the costs of groups are made of, for the space's group of the node; all alike where there are no statistics."""
+    importance = {t: work.method.importance(work.plan, space, t) for t in tasks}
+    if work.stats is None:
+        nothing = {(t, u): np.zeros((space.sizes[t], space.sizes[u])) for t in tasks for u in tasks}
+        return Terms({t: np.zeros(space.sizes[t]) for t in tasks}, lambda _: nothing, importance)
+    rows = {t: channel_rows(work, space, t) for t in tasks}
     group = _group_of(work, next(iter(rows.values())))
-    stats = {t: work.statistics(t, reads, group, matches) for t in rows}
+    stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
     weight = {t: weight_of(s) for t, s in stats.items()}
     mine = {t: rows[t] - group * len(s.train.pp) for t, s in stats.items()}
     energy = {t: weight[t] * s.train.pp[mine[t]].sum(axis=1) for t, s in stats.items()}
-    whole = _explained(stats, weight, work.method.match_damping)
-    return energy, {
-        (t, u): reduce(np.add, [q[np.ix_(i, j)] for i, j in zip(mine[t].T, mine[u].T, strict=True)])
-        for (t, u), q in whole.items()
-    }
+
+    def explained(some: tuple[str, ...]) -> Explained:
+        whole = _explained({t: stats[t] for t in some}, weight, work.method.match_damping)
+        return {
+            (t, u): reduce(np.add, [q[np.ix_(i, j)] for i, j in zip(mine[t].T, mine[u].T, strict=True)])
+            for (t, u), q in whole.items()
+        }
+
+    return Terms(energy, cache(explained), importance)
 
 
 def _group_of(work: Work, rows: np.ndarray) -> int:

@@ -1,41 +1,59 @@
 """Groups of channels, from how much of their targets one shared row can explain.
 
-With Q = C' G^-1 C over the targets of all tasks, a group of channels costs  sum_i e_i - sum_ij Q_ij : the least squared error
-of one row for all of them (e = energy of the targets). Nets come one after the other against the groups formed so far.
+With Q = C' G^-1 C over the targets and the data of the tasks concerned, one row for a group of channels leaves
+sum_i e_i - sum_ij Q_ij  of their targets (e = energy of the targets), of which  r_i = e_i - Q_ii  over the task's own data would be left
+by rows of their own, too. A group costs
+
+    mean_i v_i (sum_i e_i - sum_ij Q_ij - sum_i r_i) + sum_i v_i r_i,    v = importance of the channels
+
+Only the first part tells one partner from another; the second tells which channels had better stay alone. Nets come one after
+the other against the groups formed so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from onnxzip.linalg.ridge import TINY
-
 Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-Energy = Mapping[str, np.ndarray]
 Explained = Mapping[tuple[str, str], np.ndarray]
 
 
-def group_channels(
-    counts: Mapping[frozenset[str], int], energy: Energy, explained: Explained, assign: Assign, relative: bool
-) -> list[dict[str, int]]:
+@dataclass(frozen=True)
+class Terms:
+    """What the costs of groups are made of.
+
+    Attributes:
+        energy: task -> [channels].
+        explained: tasks -> their Q: (task, task) -> [channels, channels], symmetric as a whole.
+        importance: task -> [channels].
+    """
+
+    energy: Mapping[str, np.ndarray]
+    explained: Callable[[tuple[str, ...]], Explained]
+    importance: Mapping[str, np.ndarray]
+
+    def alone(self, task: str) -> np.ndarray:
+        """What a row of its own leaves of each channel of a task."""
+        return np.asarray(self.energy[task] - np.diagonal(self.explained((task,))[task, task]))
+
+
+def group_channels(counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign) -> list[dict[str, int]]:
     """Groups for every owner set of more than one task, widest first.
 
     Args:
         counts: groups wanted per owner set; the sets are nested.
-        energy: task -> [channels].
-        explained: (task, task) -> [channels, channels], symmetric as a whole.
         assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
-        relative: whether costs are taken relative to the energy of their targets.
     """
-    left = {t: np.arange(len(e)) for t, e in energy.items()}
+    left = {t: np.arange(len(e)) for t, e in terms.energy.items()}
     found: list[dict[str, int]] = []
     for owners, count in sorted(counts.items(), key=lambda item: -len(item[0])):
         if len(owners) < 2 or count == 0:
             continue
-        tasks = sorted((t for t in energy if t in owners), key=lambda t: len(left[t]))
-        groups = _chain(tasks, count, left, energy, explained, assign, relative)
+        tasks = sorted((t for t in left if t in owners), key=lambda t: len(left[t]))
+        groups = _chain(tasks, count, left, terms, assign)
         found += groups
         for task in tasks:
             used = {g[task] for g in groups}
@@ -44,34 +62,36 @@ def group_channels(
 
 
 def _chain(
-    tasks: list[str], count: int, left: Mapping[str, np.ndarray], energy: Energy, explained: Explained, assign: Assign,
-    relative: bool,
+    tasks: list[str], count: int, left: Mapping[str, np.ndarray], terms: Terms, assign: Assign
 ) -> list[dict[str, int]]:
     """The given number of complete groups over some tasks, cheapest first."""
+    alone = {t: terms.alone(t) for t in tasks}
     groups: list[dict[str, int]] = [{tasks[0]: int(i)} for i in left[tasks[0]]]
     scores = np.zeros(len(groups))
     for task in tasks[1:]:
-        cost = _costs(groups, task, left[task], energy, explained)
-        size = np.array([[sum(energy[t][i] for t, i in g.items())] for g in groups]) + energy[task][left[task]][None, :]
-        scaled = cost / np.maximum(size, TINY) if relative else cost
-        rows, columns = assign(scaled, count)
+        cost = _costs(groups, task, left[task], terms, alone)
+        rows, columns = assign(cost, count)
         groups = [{**groups[r], task: int(left[task][c])} for r, c in zip(rows, columns, strict=True)]
-        scores = scaled[rows, columns]
+        scores = cost[rows, columns]
     order = np.argsort(scores, kind="stable")
     return [groups[k] for k in order]
 
 
 def _costs(
-    groups: list[dict[str, int]], task: str, candidates: np.ndarray, energy: Energy, explained: Explained
+    groups: list[dict[str, int]], task: str, candidates: np.ndarray, terms: Terms, alone: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """[groups, candidates]: what each group would cost with each further channel."""
-    inside = np.array([
-        sum(energy[t][i] for t, i in g.items()) - sum(explained[t, u][i, j] for t, i in g.items() for u, j in g.items())
-        for g in groups
-    ])
-    own = energy[task][candidates] - np.diagonal(explained[task, task])[candidates]
-    cross = np.zeros((len(groups), len(candidates)))
-    for t in groups[0] if groups else ():
-        index = np.array([g[t] for g in groups])
-        cross += explained[t, task][np.ix_(index, candidates)]
-    return np.asarray(np.maximum(inside[:, None] + own[None, :] - 2 * cross, 0.0))
+    members = {t: np.array([g[t] for g in groups], np.int64) for t in groups[0]}
+    q = terms.explained((*members, task))
+    shared = sum(terms.energy[t][i] for t, i in members.items()) - sum(
+        q[t, u][i, j] for t, i in members.items() for u, j in members.items()
+    )
+    joining = terms.energy[task][candidates] - np.diagonal(q[task, task])[candidates]
+    cross = sum(q[t, task][np.ix_(i, candidates)] for t, i in members.items())
+    own, joining_own = sum(alone[t][i] for t, i in members.items()), alone[task][candidates]
+    excess = np.maximum((shared - own)[:, None] + (joining - joining_own) - 2 * cross, 0.0)
+    weight = (sum(terms.importance[t][i] for t, i in members.items())[:, None] + terms.importance[task][candidates]) / (
+        len(members) + 1
+    )
+    separate = sum(terms.importance[t][i] * alone[t][i] for t, i in members.items())
+    return np.asarray(weight * excess + separate[:, None] + terms.importance[task][candidates] * joining_own)

@@ -11,6 +11,7 @@ import numpy as np
 from onnxzip.errors import UsageError
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.ridge import GRID
+from onnxzip.matching.importance import Importance, equal, outgoing
 
 Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -26,7 +27,7 @@ class Method:
         assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
         needs_data: whether it looks at samples at all.
         original_targets: fit the ORIGINAL nets' pre-activations; else the original rows applied to the fused inputs.
-        relative: pair costs relative to the energy of their targets.
+        importance: how much each channel's error counts in the pair costs.
         match_damping: in the pair costs, relative to the mean diagonal.
         grid: dampings of the fits, strongest first; of several the best on held-out rows is taken.
         rectify: whether fits look through the activation behind them, where that cuts off.
@@ -39,7 +40,7 @@ class Method:
     assign: Assign
     needs_data: bool = True
     original_targets: bool = True
-    relative: bool = True
+    importance: Importance = outgoing
     match_damping: float = 3e-2
     grid: tuple[float, ...] = GRID
     refit: bool = True
@@ -60,11 +61,11 @@ ZIP = Method(
 MTZ = Method(
     "mtz", "He, Zhou, Thiele: Multi-Task Zipping via Layer-wise Neuron Sharing, NeurIPS 2018, arXiv 1805.09791",
     "greedy pairs by the layer-wise Hessian metric, Hessian-weighted mean of the incoming weights, nothing refitted", greedy,
-    original_targets=False, relative=False, match_damping=1e-9, grid=(1e-9,), refit=False, rectify=False,
+    original_targets=False, importance=equal, match_damping=1e-9, grid=(1e-9,), refit=False, rectify=False,
 )
 AVERAGE = Method(
     "average", "the plain mean of weights (model soups: Wortsman et al., ICML 2022)",
-    "channels as they stand, mean of their weights", in_place, needs_data=False, refit=False, rectify=False,
+    "channels as they stand, mean of their weights", in_place, needs_data=False, importance=equal, refit=False, rectify=False,
 )
 
 METHODS = {m.name: m for m in (ZIP, MTZ, AVERAGE)}

@@ -1,0 +1,48 @@
+"""How much a net makes of each channel of a space: the weight of that channel's error in the cost of a pair.
+
+    v_c = sum over the linear nodes that read the space of |W[:, c]|^2 / mean over c of |W[:, c]|^2
+
+An error e on channel c reaches the next pre-activations as |W[:, c]|^2 e^2: a channel that nobody listens to may be met badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.roles import Role
+from onnxzip.analysis.spaces import positions
+from onnxzip.analysis.steps import weights_of
+from onnxzip.analysis.strands import SpacePlan
+
+Importance = Callable[[Plan, SpacePlan, str], np.ndarray]
+
+
+def equal(plan: Plan, space: SpacePlan, task: str) -> np.ndarray:
+    """One for every channel."""
+    return np.ones(space.sizes[task])
+
+
+def outgoing(plan: Plan, space: SpacePlan, task: str) -> np.ndarray:
+    """Squared weights that read each channel of a task: float64 [channels], of mean 1; equal where no linear node reads them."""
+    per_reader = [found for role in plan.overlay.roles if (found := _read_by(plan, space, task, role)) is not None]
+    total = np.sum([r / r.mean() for r in per_reader if r.any()], axis=0) if per_reader else np.zeros(0)
+    return total / total.mean() if total.any() else equal(plan, space, task)
+
+
+def _read_by(plan: Plan, space: SpacePlan, task: str, role: Role) -> np.ndarray | None:
+    """Squared weights by which one node reads each channel; None where it reads none, or each for itself."""
+    found = weights_of(plan.overlay, role, task) if task in role.members else None
+    if found is None or found[0].diagonal(found[1]):
+        return None
+    linear, view = found
+    expr = plan.overlay.exprs(str(role.inputs[0]), task)[linear.channel(view)]
+    if space.number not in expr.atoms():
+        return None
+    weights = plan.nets[task].params[str(role.members[task].inputs[linear.weight])]
+    columns = (linear.to_matrix(view, weights).astype(np.float64) ** 2).sum(axis=(1, 2)).reshape(-1)
+    nothing = np.zeros(0, np.int64)
+    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    return np.array([columns[positions(expr, {**others, space.number: np.array([c])})].sum() for c in range(space.sizes[task])])
