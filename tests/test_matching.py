@@ -66,7 +66,8 @@ def grouped(
         return {(t, u): whole[at[t], at[u]] for t in some for u in some}
 
     spy = Spy()
-    found = group_channels(counts, Terms(energy, explained, importance or {t: np.ones(len(e)) for t, e in energy.items()}), spy)
+    v = importance or {t: np.ones(len(e)) for t, e in energy.items()}
+    found = group_channels(counts, Terms(energy, explained, v), spy)
     return found, spy.costs
 
 
@@ -100,7 +101,8 @@ class TestGroups:
         def explained(some: tuple[str, ...]) -> dict[tuple[str, str], np.ndarray]:
             zp = {"a": z.T @ p, "b": z.T @ p[:, order]}
             whole = explained_by_moments(len(some) * z.T @ z, np.concatenate([zp[t] for t in some], axis=1), 1.0)
-            return {(t, u): whole[9 * i : 9 * i + 9, 9 * j : 9 * j + 9] for i, t in enumerate(some) for j, u in enumerate(some)}
+            at = {t: slice(9 * k, 9 * k + 9) for k, t in enumerate(some)}
+            return {(t, u): whole[at[t], at[u]] for t in some for u in some}
 
         for count in (4, 9):
             found = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)

@@ -7,7 +7,6 @@ from functools import cache, reduce
 
 import numpy as np
 
-from onnxzip.analysis.spaces import positions
 from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads
@@ -15,7 +14,7 @@ from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Work, weight_of
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, members_of
+from onnxzip.matching.match import Matches, Members, channel_places, members_of
 
 
 def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[int, Owners], Members]:
@@ -40,9 +39,7 @@ def channel_rows(work: Work, space: SpacePlan, task: str) -> np.ndarray:
     part = work.step.parts[0]
     linear, view = linear_of(work.plan.overlay, part, task)
     expr = work.plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
-    nothing = np.zeros(0, np.int64)
-    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in work.plan.spaces}
-    return np.stack([positions(expr, {**others, space.number: np.array([c])}) for c in range(space.sizes[task])])
+    return channel_places(work.plan, expr, space, task)
 
 
 def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], matches: Matches) -> Terms:

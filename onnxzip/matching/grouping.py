@@ -1,18 +1,18 @@
 """Groups of channels, from how much of their targets one shared row can explain.
 
-With Q = C' G^-1 C over the targets and the data of the tasks concerned, one row for a group of channels leaves
-sum_i e_i - sum_ij Q_ij  of their targets (e = energy of the targets), of which  r_i = e_i - Q_ii  over the task's own data would be left
-by rows of their own, too. A group costs
+With Q = C' G^-1 C over the targets and the data of the tasks concerned, and e the energy of the targets, one row for a group
+of channels leaves  sum_i e_i - sum_ij Q_ij.  Rows of their own would leave  r_i = e_i - Q_ii,  over the data of one task. A
+group costs
 
     mean_i v_i (sum_i e_i - sum_ij Q_ij - sum_i r_i) + sum_i v_i r_i,    v = importance of the channels
 
-Only the first part tells one partner from another; the second tells which channels had better stay alone. Nets come one after
-the other against the groups formed so far.
+The first part tells one partner from another, the second which channels had better stay alone. Nets come one after the other
+against the groups formed so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,16 +82,17 @@ def _costs(
 ) -> np.ndarray:
     """[groups, candidates]: what each group would cost with each further channel."""
     members = {t: np.array([g[t] for g in groups], np.int64) for t in groups[0]}
-    q = terms.explained((*members, task))
-    shared = sum(terms.energy[t][i] for t, i in members.items()) - sum(
-        q[t, u][i, j] for t, i in members.items() for u, j in members.items()
-    )
-    joining = terms.energy[task][candidates] - np.diagonal(q[task, task])[candidates]
-    cross = sum(q[t, task][np.ix_(i, candidates)] for t, i in members.items())
-    own, joining_own = sum(alone[t][i] for t, i in members.items()), alone[task][candidates]
-    excess = np.maximum((shared - own)[:, None] + (joining - joining_own) - 2 * cross, 0.0)
-    weight = (sum(terms.importance[t][i] for t, i in members.items())[:, None] + terms.importance[task][candidates]) / (
-        len(members) + 1
-    )
-    separate = sum(terms.importance[t][i] * alone[t][i] for t, i in members.items())
-    return np.asarray(weight * excess + separate[:, None] + terms.importance[task][candidates] * joining_own)
+    q, v, e = terms.explained((*members, task)), terms.importance, terms.energy
+
+    def total(parts: Iterable[np.ndarray]) -> np.ndarray:
+        return np.asarray(np.sum(list(parts), axis=0))
+
+    own = total(alone[t][i] for t, i in members.items())
+    inside = total(e[t][i] for t, i in members.items())
+    inside = inside - total(q[t, u][i, j] for t, i in members.items() for u, j in members.items())
+    joining = (e[task] - np.diagonal(q[task, task]) - alone[task])[candidates]
+    cross = total(q[t, task][np.ix_(i, candidates)] for t, i in members.items())
+    excess = np.maximum((inside - own)[:, None] + joining - 2 * cross, 0.0)
+    weight = (total(v[t][i] for t, i in members.items())[:, None] + v[task][candidates]) / (len(members) + 1)
+    separate = total(v[t][i] * alone[t][i] for t, i in members.items())
+    return np.asarray(weight * excess + separate[:, None] + (v[task] * alone[task])[candidates])

@@ -13,9 +13,9 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import Role
-from onnxzip.analysis.spaces import positions
 from onnxzip.analysis.steps import weights_of
 from onnxzip.analysis.strands import SpacePlan
+from onnxzip.matching.match import channel_places
 
 Importance = Callable[[Plan, SpacePlan, str], np.ndarray]
 
@@ -26,7 +26,7 @@ def equal(plan: Plan, space: SpacePlan, task: str) -> np.ndarray:
 
 
 def outgoing(plan: Plan, space: SpacePlan, task: str) -> np.ndarray:
-    """Squared weights that read each channel of a task: float64 [channels], of mean 1; equal where no linear node reads them."""
+    """Squared weights that read each channel of a task: float64 [channels], mean 1; equal where none does."""
     per_reader = [found for role in plan.overlay.roles if (found := _read_by(plan, space, task, role)) is not None]
     total = np.sum([r / r.mean() for r in per_reader if r.any()], axis=0) if per_reader else np.zeros(0)
     return total / total.mean() if total.any() else equal(plan, space, task)
@@ -42,7 +42,5 @@ def _read_by(plan: Plan, space: SpacePlan, task: str, role: Role) -> np.ndarray 
     if space.number not in expr.atoms():
         return None
     weights = plan.nets[task].params[str(role.members[task].inputs[linear.weight])]
-    columns = (linear.to_matrix(view, weights).astype(np.float64) ** 2).sum(axis=(1, 2)).reshape(-1)
-    nothing = np.zeros(0, np.int64)
-    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
-    return np.array([columns[positions(expr, {**others, space.number: np.array([c])})].sum() for c in range(space.sizes[task])])
+    columns: np.ndarray = (linear.to_matrix(view, weights).astype(np.float64) ** 2).sum(axis=(1, 2)).reshape(-1)
+    return np.asarray(columns[channel_places(plan, expr, space, task)].sum(axis=1))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.spaces import Expr, positions
 from onnxzip.analysis.strands import Owners, SpacePlan
@@ -88,6 +89,17 @@ def located(
             chosen[number] = np.concatenate([np.zeros(0, np.int64), *(m.index[task] for m in parts)])
             factors[number] = np.concatenate([np.zeros(0), *(m.scale[task] for m in parts)])
     return positions(expr, chosen), _factors(expr, factors)
+
+
+def channel_places(plan: Plan, expr: Expr, space: SpacePlan, task: str) -> np.ndarray:
+    """Where each channel of a space lies along an original axis of a task: int [channels, places of each].
+
+    Args:
+        expr: the axis, over laid-over spaces.
+    """
+    nothing = np.zeros(0, np.int64)
+    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    return np.stack([positions(expr, {**others, space.number: np.array([c])}) for c in range(space.sizes[task])])
 
 
 def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
