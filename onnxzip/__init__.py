@@ -26,6 +26,7 @@ from onnxzip.exporting.metadata import own_version
 from onnxzip.pipeline import Merged, merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
+from onnxzip.teaching import retrain
 
 __version__ = own_version()
 
@@ -43,6 +44,7 @@ __all__ = [
     "from_torch",
     "merge",
     "plan",
+    "retrain",
     "split",
     "to_torch",
     "verify",

@@ -91,7 +91,7 @@ def collect(
     rng: np.random.Generator,
     note: Note,
     least: int = LEAST_SAMPLES,
-    wanted: int = 0,
+    limit: int | None = None,
 ) -> Given:
     """Data as pools.
 
@@ -102,7 +102,7 @@ def collect(
         rng: draws the order and noise.
         note: is told what the user should know.
         least: samples that are needed.
-        wanted: samples that are taken from iterables, where that is more than `options.samples`.
+        limit: samples that are taken from iterables; None for `options.samples`.
 
     Raises:
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
@@ -112,7 +112,7 @@ def collect(
     pools, scaled = [], []
     for tasks, item in _grouped(data, tuple(feeds)):
         mine = {t: feeds[t] for t in tasks}
-        rows, labels = _rows(item, mine, options, max(wanted, options.samples), note)
+        rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
         if rows.count < least:
             raise InvalidDataError(f"{where_of(item)}: holds {rows.count} samples; at least {least} are needed")
         pools.append(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)))
