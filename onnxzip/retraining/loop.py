@@ -1,8 +1,10 @@
 """One course of retraining: steps, the rows that judge, the best weights so far.
 
-    step    losses of all tasks, each over its loss at the start, summed; rate * warm-up * cosine down to 0
-    watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start in any respect,
-            and the mean loss (over the loss at the start) is the lowest so far
+    step    losses of all tasks, each over the root of its loss at the start, summed; rate * warm-up * cosine down to 0
+            (measured on LeNet-5, fashion + digits, 1.7 points at the start, 300 steps: over the root 0.7, over the loss 0.9;
+            over 1 the easier task falls behind its start and nothing is kept)
+    watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start, and the mean loss
+            (over the loss at the start) is the lowest so far
     stop    after the last step, when asked to, or when nothing better has come for long
 
 The weights at the start are the best so far until others are, so no course ends below its start.
@@ -11,7 +13,7 @@ The weights at the start are the best so far until others are, so no course ends
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,11 +39,13 @@ class Job:
         losses: the net and its losses.
         streams: of all pools.
         start: how the weights at the start were judged.
+        accepts: whether a task, judged so, is no worse than judged so at the start.
     """
 
     losses: Losses
     streams: tuple[Stream, ...]
     start: Mapping[str, Judgement]
+    accepts: Callable[[Judgement, Judgement], bool]
 
     def weights(self) -> Weights:
         """A copy of what is trained."""
@@ -58,8 +62,8 @@ class Job:
         """The weights as they are."""
         return judge(self.losses, (p for s in self.streams for p in s.judging()))
 
-    def scales(self) -> list[float]:
-        """What each task's loss is divided by."""
+    def starts(self) -> list[float]:
+        """Each task's loss at the start, none of them negligible."""
         starts = [self.start[t].loss for t in self.losses.tasks]
         floor = max(FLOOR * max(starts), torch.finfo(torch.float32).tiny)
         return [max(s, floor) for s in starts]
@@ -67,11 +71,11 @@ class Job:
     def score(self, now: Mapping[str, Judgement]) -> float:
         """Mean loss, each over its loss at the start."""
         losses = [now[t].loss for t in self.losses.tasks]
-        return sum(n / s for n, s in zip(losses, self.scales(), strict=True)) / len(losses)
+        return sum(n / s for n, s in zip(losses, self.starts(), strict=True)) / len(losses)
 
     def allows(self, now: Mapping[str, Judgement]) -> bool:
         """Whether no task is worse than at the start."""
-        return all(now[task].no_worse_than(start) for task, start in self.start.items())
+        return all(self.accepts(now[task], start) for task, start in self.start.items())
 
 
 @dataclass
@@ -106,7 +110,7 @@ class Course:
             group["lr"] = self.rate * shape_of_rate(self.step, self.steps)
         self.optimizer.zero_grad()
         losses = self.job.losses(batch_at(self.job.streams, self.step))
-        scales = torch.tensor(self.job.scales(), device=losses.device)
+        scales = torch.tensor(self.job.starts(), device=losses.device).sqrt()
         (losses / scales).sum().backward()
         self.optimizer.step()
         self.step += 1

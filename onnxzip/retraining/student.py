@@ -25,7 +25,7 @@ from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
 from onnxzip.retraining.interrupt import Interrupt
 from onnxzip.retraining.loop import Course, Job, begun, resumed
-from onnxzip.retraining.losses import Judgement, Losses, judge
+from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_module, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
 from onnxzip.retraining.search import Found, find_rate
@@ -105,7 +105,8 @@ def retrain_content(
     streams = _streams(net, lesson, options, run)
     heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
     losses = Losses(net, heads, _criteria(heads, streams, options))
-    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging())))
+    accepts = as_low if options.loss or options.label_weight else as_close
+    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging())), accepts)
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belonging(content, _telling(steps, options, run), streams))
     with Interrupt() as interrupt:
         course, trials = _begun(job, steps, options, keeper, interrupt, progress)
