@@ -87,7 +87,9 @@ def _content(source: bytes | Path, model: ModelProto) -> bytes:
     try:
         return bytes(model.SerializeToString(deterministic=True))
     except ValueError as error:
-        raise UnsupportedError(f"{source}: with its external data it is above the 2 GB that one ONNX file can hold.") from error
+        raise UnsupportedError(
+            f"{source}: with its external data it is above the 2 GB that one ONNX file can hold."
+        ) from error
 
 
 def _lifted(model: ModelProto) -> ModelProto:
@@ -114,15 +116,14 @@ def _lifted(model: ModelProto) -> ModelProto:
 
 def _widened(model: ModelProto) -> ModelProto:
     """Half types become float32, in place: a net of halves is computed in float32."""
-    graphs = [model.graph]
-    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+    graph = model.graph
+    for node in (*graph.node, *(n for f in model.functions for n in f.node)):
         _widen_node(node)
-    for graph in graphs:
-        for tensor in graph.initializer:
-            _widen_tensor(tensor)
-        for info in (*graph.input, *graph.output, *graph.value_info):
-            if info.type.tensor_type.elem_type in HALVES:
-                info.type.tensor_type.elem_type = TensorProto.FLOAT
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.tensor_type.elem_type in HALVES:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
     return model
 
 
@@ -144,17 +145,13 @@ def _as_inputs(graph: GraphProto, values: Mapping[str, np.ndarray]) -> tuple[str
     fixed = _settings(graph)
     stored = {t.name: t for t in graph.initializer}
     names = [n for n, v in values.items() if n in stored and n not in fixed and v.size]
-    _remove(graph.initializer, names)
-    _remove(graph.input, names)
+    gone = set(names)
+    for items in (graph.initializer, graph.input):
+        for at in reversed([k for k, item in enumerate(items) if item.name in gone]):
+            del items[at]
     for name in names:
         graph.input.append(helper.make_tensor_value_info(name, stored[name].data_type, values[name].shape))
     return tuple(names)
-
-
-def _remove(items: object, names: Collection[str]) -> None:
-    gone = set(names)
-    for at in reversed([k for k, item in enumerate(items) if item.name in gone]):  # type: ignore[call-overload]
-        del items[at]  # type: ignore[attr-defined]
 
 
 def _settings(graph: GraphProto) -> set[str]:
@@ -194,7 +191,6 @@ def _refuse_unknown(where: Path, runs: Runs) -> None:
 
 def _frozen(net: Net, trained: Collection[str]) -> frozenset[str]:
     """Statistics are of data, and a step can make a variance negative; an exponent's gradient needs the logarithm."""
-    statistics = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
-    exponents = {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
-    numbers = {name for name in trained if net.params[name].ndim == 0}
-    return frozenset((statistics | exponents | numbers) & set(trained))
+    fixed = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
+    fixed |= {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
+    return frozenset(name for name in trained if name in fixed or net.params[name].ndim == 0)
