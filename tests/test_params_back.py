@@ -174,7 +174,9 @@ def test_other_types_and_encodings_stay(kind: int, raw: bool) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("Cast", ["a"], ["c"], to=kind),
-        helper.make_node("Add", ["c", "b"], ["y"]),
+        helper.make_node("Constant", [], ["half"], value=typed(np.array([0.5]), "half", kind)),
+        helper.make_node("Mul", ["c", "half"], ["d"]),
+        helper.make_node("Add", ["d", "b"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], tensors)
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
@@ -184,7 +186,7 @@ def test_other_types_and_encodings_stay(kind: int, raw: bool) -> None:
     assert module.inputs[0].dtype == module.outputs[0].dtype == np.dtype(str(wide).removeprefix("torch."))
     held = [torch.tensor(numpy_helper.to_array(t).astype(np.float64)).to(wide) for t in tensors]
     x = torch.rand(3, 4, dtype=wide)
-    torch.testing.assert_close(module(x)["y"].detach(), x @ held[0] + held[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(module(x)["y"].detach(), 0.5 * (x @ held[0]) + held[1], rtol=1e-6, atol=1e-6)
     assert write_params(module) == content
     train(module)
     written = ModelProto.FromString(write_params(module))
@@ -225,6 +227,24 @@ def test_external_data_come_inside(tmp_path: Path) -> None:
     assert ModelProto.FromString(content).graph.node == plain().graph.node
     with pytest.raises(InvalidModelError, match="other files"):
         read_module(path.read_bytes())
+
+
+def test_params_of_local_functions_are_those_that_they_are_called_with() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+    net (float[N,3] x) => (float[N,3] y) { h = own.layer (x, w0) y = own.layer (h, w1) }
+    <domain: "own", opset_import: ["": 17]>
+    layer (x, w) => (y) {
+        a = MatMul (x, w)
+        shift = Constant <value = float[3] {0.1, 0.2, 0.3}> ()
+        y = Add (a, shift)
+    }"""
+    model = parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name in ("w0", "w1"):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal((3, 3), np.float32), name))
+    content = model.SerializeToString()
+    assert set(read_module(content).params()) == {"w0", "w1"}
+    check_only_params_differ(content)
 
 
 class TestWriting:

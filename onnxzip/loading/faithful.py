@@ -27,6 +27,7 @@ from onnxzip.loading.stored import HALVES, held_by, holders, read_floats
 from onnxzip.net import Net
 from onnxzip.ops import find
 
+_COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
 IN_MEMORY = Path("<net in memory>")
 
@@ -62,14 +63,14 @@ def read_faithfully(source: bytes | Path) -> Faithful:
     values = {name: read_floats(holder) for name, holder in holders(lifted)}
     prepared = prepare(where, _widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
     names = _as_inputs(prepared.graph, values)
+    name = where.stem if isinstance(source, Path) else model.graph.name
     runs = fold_for_both_batches(where, prepared)
     _refuse_unknown(where, runs)
-    net = without_idle_nodes(canonical_attributes(to_net(where, "", prepared, runs)))
+    net = without_idle_nodes(canonical_attributes(to_net(where, name, prepared, runs, _COMPUTED)))
     read = {v for node in net.nodes for v in node.inputs} | {p.name for p in net.outputs}
     trained = tuple(name for name in names if name in read)
     net = replace(
         net,
-        name=model.graph.name or where.stem,
         inputs=tuple(port for port in net.inputs if port.name not in set(names)),
         params={**net.params, **{name: values[name] for name in trained}},
     )
