@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 from test_torch_module import MODELS, RUNNABLE, check_runs_as_onnx_runtime, family, feeds_for
 
 import onnxzip
-from onnxzip.errors import InvalidDataError, InvalidModelError, UsageError
+from onnxzip.errors import InvalidDataError, InvalidModelError, UnsupportedError, UsageError
 from onnxzip.retraining.module import TorchNet, read_module, write_params
 from onnxzip.runtime import to_model
 
@@ -138,11 +138,14 @@ def test_params_in_constant_nodes() -> None:
     model = as_constants(plain())
     spare = helper.make_node("Constant", [], ["shift"], "last", value_floats=[1.0, 2.0, 3.0, 4.0, 5.0])
     model.graph.node.insert(0, spare)
-    model.graph.node[-1].output[0] = "before"
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["twice"], "two", value_floats=[2.0]))
+    model.graph.node[-1].output[0] = "half"
+    model.graph.node.append(helper.make_node("Mul", ["half", "twice"], ["before"], "double"))
     model.graph.node.append(helper.make_node("Add", ["before", "shift"], ["y"], "end"))
     content = model.SerializeToString()
     module = read_module(content)
-    assert set(module.params()) == {*SHAPES, "shift"}
+    assert set(module.params()) == {*SHAPES, "shift", "twice"}
+    assert {name for name, p in module.named_parameters() if not p.requires_grad} == {*STATISTICS, "twice"}
     assert write_params(module) == content
     train(module)
     written = write_params(module)
@@ -213,7 +216,7 @@ def test_a_net_of_halves_runs_as_the_same_net_in_float32() -> None:
     check_runs_as_onnx_runtime(wide.SerializeToString(), read_module(half.SerializeToString()))
 
 
-def test_external_data_come_inside(tmp_path: Path) -> None:
+def test_external_data_come_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(plain(), path, save_as_external_data=True, location="net.data", size_threshold=0)
     assert (tmp_path / "net.data").exists()
@@ -227,6 +230,9 @@ def test_external_data_come_inside(tmp_path: Path) -> None:
     assert ModelProto.FromString(content).graph.node == plain().graph.node
     with pytest.raises(InvalidModelError, match="other files"):
         read_module(path.read_bytes())
+    monkeypatch.setattr("onnxzip.loading.faithful.LARGEST_FILE", 1000)
+    with pytest.raises(UnsupportedError, match="2 GB"):
+        onnxzip.to_torch(path)
 
 
 def test_params_of_local_functions_are_those_that_they_are_called_with() -> None:

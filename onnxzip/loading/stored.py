@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from onnxzip.errors import InvalidDataError, UnsupportedError
+from onnxzip.errors import InvalidDataError
 
 Holder = TensorProto | AttributeProto
 
@@ -106,7 +106,6 @@ def replaced(content: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
 
     Raises:
         InvalidDataError: a value is NaN or infinite that was not, or becomes so in the type of its param.
-        UnsupportedError: the file would be above 2 GB.
     """
     model = ModelProto.FromString(content)
     changed = False
@@ -116,9 +115,4 @@ def replaced(content: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
             changed |= write_floats(holder, arrays[name])
             if before and not np.isfinite(read_floats(holder)).all():
                 raise InvalidDataError(f"param {name!r} has become NaN or infinite. Train with a smaller learning rate.")
-    if not changed:
-        return content
-    try:
-        return bytes(model.SerializeToString())
-    except ValueError as error:
-        raise UnsupportedError("the net is above the 2 GB that one ONNX file can hold.") from error
+    return bytes(model.SerializeToString()) if changed else content

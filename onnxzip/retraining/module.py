@@ -169,7 +169,6 @@ def write_params(module: TorchNet) -> bytes:
     Raises:
         UsageError: a param has another shape than the file's.
         InvalidDataError: a param is NaN or infinite where it was not in the file, or too large for its type.
-        UnsupportedError: the file would be above 2 GB.
     """
     arrays = {}
     for name, parameter in module.params().items():
