@@ -114,9 +114,9 @@ def merge(
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
     files, given = named_files(nets), named_data(data.data)
     find_method(zip.method)
-    _check_outputs(
-        [output, *([out.report] if out.report else [])], [*files.values(), *map(Path, (given or {}).values())], out.force
-    )
+    inputs = [*files.values(), *map(Path, (given or {}).values())]
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
     with Bars() as bars:
         merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), bars)
     merged.save(output, out.force)
@@ -145,11 +145,9 @@ def retrain(
     Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
     """
     files, given = named_files(teacher), named_data(data.data)
-    _check_outputs(
-        [output, *([out.report] if out.report else [])],
-        [fused, *files.values(), *map(Path, (given or {}).values())],
-        out.force,
-    )
+    inputs = [fused, *files.values(), *map(Path, (given or {}).values())]
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([options.checkpoint] if options.checkpoint else [], [*inputs, output], out.force or options.resume)
     with Bars() as bars:
         done = retrain_files(fused, files, given, data, steps, options, run, bars)
     done.save(output, out.force)

@@ -26,7 +26,7 @@ from onnxzip.net import Port
 from onnxzip.progress import Silent
 from onnxzip.retraining.batches import HELD, Drawing, parted
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
-from onnxzip.retraining.loop import shape_of_rate
+from onnxzip.retraining.loop import rebalanced, shape_of_rate
 from onnxzip.retraining.losses import Judgement, as_close, as_low
 from onnxzip.retraining.module import read_module
 from onnxzip.retraining.objective import Distillation, custom_loss
@@ -118,6 +118,11 @@ class TestNeverWorse:
         for worse in (Judgement(1.1, 0.4, 1.0), Judgement(0.9, 0.6, 1.0), Judgement(np.nan, 0.4, 1.0)):
             assert not as_close(worse, start)
         assert not as_low(Judgement(1.1, 0.4, 1.0), start)
+
+    def test_a_task_that_falls_behind_gains_weight(self) -> None:
+        assert rebalanced([2.0, 1.0], [0.5, 0.1], [1.0, 0.2]) == [2.0, 1.0]
+        assert rebalanced([2.0, 1.0], [0.5, 0.6], [1.0, 0.2]) == [1.0, 1.5]
+        assert rebalanced([2.0, 1.0], [np.nan, 0.6], [1.0, 0.2]) == [2.0, 1.0]
 
     def test_a_net_that_is_its_teacher_stays_one(self, pair: Pair, tmp_path: Path) -> None:
         same = {"a": pair.teachers["a"], "c": pair.teachers["a"]}
@@ -395,7 +400,7 @@ class TestCheckpoints:
     def test_what_does_not_belong_is_refused(self, pair: Pair, tmp_path: Path) -> None:
         path = tmp_path / "c.pt"
         pair.retrain(10, checkpoint=path, checkpoint_every=5)
-        for change in ({"seed": 1}, {"batch": 8}, {"steps": 12}, {"data": images(200, 9)}, {"temperature": 2.0}):
+        for change in ({"seed": 1}, {"batch": 8}, {"steps": 12}, {"data": images(200, 9)}, {"temperature": 1.0}):
             with pytest.raises(UsageError, match="belongs to another"):
                 pair.retrain(**({"steps": 10, "checkpoint": path, "resume": True} | change))
         pair.retrain(10, checkpoint=path, resume=True)

@@ -18,7 +18,7 @@ import torch
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
-from onnxzip.errors import BackendMissingError
+from onnxzip.errors import BackendMissingError, InvalidModelError
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parted
 from onnxzip.retraining.checkpoint import Keeper, belonging
@@ -104,6 +104,7 @@ def retrain_content(
     net = read_module(content).to(device_for(run.device))
     streams = _streams(net, lesson, options, run)
     heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
+    _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     accepts = as_low if options.loss or options.label_weight else as_close
     job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging())), accepts)
@@ -157,6 +158,23 @@ def _streams(net: TorchNet, lesson: Lesson, options: RetrainOptions, run: RunOpt
         )
         for number, pool in enumerate(lesson.pools)
     )
+
+
+def _check_shapes(net: TorchNet, streams: Sequence[Stream]) -> None:
+    """Refuse teachers that say something else than the net.
+
+    Raises:
+        InvalidModelError: an output has another shape.
+    """
+    ports = {p.name: p for p in net.outputs}
+    for stream in streams:
+        for name, answer in next(stream.judging()).targets.items():
+            have, want = tuple(answer.shape[1:]), tuple(ports[name].shape[1:])
+            if have != want:
+                raise InvalidModelError(
+                    f"output {name!r}: the fused net gives {list(want)} for a sample, the teacher {list(have)}. Give the "
+                    "original net of that task."
+                )
 
 
 def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:
