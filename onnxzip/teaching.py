@@ -5,7 +5,7 @@ load -> data -> retrain -> verify      (each a stage of the progress, and of `se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.sources import collect
-from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions, size_of
+from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.sources import Given, collect
+from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
@@ -24,6 +25,7 @@ from onnxzip.loading.files import read
 from onnxzip.pipeline import Merged
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
+from onnxzip.values import size_of
 
 Path_ = str | PathLike[str]
 
@@ -104,23 +106,18 @@ def retrain_files(
         before, after = (
             compare(c, originals, sources, lambda s: np.ones(s.count, bool), run.device, tick) for c in (content, done.content)
         )
-    tasks = _tasks(originals, before, after)
-    return Merged(
-        done.content,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
-            "tasks": tasks,
-            "retrain": done.as_dict(),
-            "noise": {"samples": len(pools[0].order), "seed": run.seed} if given.noise else None,
-            "scaled_uint8": list(given.scaled),
-            "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
-            "seconds": stages.measured(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "seed": run.seed,
-            "versions": versions(),
-        },
-    )
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
+        "tasks": _tasks(originals, before, after),
+        "retrain": done.as_dict(),
+        **_data_entry(given, pools, run.seed),
+        "seconds": stages.measured(),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "seed": run.seed,
+        "versions": versions(),
+    }
+    return Merged(done.content, report)
 
 
 def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progress: Progress) -> Originals:
@@ -142,6 +139,15 @@ def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progres
         lost = missing[0]
         raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
     return found
+
+
+def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any]:
+    """What was taught with."""
+    return {
+        "noise": {"samples": len(pools[0].order), "seed": seed} if given.noise else None,
+        "scaled_uint8": list(given.scaled),
+        "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
+    }
 
 
 def _tasks(originals: Originals, before: Mapping[str, Evidence], after: Mapping[str, Evidence]) -> dict[str, Any]:
