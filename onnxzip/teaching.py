@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
@@ -97,15 +98,12 @@ def retrain_files(
         limit = min(data_options.samples, wanted_rows(steps.steps, options))
         given = collect(data, feeds_for(model, originals), data_options, rng, progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: data_options.samples]) for p in given.pools)
+    lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
     with stages.stage("retrain", steps.steps):
-        lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
         done = retrain_content(content, lesson, steps.steps, options, run, progress)
     sources = judging_sources(pools)
-    count = sum(s.count for s in sources)
-    with stages.stage("verify", 2 * count) as tick:
-        before, after = (
-            compare(c, originals, sources, lambda s: np.ones(s.count, bool), run.device, tick) for c in (content, done.content)
-        )
+    with stages.stage("verify", 2 * sum(s.count for s in sources)) as tick:
+        before, after = (compare(c, originals, sources, _every, run.device, tick) for c in (content, done.content))
     report = {
         "schema_version": SCHEMA_VERSION,
         "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
@@ -139,6 +137,10 @@ def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progres
         lost = missing[0]
         raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
     return found
+
+
+def _every(source: Source) -> np.ndarray:
+    return np.ones(source.count, bool)
 
 
 def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any]:
