@@ -231,6 +231,19 @@ class TestReading:
             assert part in str(error.value)
         assert "Mul" not in str(error.value)
 
+    def test_control_flow_is_refused(self) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,2] x) => (float[N,2] y) {
+            top = ReduceMax <keepdims = 0> (x)
+            choice = Cast <to = 9> (top)
+            [branch] y = If (choice) <
+                then_branch = yes () => (float[N,2] a) { a = Relu (x) },
+                else_branch = no () => (float[N,2] b) { b = Neg (x) }
+            >
+        }"""
+        with pytest.raises(UnsupportedError, match=r"If \(node 'branch'\)"):
+            read_module(onnx.parser.parse_model(text).SerializeToString())
+
     @pytest.mark.parametrize("name", sorted(UNKNOWN))
     def test_families_with_unknown_operators_are_refused(self, name: str) -> None:
         with pytest.raises(UnsupportedError, match=UNKNOWN[name]):
