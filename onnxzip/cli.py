@@ -20,6 +20,7 @@ from onnxzip.config import (
     PlanOptions,
     RetrainData,
     RetrainOptions,
+    RetrainSettings,
     RetrainSteps,
     RunOptions,
     VerifyOptions,
@@ -149,7 +150,7 @@ def retrain(
     _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
     _check_outputs([options.checkpoint] if options.checkpoint else [], [*inputs, output], out.force or options.resume)
     with Bars() as bars:
-        done = retrain_files(fused, files, given, data, steps, options, run, bars)
+        done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), bars)
     done.save(output, out.force)
     if out.report:
         done.save_report(out.report, out.force)

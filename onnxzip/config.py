@@ -187,3 +187,13 @@ class Options:
     run: RunOptions = field(default_factory=RunOptions)
     steps: MergeSteps = field(default_factory=MergeSteps)
     retrain: RetrainOptions = field(default_factory=RetrainOptions)
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """All options of a retraining."""
+
+    data: RetrainData = field(default_factory=RetrainData)
+    steps: RetrainSteps = field(default_factory=RetrainSteps)
+    retrain: RetrainOptions = field(default_factory=RetrainOptions)
+    run: RunOptions = field(default_factory=RunOptions)

@@ -16,7 +16,7 @@ import numpy as np
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, collect
-from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions
+from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
@@ -66,41 +66,35 @@ def retrain(
         UsageError: a teacher is missing or is another file, or an option cannot be used.
         UnsupportedError: an operator cannot be differentiated.
     """
-    data_options = RetrainData(samples=samples, mean=mean, std=std, size=size)
-    steps_options = RetrainSteps(steps, size_of(memory), any_teacher)
-    run = RunOptions(seed, device)
-    return retrain_files(
-        fused, teachers, data, data_options, steps_options, options or RetrainOptions(), run, progress or Silent()
+    settings = RetrainSettings(
+        RetrainData(samples=samples, mean=mean, std=std, size=size),
+        RetrainSteps(steps, size_of(memory), any_teacher),
+        options or RetrainOptions(),
+        RunOptions(seed, device),
     )
+    return retrain_files(fused, teachers, data, settings, progress or Silent())
 
 
 def retrain_files(
-    fused: Path_,
-    teachers: Mapping[str, Path_],
-    data: Any,
-    data_options: RetrainData,
-    steps: RetrainSteps,
-    options: RetrainOptions,
-    run: RunOptions,
-    progress: Progress,
+    fused: Path_, teachers: Mapping[str, Path_], data: Any, settings: RetrainSettings, progress: Progress
 ) -> Merged:
     """`retrain` with its options in records."""
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
     from onnxzip.retraining.teachers import teachers_of
 
-    path, stages = Path(fused), Stages(progress)
+    path, stages, run = Path(fused), Stages(progress), settings.run
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
         model, content = read(path), path.read_bytes()
-        originals = _teachers(path, teachers, steps.any_teacher, progress)
+        originals = _teachers(path, teachers, settings.steps.any_teacher, progress)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
-        limit = min(data_options.samples, wanted_rows(steps.steps, options))
-        given = collect(data, feeds_for(model, originals), data_options, rng, progress.note, limit=limit)
-        pools = tuple(replace(p, order=p.order[: data_options.samples]) for p in given.pools)
-    lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
-    with stages.stage("retrain", steps.steps):
-        done = retrain_content(content, lesson, steps.steps, options, run, progress)
+        limit = min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
+        given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
+        pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
+    lesson = Lesson(teachers_of(originals, run.device), pools, 0, settings.steps.memory)
+    with stages.stage("retrain", settings.steps.steps):
+        done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress)
     sources = judging_sources(pools)
     with stages.stage("verify", 2 * sum(s.count for s in sources)) as tick:
         before, after = (compare(c, originals, sources, _every, run.device, tick) for c in (content, done.content))
