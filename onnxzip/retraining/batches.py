@@ -99,7 +99,8 @@ class Stream:
         self.drawing = Drawing(train, batch, key)
         self.answers = Answers(pool, train, teachers, min(batch, len(train)), room)
         self.held = held[:HELD]
-        self.held_answers = Answers(pool, self.held, teachers, batch, room)
+        left = room - self.answers.bytes if self.answers.keeps else room
+        self.held_answers = Answers(pool, self.held, teachers, batch, left)
         self.block = batch
 
     def at(self, step: int) -> Portion:
