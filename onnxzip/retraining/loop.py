@@ -164,10 +164,10 @@ def begun(job: Job, rate: float, steps: int) -> Course:
 
 def rebalanced(balance: Sequence[float], losses: Sequence[float], starts: Sequence[float]) -> list[float]:
     """Weights of the tasks after a look at them: one that is above its start counts more, the others as much less."""
+    if not math.isfinite(sum(losses)):
+        return list(balance)
     above = [max(1.0, loss / start) for loss, start in zip(losses, starts, strict=True)]
     mean = sum(above) / len(above)
-    if not math.isfinite(mean):
-        return list(balance)
     return [b * a / mean for b, a in zip(balance, above, strict=True)]
 
 

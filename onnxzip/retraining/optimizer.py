@@ -4,8 +4,10 @@
     the rest  Adam with rate |w0| instead of one rate for all          |w0| = root mean square of the tensor at the start
 
 Convolution kernels are matrices [out, in * kernel]. The factor U V' is found by five steps of Newton and Schulz (Jordan 2024,
-"Muon"). One rate then fits nets of every architecture, which a rate in units of the weights does not; where the zip is a good
-start, it also needs a half to a third of Adam's steps.
+"Muon"), in blocks of at most `BLOCK` rows: of a whole [300, 784] it takes five times as long as the gradient of a batch, in
+blocks a good once, and 300 steps of LeNet-300-100 end at the same error (fashion halves: whole 0.0, blocks 0.1 points;
+fashion + digits: 0.6 both). Against Adam at its best rate: LeNet-5, fashion halves, 1.1 points at the start, 0.1 to 0.25 after
+300 steps, Adam 0.4; after 90 steps 0.5, Adam 0.8.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MOMENTUM, BETAS = 0.95, (0.9, 0.95)
+BLOCK = 32  # rows
 SMALLEST_MATRIX = 4  # shorter side; below it a matrix has too few directions
 LEAST_SIZE, LEAST_BIAS = 1e-3, 3e-2
 _NEWTON = (3.4445, -4.7750, 2.0315)
@@ -68,12 +71,15 @@ def is_matrix(param: Tensor) -> bool:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with all of its singular values near 1, times the root of its longer side: entries of size about 1."""
+    """Directions of one strength: blocks of rows with all of their singular values near 1, in entries of size about 1."""
     a, b, c = _NEWTON
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + torch.finfo(wide.dtype).tiny)
+    count = -(-len(wide) // BLOCK)
+    height = -(-len(wide) // count)
+    x = nn.functional.pad(wide, (0, 0, 0, count * height - len(wide))).reshape(count, height, -1)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + torch.finfo(x.dtype).tiny)
     for _ in range(5):
-        square = x @ x.T
-        x = a * x + torch.addmm(b * square, square, square, alpha=c) @ x
-    found: Tensor = (x if wide is matrix else x.T) * max(matrix.shape) ** 0.5
-    return found
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    found = x.reshape(count * height, -1)[: len(wide)] * max(matrix.shape) ** 0.5
+    return found if wide is matrix else found.T
