@@ -1,0 +1,233 @@
+"""How fast retraining repairs a merge, beside other places to start from (see rivals.py).
+
+    python models/fetch.py ...                              unpacks the data sets, see models/README.md
+    python tools/retraining.py run --data DIR --work DIR    measures; every course is one file in --work, none is run twice
+    python tools/retraining.py show --work DIR [--write]    prints the table; writes it into README.md, and tools/retraining.svg
+
+Increase of test error in percentage points, mean of both tasks, after 0, 30, 100, 300 and 1,000 steps of 64 samples a task,
+everything shared, teachers alone, no labels. Each number of steps is a course of its own, with its own decay. The zip finds its
+learning rate by itself; the others get the best of `RATES` by their test error after 100 steps with the first seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from figures import FAMILIES, MODELS, PAIRS, ROOT, error, samples_of
+from onnx import ModelProto
+from rivals import STARTS, train
+
+import onnxzip
+
+STEPS = (0, 30, 100, 300, 1000)
+RATES = (0.0003, 0.001, 0.003)
+TRIAL = 100  # steps by which a rival's rate is chosen
+SAMPLES = 5000  # images a task that the merge is calibrated with
+BEGIN, END = "<!-- retraining: begin (python tools/retraining.py show --write) -->", "<!-- retraining: end -->"
+LABELS = {"zip": "zip", "mtz": "mtz", "trunk": "first net's trunk", "scratch": "from scratch"}
+
+
+class Case(NamedTuple):
+    """One course of retraining; `rate` None where it is found."""
+
+    family: str
+    pair: tuple[str, str]
+    start: str
+    seed: int
+    steps: int
+    rate: float | None
+
+    @property
+    def file(self) -> str:
+        """Name of the file with its result."""
+        rate = "found" if self.rate is None else f"{self.rate:g}"
+        return f"{self.family}.{'+'.join(self.pair)}.{self.start}.{self.seed}.{self.steps}.{rate}.json"
+
+
+class Bench:
+    """Courses and their results.
+
+    Args:
+        data: folder with the unpacked data sets; None where no course is to be run.
+        work: folder for results.
+    """
+
+    def __init__(self, data: Path | None, work: Path) -> None:
+        self.data, self.work = data, work
+        work.mkdir(parents=True, exist_ok=True)
+
+    def increase(self, case: Case) -> float | None:
+        """The increase of test error; run if it is not known and data are there."""
+        file = self.work / case.file
+        if not file.exists() and self.data is not None:
+            _write(file, json.dumps(self._run(case)))
+            print(case.file, file.read_text(), file=sys.stderr, flush=True)
+        return float(json.loads(file.read_text())["increase"]) if file.exists() else None
+
+    def best_rate(self, family: str, pair: tuple[str, str], start: str) -> float | None:
+        """The rate that a rival runs with; None where it is found, or not known."""
+        if start == "zip":
+            return None
+        found = {r: self.increase(Case(family, pair, start, 0, TRIAL, r)) for r in RATES}
+        known = {r: x for r, x in found.items() if x is not None}
+        return min(known, key=lambda r: known[r]) if known else None
+
+    def _run(self, case: Case) -> dict[str, object]:
+        tasks, nets, data = self._files(case)
+        start = self.work / f"{case.family}.{'+'.join(case.pair)}.{case.start}.{case.seed}.onnx"
+        if not start.exists():
+            model: ModelProto = STARTS[case.start](nets, data, SAMPLES, case.seed)
+            _write(start, model.SerializeToString(deterministic=True))
+        content, report = start.read_bytes(), None
+        if case.steps and case.rate is None:
+            done = onnxzip.retrain(start, nets, data, steps=case.steps, seed=case.seed)
+            content, report = done.content, done.report["retrain"]
+        elif case.steps and case.rate is not None:
+            content = train(start, nets, data, case.steps, case.rate, case.seed)
+        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+        rises = []
+        for task, name in zip(tasks, case.pair, strict=True):
+            original = ort.InferenceSession(str(nets[task]), providers=["CPUExecutionProvider"])
+            rises.append(error(session, f"{task}_logits", name) - error(original, "logits", name))
+        return {"increase": float(np.mean(rises)), "rises": rises, "retrain": report}
+
+    def _files(self, case: Case) -> tuple[list[str], dict[str, Path], dict[str, Path]]:
+        """Task names, original nets and unlabelled training images."""
+        tasks = [t.replace("-", "_") for t in case.pair]
+        nets = {t: MODELS / f"{case.family}-{name}.onnx" for t, name in zip(tasks, case.pair, strict=True)}
+        return tasks, nets, {t: self._images(samples_of(n)) for t, n in zip(tasks, case.pair, strict=True)}
+
+    def _images(self, task: str) -> Path:
+        """All training images of a task, without their labels."""
+        file = self.work / f"{task}-train.npz"
+        if not file.exists():
+            assert self.data is not None
+            sys.path.insert(0, str(MODELS))
+            from tasks import TASKS, read_task  # of the recipe
+
+            part = file.with_suffix(".part.npz")
+            np.savez(part, x=read_task(self.data, TASKS[task]).train_x)
+            part.replace(file)
+        return file
+
+
+def cases(families: Iterable[str], pairs: Iterable[tuple[str, str]], starts: Iterable[str], seeds: int) -> Iterator[
+    tuple[str, tuple[str, str], str, int]
+]:
+    """Everything but the steps."""
+    for family in families:
+        for pair in pairs:
+            for start in starts:
+                for seed in range(seeds):
+                    yield family, pair, start, seed
+
+
+def run(bench: Bench, arguments: argparse.Namespace) -> None:
+    """Measure what is asked for."""
+    pairs = [p for p in PAIRS if not arguments.pairs or "+".join(p) in arguments.pairs]
+    for family, pair, start, seed in cases(arguments.families, pairs, arguments.starts, arguments.seeds):
+        rate = bench.best_rate(family, pair, start)
+        for steps in arguments.steps:
+            bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
+
+
+def gathered(bench: Bench) -> dict[tuple[str, str], dict[int, list[float]]]:
+    """(family, start) -> steps -> increases of all pairs and seeds that were measured."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for family, pair, start, seed in cases(FAMILIES, PAIRS, STARTS, 10):
+        rate = bench.best_rate(family, pair, start)
+        for steps in STEPS:
+            value = bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
+            if value is not None:
+                found.setdefault((family, start), {}).setdefault(steps, []).append(value)
+    return found
+
+
+def table(found: dict[tuple[str, str], dict[int, list[float]]]) -> str:
+    """Markdown: one line a family and start."""
+    lines = ["| family | start | " + " | ".join(f"{s:,} steps" for s in STEPS) + " | courses |"]
+    lines.append("| --- | --- | " + "--: | " * (len(STEPS) + 1))
+    for (family, start), by_steps in found.items():
+        values = [f"{np.mean(by_steps[s]):.2f}" if s in by_steps else "" for s in STEPS]
+        count = max(len(v) for v in by_steps.values())
+        lines.append(f"| {family} | {LABELS[start]} | " + " | ".join(values) + f" | {count} |")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def plot(found: dict[tuple[str, str], dict[int, list[float]]], file: Path) -> None:
+    """Error against steps, one panel a family."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "onnxzip"
+    from matplotlib import pyplot
+
+    families = list(dict.fromkeys(family for family, _ in found))
+    figure, axes = pyplot.subplots(1, len(families), figsize=(3.2 * len(families), 3.2), sharey=True, squeeze=False)
+    for axis, family in zip(axes[0], families, strict=True):
+        for start in STARTS:
+            by_steps = found.get((family, start), {})
+            x = [s for s in STEPS if s in by_steps]
+            axis.plot([max(s, 10) for s in x], [max(np.mean(by_steps[s]), 0.05) for s in x], "o-", ms=3, label=LABELS[start])
+        axis.set(title=family, xscale="log", yscale="log", xlabel="steps")
+        axis.set_xticks([10, 30, 100, 300, 1000], ["0", "30", "100", "300", "1,000"])
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("increase of test error, points")
+    axes[0][-1].legend()
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def show(bench: Bench, write: bool) -> None:
+    """Print the table, and write table and plot where asked."""
+    found = gathered(bench)
+    text = table(found)
+    print(text)
+    if write:
+        plot(found, ROOT / "tools" / "retraining.svg")
+        readme = ROOT / "README.md"
+        before, rest = readme.read_text().split(BEGIN)
+        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+
+
+def _write(file: Path, content: str | bytes) -> None:
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.replace(file)
+
+
+def main() -> None:
+    """Measure or show."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "show"):
+        command = commands.add_parser(name)
+        command.add_argument("--work", type=Path, required=True, help="folder for results")
+        if name == "show":
+            command.add_argument("--write", action="store_true", help="put the table into README.md, write the plot")
+            continue
+        command.add_argument("--data", type=Path, required=True, help="folder that models/fetch.py has written")
+        command.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+        command.add_argument("--pairs", nargs="+", default=(), help="as fashion+digits; all by default")
+        command.add_argument("--starts", nargs="+", default=tuple(STARTS), choices=tuple(STARTS))
+        command.add_argument("--steps", nargs="+", type=int, default=STEPS)
+        command.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if arguments.command == "run":
+        run(Bench(arguments.data, arguments.work), arguments)
+    else:
+        show(Bench(None, arguments.work), arguments.write)
+
+
+if __name__ == "__main__":
+    main()
