@@ -16,7 +16,7 @@ CEILING = 300
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
     "errors", "linalg", "net", "ops", "runtime", "config", "progress", "loading", "analysis", "calibration", "matching",
-    "fusion", "retraining", "exporting", "inspection", "pipeline", "before_after", "__init__", "flags", "bars", "cli",
+    "fusion", "exporting", "retraining", "inspection", "pipeline", "before_after", "__init__", "flags", "bars", "cli",
     "__main__",
 )
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
