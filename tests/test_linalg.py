@@ -7,10 +7,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from onnxzip.linalg import symmetric
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
-from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
+from onnxzip.linalg.moments import ChannelMoments, DenseSums, Moments, diagonal_moments_of
 from onnxzip.linalg.ridge import GRID, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
+from onnxzip.linalg.symmetric import PANEL, Pair, Symmetric
 
 SEED = 3
 ONE = (1e-2,)
@@ -40,33 +42,102 @@ def damped(z: np.ndarray, p: np.ndarray, centre: np.ndarray, damping: float) -> 
     return found
 
 
-def check_same_moments(a: Moments, b: Moments) -> None:
+def moments_of(*parts: tuple[np.ndarray, np.ndarray], held: bool = False) -> Moments:
+    """Moments of rows that came in several batches, each followed by other rows of the other side."""
+    sums = DenseSums(parts[0][0].shape[1], parts[0][1].shape[1])
+    for z, p in parts:
+        sums.add(held, z, p)
+        sums.add(not held, 3 * z, p - 1)
+    return sums.moments(held)
+
+
+def check_same_moments(a: Moments | ChannelMoments, b: Moments | ChannelMoments) -> None:
     assert a.count == b.count
     for name in ("zz", "zp", "pp"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-12)
-        assert getattr(a, name).dtype == np.float64
+        one, other = np.asarray(getattr(a, name)), np.asarray(getattr(b, name))
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+        assert one.dtype == np.float64
 
 
 class TestMoments:
-    def test_are_sums_of_products(self) -> None:
-        z, p, _ = problem(7, 3, 2)
-        found = moments_of(z, p)
-        np.testing.assert_allclose(found.zz, sum(np.outer(r, r) for r in z))
-        np.testing.assert_allclose(found.zp, sum(np.outer(r, q) for r, q in zip(z, p, strict=True)))
+    @pytest.mark.parametrize("columns", [1, 3, PANEL - 1, PANEL, PANEL + 1, 2 * PANEL + 5])
+    @pytest.mark.parametrize("held", [False, True])
+    def test_are_sums_of_products(self, columns: int, held: bool) -> None:
+        z, p, _ = problem(7, columns, 2)
+        found = moments_of((z[:4], p[:4]), (z[4:], p[4:]), held=held)
+        assert found.count == 7
+        np.testing.assert_allclose(np.asarray(found.zz), sum(np.outer(r, r) for r in z), atol=1e-12)
+        np.testing.assert_allclose(found.zp, sum(np.outer(r, q) for r, q in zip(z, p, strict=True)), atol=1e-12)
         np.testing.assert_allclose(found.pp, sum(q**2 for q in p))
+
+    def test_products_may_come_from_elsewhere(self) -> None:
+        z, p, _ = problem(9, PANEL + 3, 2)
+        sums = DenseSums(PANEL + 3, 2)
+        for held in (False, True):
+            sums.add_products(held, 9, z.T @ z, z.T @ p, (p**2).sum(axis=0))
+        for held in (False, True):
+            check_same_moments(sums.moments(held), moments_of((z, p)))
 
     def test_are_additive(self) -> None:
         """Law 7."""
         z, p, _ = problem(20, 4, 3)
-        check_same_moments(moments_of(z, p), moments_of(z[:13], p[:13]) + moments_of(z[13:], p[13:]))
+        check_same_moments(moments_of((z, p)), moments_of((z[:13], p[:13]), (z[13:], p[13:])))
+
+    def test_both_sides_share_one_array(self) -> None:
+        """The two largest matrices of a step take the room of one."""
+        pair = Pair(50)
+        assert pair[False].array.base is pair[True].array.base
+        assert pair[False].array.base.nbytes == 8 * 50 * 51
 
     def test_of_channels_are_additive_and_those_of_each_channel(self) -> None:
         z, p = rng().standard_normal((20, 5, 4)), rng().standard_normal((20, 5, 2))
         whole = diagonal_moments_of(z, p)
         check_same_moments(whole, diagonal_moments_of(z[:9], p[:9]) + diagonal_moments_of(z[9:], p[9:]))
         for c in range(5):
-            one = moments_of(z[:, c], p[:, c])
-            check_same_moments(one, Moments(20, whole.zz[c], whole.zp[c], whole.pp[c]))
+            one = moments_of((z[:, c], p[:, c]))
+            check_same_moments(one, Moments(20, Symmetric.of(whole.zz[c]), whole.zp[c], whole.pp[c]))
+
+
+class TestSymmetric:
+    @pytest.fixture(params=[0, 1 << 40], ids=["terms", "formed"])
+    def limit(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sums as terms, and formed at once."""
+        monkeypatch.setattr(symmetric, "FORMED_BYTES", request.param)
+
+    def operands(self) -> tuple[Symmetric, np.ndarray]:
+        """A weighted sum over three triangles of either kind, one of them twice; and what it is."""
+        draws = [rng().standard_normal((s, 8)) for s in (12, 13, 14)]
+        pair = Pair(8)
+        pair.add_rows(False, draws[0])
+        pair.add_rows(True, draws[1])
+        lower, upper = (Symmetric([(1.0, pair[side])]) for side in (False, True))
+        a, b, c = (z.T @ z for z in draws)
+        return np.float64(2) * (lower + upper / 4) + Symmetric.of(c) + lower * 3, 5 * a + b / 2 + c
+
+    @pytest.mark.usefixtures("limit")
+    def test_is_the_matrix_it_stands_for(self) -> None:
+        found, expected = self.operands()
+        right = rng().standard_normal((8, 3))
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-12)
+        np.testing.assert_allclose(found @ right, expected @ right, rtol=1e-10)
+        np.testing.assert_allclose(right.T @ found, right.T @ expected, rtol=1e-10)
+        assert found.trace() == pytest.approx(np.trace(expected)) and len(found) == 8
+
+    @pytest.mark.usefixtures("limit")
+    @pytest.mark.parametrize("at", [range(8), [1, 4, 5], [6, 0, 3, 2]])
+    def test_cut(self, at: list[int]) -> None:
+        found, expected = self.operands()
+        np.testing.assert_allclose(np.asarray(found.cut(np.array(at))), expected[np.ix_(at, at)], rtol=1e-12)
+
+    def test_terms_of_one_matrix_are_one(self) -> None:
+        one = Symmetric.of(np.eye(3))
+        assert len((one + one * 2).terms) == 1
+
+    @pytest.mark.usefixtures("limit")
+    def test_systems_are_solved_from_either_triangle(self) -> None:
+        found, expected = self.operands()
+        right = rng().standard_normal((8, 2))
+        np.testing.assert_allclose(solve_damped(found, right, 0.1), solve_damped(expected, right, 0.1), rtol=1e-10)
 
 
 class TestSolveDamped:

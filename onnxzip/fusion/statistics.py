@@ -13,7 +13,7 @@ from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import pick, unfold
 from onnxzip.fusion.problem import Block, Reads
-from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
+from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
 from onnxzip.matching.match import Matches, located
 from onnxzip.ops import Linear, View
 
@@ -38,15 +38,29 @@ class TaskStatistics:
     held_rows: tuple[np.ndarray, np.ndarray] | None = None
 
 
+class _Kept:
+    """Rows (z, p) in one array each, the fitted ones before the held-out ones, filled batch by batch."""
+
+    def __init__(self, fitted: int, held: int, columns: int, targets: int) -> None:
+        self.z = np.empty((fitted + held, columns), np.float32)
+        self.p = np.empty((fitted + held, targets), np.float32)
+        self.fitted = fitted
+        self._next = [0, fitted]
+
+    def add(self, held: bool, z: np.ndarray, p: np.ndarray) -> None:
+        part = slice(self._next[held], self._next[held] + len(z))
+        self.z[part], self.p[part] = z, p
+        self._next[held] = part.stop
+
+
 @dataclass(frozen=True)
 class _PerSource:
     columns: Mapping[BlockId, slice]
     width: int
     targets: Mapping[str, slice]
-    train: tuple[Moments, ...]
-    held: tuple[Moments, ...]
-    rows: tuple[tuple[np.ndarray, np.ndarray], ...]
-    held_rows: tuple[tuple[np.ndarray, np.ndarray], ...]
+    train: tuple[Moments | ChannelMoments, ...]
+    held: tuple[Moments | ChannelMoments, ...]
+    kept: tuple[_Kept, ...]
 
 
 class StepStatistics:
@@ -66,8 +80,10 @@ class StepStatistics:
         self.groups = reads[0].groups
         sources = sorted({frontier.source_of[t] for r in reads for t in r.owners})
         rows = sum(frontier.positions(step, k).size for k in sources)
-        self.dual = not step.diagonal and max(r.columns for r in reads) > rows
-        self.kept = self.dual or (step.bounds is not None and 4 * rows * max(r.columns for r in reads) <= ROWS_BYTES)
+        widest = max(r.columns for r in reads)
+        self.dual = not step.diagonal and widest > rows
+        through = step.bounds is not None and not step.diagonal and 4 * rows * widest <= ROWS_BYTES
+        self.kept = self.dual or through
         self.sources = {k: self._collect(k, [r for r in reads if r.owners & set(frontier.sources[k].tasks)]) for k in sources}
 
     def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
@@ -77,32 +93,26 @@ class StepStatistics:
         train, held = (_cut(m[group], at, targets, self.dual) for m in (source.train, source.held))
         if not self.dual:
             return TaskStatistics(train, held)
-        rows, held_rows = ((z[:, at], p[:, targets]) for z, p in (source.rows[group], source.held_rows[group]))
-        return TaskStatistics(train, held, rows, held_rows)
+        kept = source.kept[group]
+        z, p = _some_columns(kept.z, at), kept.p[:, targets]
+        return TaskStatistics(train, held, (z[: kept.fitted], p[: kept.fitted]), (z[kept.fitted :], p[kept.fitted :]))
 
     def sampled(self, task: str, reads: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows of one task, fitted and held out: z over the columns that one strand reads, and p; only where `kept`."""
         source = self.sources[self.frontier.source_of[task]]
         at, targets = self._columns(source, reads), source.targets[task]
-        both = (source.rows[group], source.held_rows[group])
-        return np.concatenate([z[:, at] for z, _ in both]), np.concatenate([p[:, targets] for _, p in both])
+        return _some_columns(source.kept[group].z, at), source.kept[group].p[:, targets]
 
     def _columns(self, source: _PerSource, reads: Reads) -> np.ndarray:
         places = [np.arange(source.width)[source.columns[b.part, b.piece.name]] for b in reads.blocks]
         return np.concatenate([*places, [source.width]])
 
-    def of_channels(self, task: str, reads: Reads) -> tuple[Moments, Moments]:
+    def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
         """Of a diagonal step: statistics of one task for the channels of one strand, in its order."""
         source = self.sources[self.frontier.source_of[task]]
         channels = source.columns[0, reads.blocks[0].piece.name]
         targets = source.targets[f"{task}/{reads.blocks[0].piece.name}"]
-        train, held = (
-            Moments(
-                m.count, m.zz[channels] / m.count, m.zp[channels][:, :, targets] / m.count,
-                m.pp[channels][:, targets] / m.count,
-            )
-            for m in (source.train[0], source.held[0])
-        )
+        train, held = (_cut_channels(m, channels, targets) for m in (source.train[0], source.held[0]))
         return train, held
 
     # collecting -------------------------------------------------------------------------------------------------------
@@ -112,8 +122,8 @@ class StepStatistics:
         tasks = [t for t in self.frontier.sources[k].tasks if t in self.step.tasks]
         geometry = self._geometry(tasks[0], {part for part, _ in blocks})
         at, held_samples = self.frontier.positions(self.step, k), self.frontier.sources[k].held()
-        totals: list[dict[bool, Moments]] = [{} for _ in range(self.groups)]
-        kept: list[dict[bool, list[tuple[np.ndarray, np.ndarray]]]] = [{False: [], True: []} for _ in range(self.groups)]
+        sums: list[Sums] = []
+        kept: list[_Kept] = []
         columns: dict[BlockId, slice] = {}
         targets: dict[str, slice] = {}
         width = 0
@@ -123,27 +133,27 @@ class StepStatistics:
             for g in range(self.groups):
                 z, columns, width = self._inputs(k, b, blocks, geometry, chosen, g)
                 p, targets = self._targets(k, b, tasks, chosen, g, blocks)
+                if b == 0:
+                    sums.append(self._sums(z, p))
+                if b == 0 and self.kept:
+                    count = int(held_samples.sum()) * at.shape[1]
+                    kept.append(_Kept(at.size - count, count, z.shape[1], p.shape[1]))
                 for side in (False, True):
                     zs, ps = z[held == side], p[held == side]
+                    sums[g].add(side, zs, ps)
                     if self.kept:
-                        kept[g][side].append((zs, ps))
-                    moments = self._moments(zs, ps)
-                    totals[g][side] = totals[g][side] + moments if side in totals[g] else moments
-        rows, held_rows = (tuple(_joined(kept[g][s]) for g in range(self.groups) if self.kept) for s in (False, True))
-        return _PerSource(
-            columns, width, targets, tuple(t[False] for t in totals), tuple(t[True] for t in totals), rows, held_rows
-        )
+                        kept[g].add(side, zs, ps)
+        train, held_out = (tuple(s.moments(side) for s in sums) for side in (False, True))
+        return _PerSource(columns, width, targets, train, held_out, tuple(kept))
 
     def _geometry(self, task: str, parts: set[int]) -> Geometry:
         found = {part: linear_of(self.plan.overlay, self.step.parts[part], task) for part in parts}
         return {part: (linear, view, linear.taps(view)) for part, (linear, view) in found.items()}
 
-    def _moments(self, z: np.ndarray, p: np.ndarray) -> Moments:
+    def _sums(self, z: np.ndarray, p: np.ndarray) -> Sums:
         if self.step.diagonal:
-            return diagonal_moments_of(z, p)
-        if self.dual:
-            return Moments(len(z), np.zeros((0, 0)), np.zeros((0, 0)), np.einsum("rt,rt->t", p, p, dtype=np.float64))
-        return moments_of(z, p)
+            return DiagonalSums()
+        return EnergySums(p.shape[1]) if self.dual else DenseSums(z.shape[1], p.shape[1])
 
     def _inputs(
         self, k: int, b: int, blocks: Blocks, geometry: Geometry, chosen: np.ndarray, group: int
@@ -238,14 +248,22 @@ class StepStatistics:
         return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([z for z, _ in parts]), np.concatenate([p for _, p in parts])
+def _some_columns(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Columns of rows; the rows themselves where those are all of them."""
+    return rows if np.array_equal(at, np.arange(rows.shape[1])) else rows[:, at]
 
 
-def _cut(m: Moments, at: np.ndarray, targets: slice, dual: bool) -> Moments:
+def _cut(m: Moments | ChannelMoments, at: np.ndarray, targets: slice, dual: bool) -> Moments:
     """Means over the rows, for some columns and some targets."""
+    assert isinstance(m, Moments)
     if dual:
         return Moments(m.count, m.zz, m.zp, m.pp[targets] / m.count)
-    whole = np.array_equal(at, np.arange(len(m.zz)))
-    zz = m.zz if whole else m.zz[np.ix_(at, at)]
-    return Moments(m.count, zz / m.count, m.zp[at][:, targets] / m.count, m.pp[targets] / m.count)
+    zz = m.zz.cut(at) / m.count
+    return Moments(m.count, zz, m.zp[at][:, targets] / m.count, m.pp[targets] / m.count)
+
+
+def _cut_channels(m: Moments | ChannelMoments, channels: slice, targets: slice) -> ChannelMoments:
+    """Means over the rows, for some channels and some of their targets."""
+    assert isinstance(m, ChannelMoments)
+    zz, zp, pp = m.zz[channels], m.zp[channels][:, :, targets], m.pp[channels][:, targets]
+    return ChannelMoments(m.count, zz / m.count, zp / m.count, pp / m.count)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
-from onnxzip.linalg.ridge import solve_damped
+from onnxzip.linalg.ridge import Matrix, solve_damped
 
 Float = NDArray[np.floating]
 
 
-def explained_by_moments(zz: Float, zp: Float, damping: float) -> Float:
+def explained_by_moments(zz: Matrix, zp: Float, damping: float) -> Float:
     """Q from moments.
 
     Args:
