@@ -10,7 +10,7 @@ import pytest
 from onnxzip.linalg import symmetric
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
-from onnxzip.linalg.moments import ChannelMoments, DenseSums, Moments, diagonal_moments_of
+from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, Moments
 from onnxzip.linalg.ridge import GRID, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
 from onnxzip.linalg.symmetric import PANEL, Pair, Symmetric
 
@@ -51,6 +51,16 @@ def moments_of(*parts: tuple[np.ndarray, np.ndarray], held: bool = False) -> Mom
     return sums.moments(held)
 
 
+def diagonal_moments_of(*parts: tuple[np.ndarray, np.ndarray]) -> ChannelMoments:
+    """The same of rows in which each channel has columns of its own."""
+    (_, channels, columns), targets = parts[0][0].shape, parts[0][1].shape[2]
+    sums = DiagonalSums(channels, columns, targets)
+    for z, p in parts:
+        sums.add(False, z, p)
+        sums.add(True, 3 * z, p - 1)
+    return sums.moments(False)
+
+
 def check_same_moments(a: Moments | ChannelMoments, b: Moments | ChannelMoments) -> None:
     assert a.count == b.count
     for name in ("zz", "zp", "pp"):
@@ -74,7 +84,7 @@ class TestMoments:
         z, p, _ = problem(9, PANEL + 3, 2)
         sums = DenseSums(PANEL + 3, 2)
         for held in (False, True):
-            sums.add_products(held, 9, z.T @ z, z.T @ p, (p**2).sum(axis=0))
+            sums.add_products(held, 9, {"zz": z.T @ z, "zp": z.T @ p, "pp": (p**2).sum(axis=0)})
         for held in (False, True):
             check_same_moments(sums.moments(held), moments_of((z, p)))
 
@@ -91,8 +101,8 @@ class TestMoments:
 
     def test_of_channels_are_additive_and_those_of_each_channel(self) -> None:
         z, p = rng().standard_normal((20, 5, 4)), rng().standard_normal((20, 5, 2))
-        whole = diagonal_moments_of(z, p)
-        check_same_moments(whole, diagonal_moments_of(z[:9], p[:9]) + diagonal_moments_of(z[9:], p[9:]))
+        whole = diagonal_moments_of((z, p))
+        check_same_moments(whole, diagonal_moments_of((z[:9], p[:9]), (z[9:], p[9:])))
         for c in range(5):
             one = moments_of((z[:, c], p[:, c]))
             check_same_moments(one, Moments(20, Symmetric.of(whole.zz[c]), whole.zp[c], whole.pp[c]))
@@ -215,7 +225,7 @@ class TestFit:
     def test_diagonal_is_a_loop_over_channels(self) -> None:
         draw = rng()
         z, p, centre = draw.standard_normal((90, 5, 4)), draw.standard_normal((90, 5, 2)), draw.standard_normal((5, 2, 4))
-        train, held = diagonal_moments_of(z[:70], p[:70]), diagonal_moments_of(z[70:], p[70:])
+        train, held = diagonal_moments_of((z[:70], p[:70])), diagonal_moments_of((z[70:], p[70:]))
         found = fit_diagonal(train.zz / 70, train.zp / 70, (held.zz / 20, held.zp / 20, held.pp / 20), centre, ONE)
         for c in range(5):
             np.testing.assert_allclose(found.rows[c], damped(z[:70, c], p[:70, c], centre[c], ONE[0]), rtol=1e-8)
@@ -223,7 +233,7 @@ class TestFit:
     def test_diagonal_with_a_dead_channel(self) -> None:
         z, p, centre = rng().standard_normal((90, 3, 4)), rng().standard_normal((90, 3, 1)), np.ones((3, 1, 4))
         z[:, 1] = 0
-        train = diagonal_moments_of(z, p)
+        train = diagonal_moments_of((z, p))
         found = fit_diagonal(train.zz, train.zp, None, centre, ONE)
         assert np.isfinite(found.rows).all()
         np.testing.assert_allclose(found.rows[1], centre[1])

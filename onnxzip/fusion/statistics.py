@@ -8,19 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.layout import Piece
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.calibration.gathering import pick, unfold
-from onnxzip.fusion.problem import Block, Reads
+from onnxzip.calibration.recipe import Recipe
+from onnxzip.fusion.problem import Reads
+from onnxzip.fusion.rows import BlockId, RowPlan
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
-from onnxzip.matching.match import Matches, located
-from onnxzip.ops import Linear, View
+from onnxzip.matching.match import Matches
 
-BlockId = tuple[int, str]
-Blocks = Mapping[BlockId, Block]
 ROWS_BYTES = 64 << 20  # rows are kept for the fit through the activation up to this; larger ones cost more than the moments
-Geometry = Mapping[int, tuple[Linear, View, np.ndarray]]  # part -> how it reads its input, and which taps each output does
 
 
 @dataclass(frozen=True)
@@ -118,134 +114,25 @@ class StepStatistics:
     # collecting -------------------------------------------------------------------------------------------------------
 
     def _collect(self, k: int, reads: Sequence[Reads]) -> _PerSource:
-        blocks = {(b.part, b.piece.name): b for r in reads for b in r.blocks}
-        tasks = [t for t in self.frontier.sources[k].tasks if t in self.step.tasks]
-        geometry = self._geometry(tasks[0], {part for part, _ in blocks})
-        at, held_samples = self.frontier.positions(self.step, k), self.frontier.sources[k].held()
-        sums: list[Sums] = []
-        kept: list[_Kept] = []
-        columns: dict[BlockId, slice] = {}
-        targets: dict[str, slice] = {}
-        width = 0
-        for b, part in enumerate(self.frontier.batches[k]):
-            chosen = at[part]
-            held = np.repeat(held_samples[part], chosen.shape[1])
-            for g in range(self.groups):
-                z, columns, width = self._inputs(k, b, blocks, geometry, chosen, g)
-                p, targets = self._targets(k, b, tasks, chosen, g, blocks)
-                if b == 0:
-                    sums.append(self._sums(z, p))
-                if b == 0 and self.kept:
-                    count = int(held_samples.sum()) * at.shape[1]
-                    kept.append(_Kept(at.size - count, count, z.shape[1], p.shape[1]))
-                for side in (False, True):
-                    zs, ps = z[held == side], p[held == side]
-                    sums[g].add(side, zs, ps)
-                    if self.kept:
-                        kept[g].add(side, zs, ps)
-        train, held_out = (tuple(s.moments(side) for s in sums) for side in (False, True))
-        return _PerSource(columns, width, targets, train, held_out, tuple(kept))
+        frontier = self.frontier
+        rows = RowPlan(frontier, self.step, k, reads, self.matches, self.repair)
+        at, held = frontier.positions(self.step, k), frontier.sources[k].held()
+        groups = [self._group(recipe, at, held) for recipe in rows.recipes]
+        adders = [frontier.place.adder(r, s, kept) for r, (s, kept) in zip(rows.recipes, groups, strict=True)]
+        for b, part in enumerate(frontier.batches[k]):
+            for recipe, adder in zip(rows.recipes, adders, strict=True):
+                adder.add({v: frontier.value(k, v, b, self.step.name) for v in recipe.values}, at[part], held[part])
+        train, held_out = (tuple(s.moments(side) for s, _ in groups) for side in (False, True))
+        kept = tuple(kept for _, kept in groups if kept is not None)
+        return _PerSource(rows.columns, rows.width, rows.targets, train, held_out, kept)
 
-    def _geometry(self, task: str, parts: set[int]) -> Geometry:
-        found = {part: linear_of(self.plan.overlay, self.step.parts[part], task) for part in parts}
-        return {part: (linear, view, linear.taps(view)) for part, (linear, view) in found.items()}
-
-    def _sums(self, z: np.ndarray, p: np.ndarray) -> Sums:
-        if self.step.diagonal:
-            return DiagonalSums()
-        return EnergySums(p.shape[1]) if self.dual else DenseSums(z.shape[1], p.shape[1])
-
-    def _inputs(
-        self, k: int, b: int, blocks: Blocks, geometry: Geometry, chosen: np.ndarray, group: int
-    ) -> tuple[np.ndarray, dict[BlockId, slice], int]:
-        """Columns at the sampled rows, the constant last; diagonal: [rows, channels, taps + 1]."""
-        found, columns, width = [], dict[BlockId, slice](), 0
-        for (part, name), block in blocks.items():
-            linear, view, taps = geometry[part]
-            x = self.frontier.live(k, block.piece, b)
-            if self.groups > 1:
-                size = block.channels
-                x = np.take(x, range(group * size, (group + 1) * size), axis=linear.channel(view))
-            rows = unfold(x, linear, view, taps, chosen)
-            if self.step.diagonal:
-                rows = rows.swapaxes(1, 2)
-                found.append(np.concatenate([rows, np.ones((*rows.shape[:2], 1), rows.dtype)], axis=2))
-                size = rows.shape[1]
-            else:
-                found.append(rows.reshape(len(rows), -1))
-                size = found[-1].shape[1]
-            columns[part, name] = slice(width, width + size)
-            width += size
-        if self.step.diagonal:
-            return np.concatenate(found, axis=1), columns, width
-        return np.concatenate([*found, np.ones((len(found[0]), 1), np.float32)], axis=1), columns, width
-
-    def _targets(
-        self, k: int, b: int, tasks: Sequence[str], chosen: np.ndarray, group: int, blocks: Blocks
-    ) -> tuple[np.ndarray, dict[str, slice]]:
-        """Targets at the sampled rows, task after task, in the original order of channels; diagonal: in the pieces' order."""
-        if self.step.diagonal:
-            return self._diagonal_targets(k, b, tasks, blocks)
-        found, where, width = [], dict[str, slice](), 0
-        for task in tasks:
-            p = self._residual(k, b, task, chosen)
-            size = p.shape[1] // self.groups
-            found.append(p[:, group * size : (group + 1) * size])
-            where[task] = slice(width, width + size)
-            width += size
-        return np.concatenate(found, axis=1), where
-
-    def _residual(self, k: int, b: int, task: str, chosen: np.ndarray) -> np.ndarray:
-        """The original sum less its skips: the fused ones where they are repaired, else the original ones."""
-        step, plan = self.step, self.plan
-        p = np.array(self.frontier.target(step, step.sink, task, b))
-        linear, view = self.frontier.geometry(step, k)
-        axis = linear.channel(view)
-        for laid in step.skips:
-            if not self.repair:
-                p -= self.frontier.target(step, laid, task, b)
-                continue
-            expr = plan.overlay.exprs(laid, task)[axis]
-            for key, piece in plan.layout.pieces[laid].items():
-                if task in key or task in piece.owners:
-                    at, factor = located(plan.overlay, expr, task, piece.keys, self.matches)
-                    rows = pick(self.frontier.live(k, piece, b), axis, chosen)
-                    p[:, at[at >= 0]] -= (rows / factor)[:, at >= 0].astype(np.float32)
-        return p
-
-    def _diagonal_targets(
-        self, k: int, b: int, tasks: Sequence[str], blocks: Blocks
-    ) -> tuple[np.ndarray, dict[str, slice]]:
-        """[rows, channels of all pieces, rows per channel of all tasks]; zero where a channel is none of the task's."""
-        step, plan = self.step, self.plan
-        where: dict[str, slice] = {}
-        linear, view = self.frontier.geometry(step, k)
-        per_piece = []
-        for (_, name), block in blocks.items():
-            by_task = []
-            for task in tasks:
-                expr = plan.overlay.exprs(step.sink, task)[linear.channel(view)]
-                piece = block.piece
-                p = self.frontier.target(step, step.sink, task, b)
-                if not piece.keys or task in {t for key in piece.keys for t in key}:
-                    at, factor = located(plan.overlay, expr, task, piece.keys, self.matches)
-                    mine = np.where(at >= 0, p[:, np.maximum(at, 0)] * factor, 0.0).astype(np.float32)
-                else:
-                    mine = np.zeros((len(p), self._outputs_of(piece)), np.float32)
-                channels = plan.layout.shapes[piece.name][linear.channel(view)]
-                by_task.append(mine.reshape(len(p), channels, -1))
-                many = by_task[-1].shape[2]
-                start = sum(x.shape[2] for x in by_task[:-1])
-                where[f"{task}/{name}"] = slice(start, start + many)
-            per_piece.append(np.concatenate(by_task, axis=2))
-        return np.concatenate(per_piece, axis=1), where
-
-    def _outputs_of(self, piece: Piece) -> int:
-        """Output channels that a diagonal step makes of a piece."""
-        laid = self.step.parts[0].outputs[0]
-        read = {p.keys: p for p in self.plan.layout.pieces[laid].values()}
-        linear, view = self.frontier.geometry(self.step, next(iter({self.frontier.source_of[t] for t in self.step.tasks})))
-        return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]
+    def _group(self, recipe: Recipe, at: np.ndarray, held: np.ndarray) -> tuple[Sums, _Kept | None]:
+        """What sums up the rows of one group, and what keeps them."""
+        if recipe.channels:
+            return DiagonalSums(recipe.channels, recipe.columns, recipe.targets // recipe.channels), None
+        count = int(held.sum()) * at.shape[1]
+        kept = _Kept(at.size - count, count, recipe.columns, recipe.targets) if self.kept else None
+        return (EnergySums(recipe.targets) if self.dual else DenseSums(recipe.columns, recipe.targets)), kept
 
 
 def _some_columns(rows: np.ndarray, at: np.ndarray) -> np.ndarray:

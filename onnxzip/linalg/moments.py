@@ -5,8 +5,9 @@ The last column of z is the constant 1. "Hessian" in the papers on layer-wise co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +51,19 @@ class ChannelMoments:
 
 
 class Sums(Protocol):
-    """Moments of fitted and of held-out rows, summed up batch by batch."""
+    """Moments of fitted and of held-out rows, summed up batch by batch.
+
+    Attributes:
+        products: which of zz, zp and pp it needs.
+    """
+
+    products: ClassVar[tuple[str, ...]]
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows."""
+
+    def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
+        """Add products of so many rows, by name."""
 
     def moments(self, held: bool) -> Moments | ChannelMoments:
         """Those of the rows added so far."""
@@ -61,6 +71,8 @@ class Sums(Protocol):
 
 class DenseSums:
     """Moments of rows z [rows, columns] and p [rows, targets]; both sides' z'z share one array."""
+
+    products: ClassVar[tuple[str, ...]] = ("zz", "zp", "pp")
 
     def __init__(self, columns: int, targets: int) -> None:
         self._zz = Pair(columns)
@@ -75,11 +87,11 @@ class DenseSums:
         self._pp[int(held)] += np.einsum("rt,rt->t", p, p, dtype=np.float64)
         self._count[held] += len(z)
 
-    def add_products(self, held: bool, count: int, zz: Float, zp: Float, pp: Float) -> None:
-        """Add z'z, z'p and the sums of p^2 of so many rows."""
-        self._zz.add_product(held, zz)
-        self._zp[int(held)] += zp
-        self._pp[int(held)] += pp
+    def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
+        """Add products of so many rows."""
+        self._zz.add_product(held, found["zz"])
+        self._zp[int(held)] += found["zp"]
+        self._pp[int(held)] += found["pp"]
         self._count[held] += count
 
     def moments(self, held: bool) -> Moments:
@@ -90,21 +102,40 @@ class DenseSums:
 class DiagonalSums:
     """Moments of rows in which each channel has its own columns: z [rows, channels, columns], p [rows, channels, targets]."""
 
-    def __init__(self) -> None:
-        self._totals: dict[bool, ChannelMoments] = {}
+    products: ClassVar[tuple[str, ...]] = ("zz", "zp", "pp")
+
+    def __init__(self, channels: int, columns: int, targets: int) -> None:
+        self._zz = np.zeros((2, channels, columns, columns))
+        self._zp = np.zeros((2, channels, columns, targets))
+        self._pp = np.zeros((2, channels, targets))
+        self._count = [0, 0]
 
     def add(self, held: bool, z: Float, p: Float) -> None:
-        """Add rows."""
-        found = diagonal_moments_of(z, p)
-        self._totals[held] = self._totals[held] + found if held in self._totals else found
+        """Add rows; products in the precision of z, sums in float64."""
+        by_channel, targets = np.ascontiguousarray(z.transpose(1, 2, 0)), np.ascontiguousarray(p.transpose(1, 0, 2))
+        products = {
+            "zz": np.matmul(by_channel, by_channel.swapaxes(1, 2)),
+            "zp": np.matmul(by_channel, targets),
+            "pp": np.einsum("crm,crm->cm", targets, targets, dtype=np.float64),
+        }
+        self.add_products(held, len(z), products)
+
+    def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
+        """Add products of so many rows."""
+        for name, total in (("zz", self._zz), ("zp", self._zp), ("pp", self._pp)):
+            total[int(held)] += found[name]
+        self._count[held] += count
 
     def moments(self, held: bool) -> ChannelMoments:
-        """Those of the rows added so far."""
-        return self._totals[held]
+        """Those of the rows added so far; they follow when more are added."""
+        side = int(held)
+        return ChannelMoments(self._count[side], self._zz[side], self._zp[side], self._pp[side])
 
 
 class EnergySums:
     """Counts and sums of p^2 alone, for a least squares that is solved from the rows themselves."""
+
+    products: ClassVar[tuple[str, ...]] = ("pp",)
 
     def __init__(self, targets: int) -> None:
         self._pp = np.zeros((2, targets))
@@ -112,24 +143,13 @@ class EnergySums:
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows."""
-        self._pp[int(held)] += np.einsum("rt,rt->t", p, p, dtype=np.float64)
-        self._count[held] += len(z)
+        self.add_products(held, len(z), {"pp": np.einsum("rt,rt->t", p, p, dtype=np.float64)})
+
+    def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
+        """Add products of so many rows."""
+        self._pp[int(held)] += found["pp"]
+        self._count[held] += count
 
     def moments(self, held: bool) -> Moments:
         """Those of the rows added so far, without z'z and z'p."""
         return Moments(self._count[held], Symmetric.of(np.zeros((0, 0))), np.zeros((0, 0)), self._pp[int(held)])
-
-
-def diagonal_moments_of(z: Float, p: Float) -> ChannelMoments:
-    """Moments of rows in which each channel has its own few columns.
-
-    Args:
-        z: [rows, channels, columns]; p: [rows, channels, targets per channel].
-    """
-    by_channel, targets = np.ascontiguousarray(z.transpose(1, 2, 0)), np.ascontiguousarray(p.transpose(1, 0, 2))
-    return ChannelMoments(
-        len(z),
-        np.matmul(by_channel, by_channel.swapaxes(1, 2)).astype(np.float64),
-        np.matmul(by_channel, targets).astype(np.float64),
-        np.einsum("crm,crm->cm", targets, targets, dtype=np.float64),
-    )
