@@ -115,8 +115,8 @@ def measure_place(family: str, name: str, repeats: int) -> dict[str, float]:
     files = {t: MODELS / f"{family}-{task}.onnx" for t, task in TASKS.items()}
     plan = analyse(load_all(files))
     (port,) = plan.nets["low"].inputs
-    images = {t: np.load(MODELS / "data" / f"{task}-calibration.npz")["x"].astype(np.float32) / 255 for t, task in TASKS.items()}
-    sources = [Source((t,), {port.name: x}, {}) for t, x in images.items()]
+    images = {t: np.load(MODELS / "data" / f"{task}-calibration.npz")["x"] for t, task in TASKS.items()}
+    sources = [Source((t,), {port.name: x.astype(np.float32) / 255}, {}) for t, x in images.items()]
     device = "cpu" if name == "graph" else name
     returned = 0
 
