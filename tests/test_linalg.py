@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from onnxzip.linalg import symmetric
+from onnxzip.linalg import moments, symmetric
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, Moments
@@ -70,9 +70,13 @@ def check_same_moments(a: Moments | ChannelMoments, b: Moments | ChannelMoments)
 
 
 class TestMoments:
+    @pytest.mark.parametrize("waiting", [0, 1 << 30])
     @pytest.mark.parametrize("columns", [1, 3, PANEL - 1, PANEL, PANEL + 1, 2 * PANEL + 5])
     @pytest.mark.parametrize("held", [False, True])
-    def test_are_sums_of_products(self, columns: int, held: bool) -> None:
+    def test_are_sums_of_products(
+        self, monkeypatch: pytest.MonkeyPatch, columns: int, held: bool, waiting: int
+    ) -> None:
+        monkeypatch.setattr(moments, "WAITING_BYTES", waiting)
         z, p, _ = problem(7, columns, 2)
         found = moments_of((z[:4], p[:4]), (z[4:], p[4:]), held=held)
         assert found.count == 7
@@ -109,11 +113,6 @@ class TestMoments:
 
 
 class TestSymmetric:
-    @pytest.fixture(params=[0, 1 << 40], ids=["terms", "formed"])
-    def limit(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Sums as terms, and formed at once."""
-        monkeypatch.setattr(symmetric, "FORMED_BYTES", request.param)
-
     def operands(self) -> tuple[Symmetric, np.ndarray]:
         """A weighted sum over three triangles of either kind, one of them twice; and what it is."""
         draws = [rng().standard_normal((s, 8)) for s in (12, 13, 14)]
@@ -124,7 +123,6 @@ class TestSymmetric:
         a, b, c = (z.T @ z for z in draws)
         return np.float64(2) * (lower + upper / 4) + Symmetric.of(c) + lower * 3, 5 * a + b / 2 + c
 
-    @pytest.mark.usefixtures("limit")
     def test_is_the_matrix_it_stands_for(self) -> None:
         found, expected = self.operands()
         right = rng().standard_normal((8, 3))
@@ -133,17 +131,22 @@ class TestSymmetric:
         np.testing.assert_allclose(right.T @ found, right.T @ expected, rtol=1e-10)
         assert found.trace() == pytest.approx(np.trace(expected)) and len(found) == 8
 
-    @pytest.mark.usefixtures("limit")
     @pytest.mark.parametrize("at", [range(8), [1, 4, 5], [6, 0, 3, 2]])
     def test_cut(self, at: list[int]) -> None:
         found, expected = self.operands()
         np.testing.assert_allclose(np.asarray(found.cut(np.array(at))), expected[np.ix_(at, at)], rtol=1e-12)
 
+    @pytest.mark.parametrize(("limit", "terms"), [(0, 3), (8 * 8 * 8, 1)])
+    def test_only_small_sums_settle(self, monkeypatch: pytest.MonkeyPatch, limit: int, terms: int) -> None:
+        monkeypatch.setattr(symmetric, "FORMED_BYTES", limit)
+        found, expected = self.operands()
+        assert len(found.terms) == 3 and len(found.settled().terms) == terms
+        np.testing.assert_allclose(np.asarray(found.settled()), expected, rtol=1e-12)
+
     def test_terms_of_one_matrix_are_one(self) -> None:
         one = Symmetric.of(np.eye(3))
         assert len((one + one * 2).terms) == 1
 
-    @pytest.mark.usefixtures("limit")
     def test_systems_are_solved_from_either_triangle(self) -> None:
         found, expected = self.operands()
         right = rng().standard_normal((8, 2))

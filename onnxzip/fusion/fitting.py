@@ -126,7 +126,7 @@ def _solve(
 def _normal(parts: list[tuple[_Chosen, Moments]]) -> Normal:
     """Normal equations of a shared fit."""
     return Normal(
-        reduce(add, [c.weight * m.zz for c, m in parts]),
+        reduce(add, [c.weight * m.zz for c, m in parts]).settled(),
         reduce(add, [c.weight * m.zp[:, c.at] * c.factor for c, m in parts]),
         reduce(add, [c.weight * m.pp[c.at] * c.factor**2 for c, m in parts]),
     )

@@ -16,6 +16,8 @@ from onnxzip.linalg.symmetric import Pair, Symmetric
 
 Float = NDArray[np.floating]
 
+WAITING_BYTES = 16 << 20  # rows that wait for more, so that the sums in float64 are not touched for a few rows at a time
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -79,13 +81,17 @@ class DenseSums:
         self._zp = np.zeros((2, columns, targets))
         self._pp = np.zeros((2, targets))
         self._count = [0, 0]
+        self._waiting: tuple[list[Float], list[Float]] = ([], [])
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows; products in the precision of z, sums in float64."""
-        self._zz.add_rows(held, z)
         self._zp[int(held)] += z.T @ p
         self._pp[int(held)] += np.einsum("rt,rt->t", p, p, dtype=np.float64)
         self._count[held] += len(z)
+        waiting = self._waiting[held]
+        waiting.append(z)
+        if sum(len(w) for w in waiting) >= z.shape[1] or sum(w.nbytes for w in waiting) >= WAITING_BYTES:
+            self._flush(held)
 
     def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
         """Add products of so many rows."""
@@ -95,8 +101,15 @@ class DenseSums:
         self._count[held] += count
 
     def moments(self, held: bool) -> Moments:
-        """Those of the rows added so far; they follow when more are added."""
+        """Those of the rows added so far."""
+        self._flush(held)
         return Moments(self._count[held], Symmetric([(1.0, self._zz[held])]), self._zp[int(held)], self._pp[int(held)])
+
+    def _flush(self, held: bool) -> None:
+        waiting = self._waiting[held]
+        if waiting:
+            self._zz.add_rows(held, waiting[0] if len(waiting) == 1 else np.concatenate(waiting))
+            waiting.clear()
 
 
 class DiagonalSums:
@@ -127,7 +140,7 @@ class DiagonalSums:
         self._count[held] += count
 
     def moments(self, held: bool) -> ChannelMoments:
-        """Those of the rows added so far; they follow when more are added."""
+        """Those of the rows added so far."""
         side = int(held)
         return ChannelMoments(self._count[side], self._zz[side], self._zp[side], self._pp[side])
 

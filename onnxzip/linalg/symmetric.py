@@ -16,7 +16,7 @@ from scipy.linalg.blas import dsymm
 Float = NDArray[np.floating]
 
 PANEL = 512  # rows that are worked on at a time
-FORMED_BYTES = 32 << 20  # a sum of several matrices up to this size is formed at once: every product then takes one of them
+FORMED_BYTES = 32 << 20  # a sum of several matrices up to this size is worth the room that it takes once it is formed
 
 
 class Triangle(NamedTuple):
@@ -62,10 +62,7 @@ class Symmetric:
         triangles = {id(t.array): t for _, t in (*self.terms, *other.terms)}
         for weight, triangle in (*self.terms, *other.terms):
             weights[id(triangle.array)] = weights.get(id(triangle.array), 0.0) + weight
-        total = Symmetric([(w, triangles[k]) for k, w in weights.items()])
-        if len(total.terms) > 1 and 8 * len(total) ** 2 <= FORMED_BYTES:
-            return Symmetric([(1.0, total.formed())])
-        return total
+        return Symmetric([(w, triangles[k]) for k, w in weights.items()])
 
     def __matmul__(self, right: Float) -> Float:
         """[n, n] times [n, m]."""
@@ -99,6 +96,12 @@ class Symmetric:
             for start in range(0, len(self), PANEL):
                 total[:, start : start + PANEL] += weight * same[:, start : start + PANEL]
         return Triangle(total, lower)
+
+    def settled(self) -> Symmetric:
+        """The same for many products: a small sum of several matrices is formed once, a large one stays as it is."""
+        if len(self.terms) == 1 or 8 * len(self) ** 2 > FORMED_BYTES:
+            return self
+        return Symmetric([(1.0, self.formed())])
 
     def cut(self, at: NDArray[np.intp]) -> Symmetric:
         """The rows and columns `at`: [len(at), len(at)]; itself where those are all of them."""
@@ -142,9 +145,9 @@ class Pair:
         """Add a panel: its square on the diagonal only where the triangle counts."""
         half = self._packed[:-1] if second else self._packed[1:]
         size = part.stop - part.start
-        counts = np.tri(size, dtype=bool)
+        counts = np.tri(size, dtype=product.dtype)
         square = product[:, :size] if second else product[:, -size:]
-        np.add(half[part, part], square, out=half[part, part], where=counts.T if second else counts)
+        half[part, part] += square * (counts.T if second else counts)
         if second:
             half[part, part.stop : rest.stop] += product[:, size:]
         else:
