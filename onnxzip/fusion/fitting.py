@@ -119,7 +119,7 @@ def _solve(
     samples = []
     for task, c in zip(at, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
-        samples.append(Sampled(z, (p[:, c.at] * c.factor).astype(np.float32), c.weight))
+        samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)
 
 

@@ -145,8 +145,8 @@ def _cut(m: Moments | ChannelMoments, at: np.ndarray, targets: slice, dual: bool
     assert isinstance(m, Moments)
     if dual:
         return Moments(m.count, m.zz, m.zp, m.pp[targets] / m.count)
-    zz = m.zz.cut(at) / m.count
-    return Moments(m.count, zz, m.zp[at][:, targets] / m.count, m.pp[targets] / m.count)
+    zp = m.zp[:, targets] if len(at) == len(m.zz) and (np.diff(at) == 1).all() else m.zp[at, targets]
+    return Moments(m.count, m.zz.cut(at) / m.count, zp / m.count, m.pp[targets] / m.count)
 
 
 def _cut_channels(m: Moments | ChannelMoments, channels: slice, targets: slice) -> ChannelMoments:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxzip.linalg.ridge import Fit, System
 
 ROUNDS = 4
+PORTION = 2048  # rows that are predicted at a time
 
 
 class Sampled(NamedTuple):
@@ -42,9 +43,10 @@ def refit_rectified(start: Fit, system: System, samples: Sequence[Sampled], boun
     """
     rows, ahead, momentum = start.rows, start.rows, 1.0
     for _ in range(ROUNDS):
-        zp = np.zeros_like(system.pull)
+        zp, single = np.zeros_like(system.pull), ahead.T.astype(np.float32)
         for z, p, weight in samples:
-            zp += (z.T @ _met(z @ ahead.T.astype(np.float32), p, bounds)) * (weight / len(z))
+            for part in (slice(start, start + PORTION) for start in range(0, len(z), PORTION)):
+                zp += (z[part].T @ _met(z[part] @ single, p[part], bounds)) * np.float32(weight / len(z))
         following = system.solve(zp)
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / grown * (following - rows)

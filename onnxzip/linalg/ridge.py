@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from onnxzip.linalg.symmetric import Symmetric
 Float = NDArray[np.floating]
 Matrix = Float | Symmetric
 Factor = tuple[Float, bool]
-Attempt = Callable[[float], tuple[float, Float]]
+Solution = TypeVar("Solution")
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -135,9 +136,8 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
     def error_of(rows: Float) -> float:
         return float("nan") if held is None else held.error(rows) / energy
 
-    def attempt(damping: float) -> tuple[float, Float]:
-        rows = System(factorised(train.zz, damping), pull, centre).solve(train.zp)
-        return error_of(rows), rows
+    def attempt(damping: float) -> tuple[float, None]:
+        return error_of(System(factorised(train.zz, damping), pull, centre).solve(train.zp)), None
 
     if held is None or len(grid) == 1:
         system = System(factorised(train.zz, grid[0]), pull, centre)
@@ -149,7 +149,9 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
     return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
 
 
-def best_damping(grid: Sequence[float], attempt: Attempt) -> tuple[float, float, Float]:
+def best_damping(
+    grid: Sequence[float], attempt: Callable[[float], tuple[float, Solution]]
+) -> tuple[float, float, Solution]:
     """The damping of least held-out error, found downhill from the grid's middle; of two as good the stronger.
 
     Args:
@@ -159,7 +161,7 @@ def best_damping(grid: Sequence[float], attempt: Attempt) -> tuple[float, float,
     Returns:
         Damping, error and solution.
     """
-    tried: dict[int, tuple[float, Float]] = {}
+    tried: dict[int, tuple[float, Solution]] = {}
 
     def error(k: int) -> float:
         if k not in tried:
