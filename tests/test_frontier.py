@@ -140,6 +140,20 @@ def test_beyond_its_budget_the_store_uses_files_and_nothing_else_changes() -> No
         assert np.array_equal(array, b.params[name])
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_a_scratch_file_is_mapped_while_it_is_used() -> None:
+    """Pages of a mapping that stays would count as memory in use."""
+    with Store(0) as store:
+        store.put("x", np.arange(6.0))
+        assert store._folder is not None
+        array = store.get("x")
+        assert store._folder.name in Path("/proc/self/maps").read_text() and array.tolist() == [0, 1, 2, 3, 4, 5]
+        del array
+        assert store._folder.name not in Path("/proc/self/maps").read_text()
+        store.drop("x")
+        assert "x" not in store and not list(Path(store._folder.name).iterdir())
+
+
 def test_a_finished_step_leaves_nothing_behind() -> None:
     plan, data = prepared("lenet5", 1.0)
     with swept(plan, data) as frontier:
