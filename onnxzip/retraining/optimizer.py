@@ -81,5 +81,5 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    found = x.reshape(count * height, -1)[: len(wide)] * max(matrix.shape) ** 0.5
+    found: Tensor = x.reshape(count * height, -1)[: len(wide)] * max(matrix.shape) ** 0.5
     return found if wide is matrix else found.T
