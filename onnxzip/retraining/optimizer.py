@@ -6,8 +6,8 @@
 Convolution kernels are matrices [out, in * kernel]. The factor U V' is found by five steps of Newton and Schulz (Jordan 2024,
 "Muon"), in blocks of at most `BLOCK` rows: of a whole [300, 784] it takes five times as long as the gradient of a batch. In
 blocks of 32 rows it takes as long as that, and learns less a step (loss after 300 steps, LeNet-5, fashion + digits: 0.076
-instead of 0.067; LeNet-300-100, fashion halves: 0.037 instead of 0.029). Against Adam at its best rate: LeNet-5, fashion halves, 1.1 points at the start, 0.1 to 0.25 after
-300 steps, Adam 0.4; after 90 steps 0.5, Adam 0.8.
+instead of 0.067; LeNet-300-100, fashion halves: 0.037 instead of 0.029). Against Adam at its best rate: LeNet-5, fashion
+halves, 1.1 points at the start, 0.1 to 0.25 after 300 steps, Adam 0.4; after 90 steps 0.5, Adam 0.8.
 """
 
 from __future__ import annotations
