@@ -141,7 +141,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress) ->
     _refuse_fixed_batches(plan)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
-        samples = given.drawn(options.data.samples)
+        samples = _calibrating(given, options).drawn(options.data.samples)
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, method, samples, options.run, store, stages)
     net, origins = _described(plan, zipped, files, options)
@@ -175,6 +175,15 @@ def _limit(options: Options) -> int:
     return max(options.data.samples, wanted_rows(options.steps.retrain, options.retrain))
 
 
+def _calibrating(given: Given, options: Options) -> Given:
+    """What the zip may see: without the rows that judge a retraining, on which it would look better than it is."""
+    if not options.steps.retrain:
+        return given
+    from onnxzip.retraining.batches import parted
+
+    return replace(given, pools=tuple(replace(p, order=parted(p.order, 0)[0]) for p in given.pools))
+
+
 def _retrained(
     content: bytes, originals: Mapping[str, tuple[Path, Origin]], given: Given, options: Options, stages: Stages
 ) -> tuple[bytes, dict[str, Any]]:
@@ -183,7 +192,7 @@ def _retrained(
     from onnxzip.retraining.teachers import teachers_of
 
     with stages.stage("retrain", options.steps.retrain):
-        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.data.samples, options.zip.memory)
+        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0, options.zip.memory)
         done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress)
     return done.content, done.as_dict()
 
