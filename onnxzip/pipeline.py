@@ -5,7 +5,7 @@ load -> analyse -> data -> sweep -> zip [-> retrain] -> verify    (each a stage 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -148,9 +148,10 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress) ->
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
         content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages)
-    with stages.stage("verify", sum(int(s.held().sum()) for s in samples.sources)) as tick:
+    sources, rows = _verifying(given, samples, options)
+    with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
         originals = {t: (files[t], origins[t]) for t in files}
-        evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick)
+        evidence = compare(content, originals, sources, rows, options.run.device, tick)
     _check(plan, evidence)
     report = merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options)
     return Merged(content, report | {"retrain": retrained})
@@ -182,6 +183,17 @@ def _calibrating(given: Given, options: Options) -> Given:
     from onnxzip.retraining.batches import parted
 
     return replace(given, pools=tuple(replace(p, order=parted(p.order, 0)[0]) for p in given.pools))
+
+
+def _verifying(
+    given: Given, samples: Samples, options: Options
+) -> tuple[tuple[Source, ...], Callable[[Source], np.ndarray]]:
+    """What the result is compared on: the zip's held-out rows, or those that judged the retraining."""
+    if not options.steps.retrain:
+        return samples.sources, Source.held
+    from onnxzip.retraining.student import judging_sources
+
+    return judging_sources(given.pools), lambda source: np.ones(source.count, bool)
 
 
 def _retrained(
