@@ -13,6 +13,7 @@ merged.save("both.onnx")
 """
 
 from onnxzip.before_after import plan, split, verify
+from onnxzip.config import RetrainOptions
 from onnxzip.errors import (
     BackendMissingError,
     InvalidDataError,
@@ -26,6 +27,7 @@ from onnxzip.exporting.metadata import own_version
 from onnxzip.pipeline import Merged, merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
+from onnxzip.teaching import retrain
 
 __version__ = own_version()
 
@@ -36,6 +38,7 @@ __all__ = [
     "Merged",
     "OnnxzipError",
     "Progress",
+    "RetrainOptions",
     "UnsupportedError",
     "UsageError",
     "VerificationError",
@@ -43,6 +46,7 @@ __all__ = [
     "from_torch",
     "merge",
     "plan",
+    "retrain",
     "split",
     "to_torch",
     "verify",

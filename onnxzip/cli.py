@@ -14,10 +14,14 @@ from onnxzip.bars import Bars
 from onnxzip.before_after import FailedBounds, plan_files, split, verify_files
 from onnxzip.config import (
     DataOptions,
+    MergeSteps,
     Options,
     OutputOptions,
     PlanOptions,
+    RetrainData,
     RetrainOptions,
+    RetrainSettings,
+    RetrainSteps,
     RunOptions,
     VerifyOptions,
     ZipOptions,
@@ -28,9 +32,10 @@ from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.report import to_text
 from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.flags import derived
-from onnxzip.inspection import merge_tables, plan_tables, verify_tables
+from onnxzip.inspection import merge_tables, plan_tables, retrain_tables, verify_tables
 from onnxzip.matching.methods import find_method
 from onnxzip.pipeline import merge_files
+from onnxzip.teaching import retrain_files
 
 INTERRUPTED = 130
 WIDTH = 120  # of tables where stdout is no terminal
@@ -101,6 +106,7 @@ def merge(
     plan: PlanOptions,
     zip: ZipOptions,
     run: RunOptions,
+    steps: MergeSteps,
     retrain: RetrainOptions,
     out: OutputOptions,
     config: Config = None,
@@ -109,15 +115,47 @@ def merge(
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
     files, given = named_files(nets), named_data(data.data)
     find_method(zip.method)
-    _check_outputs(
-        [output, *([out.report] if out.report else [])], [*files.values(), *map(Path, (given or {}).values())], out.force
-    )
+    inputs = [*files.values(), *map(Path, (given or {}).values())]
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
     with Bars() as bars:
-        merged = merge_files(files, given, Options(data, plan, zip, run), bars)
+        merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), bars)
     merged.save(output, out.force)
     if out.report:
         merged.save_report(out.report, out.force)
     _emit(merged.report, merge_tables, json)
+    _check_interrupted(merged.report)
+
+
+@command
+def retrain(
+    fused: Fused,
+    teacher: Annotated[list[str], typer.Option("--teacher", metavar="[NAME=]FILE.onnx", help="The original net of a task.")],
+    output: Output,
+    *,
+    data: RetrainData,
+    steps: RetrainSteps,
+    options: RetrainOptions,
+    run: RunOptions,
+    out: OutputOptions,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Retrain a fused net, without labels: each original net teaches its own task. Params change, and never for the worse.
+
+    Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
+    """
+    files, given = named_files(teacher), named_data(data.data)
+    inputs = [fused, *files.values(), *map(Path, (given or {}).values())]
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([options.checkpoint] if options.checkpoint else [], [*inputs, output], out.force or options.resume)
+    with Bars() as bars:
+        done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), bars)
+    done.save(output, out.force)
+    if out.report:
+        done.save_report(out.report, out.force)
+    _emit(done.report, retrain_tables, json)
+    _check_interrupted(done.report)
 
 
 @command
@@ -179,6 +217,13 @@ def _check_outputs(outputs: Sequence[Path], inputs: Iterable[Path], force: bool)
         if path.resolve() in {p.resolve() for p in outputs[:k]}:
             raise UsageError(f"{path}: is given twice as a place to write to")
         check_writable(path, force)
+
+
+def _check_interrupted(report: Mapping[str, Any]) -> None:
+    """The exit code after a retraining that the user has ended."""
+    if report["retrain"] and report["retrain"]["interrupted"]:
+        _say("interrupted; the best weights so far were written")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:

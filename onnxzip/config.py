@@ -6,155 +6,32 @@ so no stage is ever handed an option that it cannot use.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from onnxzip.errors import UsageError
+from onnxzip.values import numbers, option, shares_of, size_of, texts, whole_number, yes_or_no
 
 LEAST_SAMPLES = 32
-_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-@dataclass(frozen=True)
-class Flag:
-    """How an option is given.
-
-    Attributes:
-        help: one line.
-        read: text, or a list of texts, or what YAML holds -> value.
-        metavar: what stands for the value in the help.
-        many: whether it may be given more than once.
-        shown: the default in the help, where it is not the value itself.
-    """
-
-    help: str
-    read: Callable[[Any], Any]
-    metavar: str = ""
-    many: bool = False
-    shown: str = ""
-
-
-def _option(
-    default: Any, help: str, read: Callable[[Any], Any], metavar: str = "", many: bool = False, shown: str = ""
-) -> Any:
-    return field(default=default, metadata={"flag": Flag(help, read, metavar, many, shown)})
-
-
-def flag_of(metadata: Mapping[str, Any]) -> Flag:
-    """The flag in a field's metadata."""
-    flag = metadata["flag"]
-    assert isinstance(flag, Flag)
-    return flag
-
-
-# values -----------------------------------------------------------------------------------------------------------------
-
-
-def shares_of(raw: Any) -> tuple[tuple[str, float], ...]:
-    """Shares by pattern from 0.5, {"stage3*": 0.3}, "stage3*=0.3" or a list of such; the last that fits counts.
-
-    Raises:
-        UsageError: no number, or not in 0..1.
-    """
-    if isinstance(raw, Mapping):
-        return tuple((str(glob), _share(value)) for glob, value in raw.items())
-    if isinstance(raw, (list, tuple)):
-        return tuple(pair for item in raw for pair in ([item] if _is_pair(item) else shares_of(item)))
-    glob, found, value = str(raw).rpartition("=")
-    if found and not glob:
-        raise UsageError(f"share {raw!r}: nothing stands before '='. Write F for all spaces or GLOB=F for some.")
-    return ((glob or "*", _share(value)),)
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], float)
-
-
-def _share(value: Any) -> float:
-    try:
-        share = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"share {value!r} is not a number. Give a fraction from 0 to 1.") from None
-    if not 0 <= share <= 1:
-        raise UsageError(f"share {value} is not between 0 and 1. Give the fraction of channels to share.")
-    return share
-
-
-def size_of(raw: Any) -> int:
-    """A number of bytes from 1000000, "500M" or "2G" (powers of 1024).
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(raw).strip(), re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"memory {raw!r} is not an amount of memory. Write it as 500M or 2G.")
-    return int(float(found[1]) * _SIZES[found[2].upper()])
-
-
-def whole_number(raw: Any) -> int:
-    """An int.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if isinstance(raw, bool) or not re.fullmatch(r"[+-]?\d+", str(raw).strip()):
-        raise UsageError(f"{raw!r} is not a whole number")
-    return int(raw)
-
-
-def numbers(raw: Any) -> tuple[float, ...]:
-    """Floats from 0.5, "0.1,0.2,0.3" or a list.
-
-    Raises:
-        UsageError: they are none.
-    """
-    parts = raw if isinstance(raw, (list, tuple)) else str(raw).split(",")
-    try:
-        return tuple(float(p) for p in parts)
-    except (TypeError, ValueError):
-        raise UsageError(f"{raw!r} is not a number, or some with commas between them") from None
-
-
-def texts(raw: Any) -> tuple[str, ...]:
-    """Strings from one, from a list, or from a mapping (as NAME=VALUE)."""
-    if isinstance(raw, Mapping):
-        return tuple(f"{k}={v}" for k, v in raw.items())
-    return tuple(str(r) for r in raw) if isinstance(raw, (list, tuple)) else (str(raw),)
-
-
-def yes_or_no(raw: Any) -> bool:
-    """A bool.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if not isinstance(raw, bool):
-        raise UsageError(f"{raw!r} is neither true nor false")
-    return raw
-
-
-# records ----------------------------------------------------------------------------------------------------------------
+ALL = 1 << 62  # samples
 
 
 @dataclass(frozen=True)
 class DataOptions:
     """What the nets are calibrated or compared with."""
 
-    data: tuple[str, ...] = _option(
+    data: tuple[str, ...] = option(
         (),
         "Samples: .npz, .npy, a folder of images, or module:callable; without NAME= for all tasks. Default: noise.",
         texts,
         "[NAME=]FILE",
         many=True,
     )
-    samples: int = _option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
-    mean: tuple[float, ...] = _option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
-    std: tuple[float, ...] = _option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
-    size: int | None = _option(
+    samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
+    mean: tuple[float, ...] = option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
+    std: tuple[float, ...] = option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
+    size: int | None = option(
         None, "Shorter side that images of a folder are resized to before the centre is cut out.", whole_number, "PIXELS"
     )
 
@@ -168,13 +45,20 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class RetrainData(DataOptions):
+    """What a net is retrained with: everything, unless less is asked for."""
+
+    samples: int = option(ALL, "Samples used of each source at most.", whole_number, "N", shown="all")
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """What is shared, and how the fused net is laid out."""
 
-    share: tuple[tuple[str, float], ...] = _option(
+    share: tuple[tuple[str, float], ...] = option(
         (("*", 1.0),), "Fraction of channels to share, for all or for spaces that GLOB fits.", shares_of, "[GLOB=]F", many=True
     )
-    layout: str = _option(
+    layout: str = option(
         "strands", "strands: each task can run alone; wide: every row reads every channel.", str, "strands|wide"
     )
 
@@ -187,8 +71,8 @@ class PlanOptions:
 class ZipOptions:
     """How channels are matched and weights are found."""
 
-    method: str = _option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
-    memory: int = _option(
+    method: str = option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
+    memory: int = option(
         1 << 30, "Memory for live values; what is beyond goes to a scratch file. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )
 
@@ -201,8 +85,8 @@ class ZipOptions:
 class RunOptions:
     """What nets run on, and where chance comes from."""
 
-    seed: int = _option(0, "Of everything that is drawn at random.", whole_number, "N")
-    device: str = _option("auto", "Where nets run.", str, "auto|cpu|cuda")
+    seed: int = option(0, "Of everything that is drawn at random.", whole_number, "N")
+    device: str = option("auto", "Where nets run.", str, "auto|cpu|cuda")
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -212,30 +96,80 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class RetrainOptions:
-    """Light retraining after the zip."""
+class MergeSteps:
+    """How long `merge` retrains after the zip."""
 
-    retrain: int = _option(0, "Steps of retraining after the zip; this version has none.", whole_number, "STEPS")
+    retrain: int = option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
 
     def __post_init__(self) -> None:
-        if self.retrain:
-            raise UsageError(f"--retrain {self.retrain}: retraining is not available in this version. Leave it out or give 0.")
+        if self.retrain < 0:
+            raise UsageError(f"--retrain {self.retrain} is negative")
+
+
+@dataclass(frozen=True)
+class RetrainSteps:
+    """How long `retrain` retrains, and on how much."""
+
+    steps: int = option(1000, "Steps; some of them find the learning rate.", whole_number, "N")
+    memory: int = option(
+        1 << 30, "Memory for params, optimizer and kept answers of the teachers. As 500M or 2G.", size_of, "BYTES", shown="1G"
+    )
+
+    any_teacher: bool = option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise UsageError(f"--steps {self.steps} is negative")
+
+
+@dataclass(frozen=True)
+class RetrainOptions:
+    """How a fused net is retrained."""
+
+    batch: int = option(64, "Samples of each task a step.", whole_number, "N")
+    learning_rate: float | None = option(
+        None, "Fraction of its size that a weight tensor moves in a step. Default: found.", lambda raw: numbers(raw)[0], "F"
+    )
+    temperature: float = option(2.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
+    head: tuple[str, ...] = option(
+        (), "What an output of the fused net says, where its graph does not tell.", texts,
+        "OUTPUT=logits|probabilities|values", many=True,
+    )
+    label_weight: float = option(
+        0.0, "Part of the loss that labels 'y' make up, where they were given.", lambda raw: numbers(raw)[0], "F"
+    )
+    loss: str = option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
+    checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
+    checkpoint_every: int = option(100, "Steps between two checkpoints.", whole_number, "N")
+    resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is below {least}")
+        for name, value in (("learning-rate", self.learning_rate), ("temperature", self.temperature)):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name} {value:g} is not positive")
+        if not 0 <= self.label_weight <= 1:
+            raise UsageError(f"--label-weight {self.label_weight:g} is not between 0 and 1")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """What is written besides the net."""
 
-    report: Path | None = _option(None, "Write the report there, as JSON.", Path, "FILE")  # noqa: RUF009 - a field
-    force: bool = _option(False, "Replace files that exist.", yes_or_no)
+    report: Path | None = option(None, "Write the report there, as JSON.", Path, "FILE")  # noqa: RUF009 - a field
+    force: bool = option(False, "Replace files that exist.", yes_or_no)
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
     """When a comparison fails."""
 
-    tolerance: float | None = _option(None, "Largest relative error that passes.", lambda raw: numbers(raw)[0], "F")
-    min_agreement: float | None = _option(None, "Smallest top-1 agreement that passes.", lambda raw: numbers(raw)[0], "F")
+    tolerance: float | None = option(None, "Largest relative error that passes.", lambda raw: numbers(raw)[0], "F")
+    min_agreement: float | None = option(None, "Smallest top-1 agreement that passes.", lambda raw: numbers(raw)[0], "F")
 
     def __post_init__(self) -> None:
         for name, value in (("tolerance", self.tolerance), ("min-agreement", self.min_agreement)):
@@ -250,4 +184,16 @@ class Options:
     data: DataOptions = field(default_factory=DataOptions)
     plan: PlanOptions = field(default_factory=PlanOptions)
     zip: ZipOptions = field(default_factory=ZipOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+    steps: MergeSteps = field(default_factory=MergeSteps)
+    retrain: RetrainOptions = field(default_factory=RetrainOptions)
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """All options of a retraining."""
+
+    data: RetrainData = field(default_factory=RetrainData)
+    steps: RetrainSteps = field(default_factory=RetrainSteps)
+    retrain: RetrainOptions = field(default_factory=RetrainOptions)
     run: RunOptions = field(default_factory=RunOptions)
