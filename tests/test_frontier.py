@@ -128,9 +128,10 @@ def test_live_values_are_those_of_the_fused_net(monkeypatch: pytest.MonkeyPatch,
 def test_beyond_its_budget_the_store_uses_files_and_nothing_else_changes() -> None:
     plan, data = prepared("lenet5", 0.5)
     with swept(plan, data, ROOMY) as roomy, swept(plan, data, 100_000) as tight:
-        assert not roomy.store._files and tight.store._files
-        assert tight.store.used <= 100_000
-        folder = Path(str(tight.store._folder.name)) if tight.store._folder else None
+        stores = [frontier.place._store for frontier in (roomy, tight)]
+        assert not stores[0]._files and stores[1]._files
+        assert stores[1].used <= 100_000
+        folder = Path(str(stores[1]._folder.name)) if stores[1]._folder else None
         a, b = zipped(roomy), zipped(tight)
         assert folder is not None and folder.exists()
     assert not folder.exists()
@@ -139,12 +140,26 @@ def test_beyond_its_budget_the_store_uses_files_and_nothing_else_changes() -> No
         assert np.array_equal(array, b.params[name])
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_a_scratch_file_is_mapped_while_it_is_used() -> None:
+    """Pages of a mapping that stays would count as memory in use."""
+    with Store(0) as store:
+        store.put("x", np.arange(6.0))
+        assert store._folder is not None
+        array = store.get("x")
+        assert store._folder.name in Path("/proc/self/maps").read_text() and array.tolist() == [0, 1, 2, 3, 4, 5]
+        del array
+        assert store._folder.name not in Path("/proc/self/maps").read_text()
+        store.drop("x")
+        assert "x" not in store and not list(Path(store._folder.name).iterdir())
+
+
 def test_a_finished_step_leaves_nothing_behind() -> None:
     plan, data = prepared("lenet5", 1.0)
     with swept(plan, data) as frontier:
         zipped(frontier)
         assert not frontier._positions
-        assert not [key for key in frontier.store._arrays if isinstance(key, tuple) and key[0] == "target"]
+        assert not [key for key in frontier.place._store._arrays if isinstance(key, tuple) and key[0] == "target"]
 
 
 @pytest.mark.parametrize(("positions", "wanted"), [(5, 5), (5, 9), (6, 1), (9, 2), (400, 7), (9, 8), (2, 1)])
@@ -187,7 +202,7 @@ def test_unfolded_rows_times_the_matrix_are_the_nodes_outputs(tmp_path: Path, ki
     (y,) = open_session(net, "cpu", 1).run({net.inputs[0].name: x}).values()
     taps = linear.taps(view)
     at = draw(np.random.default_rng(7), 4, len(taps), 9)
-    rows = unfold(x, linear, view, taps, at)
+    rows = unfold(x, linear.channel(view), taps, np.arange(4), at)
     matrix = linear.to_matrix(view, net.params[str(node.inputs[1])])
     assert rows.shape == (4 * 9, taps.shape[1], 3)
     for n in range(4):

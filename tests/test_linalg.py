@@ -7,10 +7,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from onnxzip.linalg import moments, symmetric
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
-from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
+from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, Moments
 from onnxzip.linalg.ridge import GRID, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
+from onnxzip.linalg.symmetric import PANEL, Pair, Symmetric
 
 SEED = 3
 ONE = (1e-2,)
@@ -40,33 +42,115 @@ def damped(z: np.ndarray, p: np.ndarray, centre: np.ndarray, damping: float) -> 
     return found
 
 
-def check_same_moments(a: Moments, b: Moments) -> None:
+def moments_of(*parts: tuple[np.ndarray, np.ndarray], held: bool = False) -> Moments:
+    """Moments of rows that came in several batches, each followed by other rows of the other side."""
+    sums = DenseSums(parts[0][0].shape[1], parts[0][1].shape[1])
+    for z, p in parts:
+        sums.add(held, z, p)
+        sums.add(not held, 3 * z, p - 1)
+    return sums.moments(held)
+
+
+def diagonal_moments_of(*parts: tuple[np.ndarray, np.ndarray]) -> ChannelMoments:
+    """The same of rows in which each channel has columns of its own."""
+    (_, channels, columns), targets = parts[0][0].shape, parts[0][1].shape[2]
+    sums = DiagonalSums(channels, columns, targets)
+    for z, p in parts:
+        sums.add(False, z, p)
+        sums.add(True, 3 * z, p - 1)
+    return sums.moments(False)
+
+
+def check_same_moments(a: Moments | ChannelMoments, b: Moments | ChannelMoments) -> None:
     assert a.count == b.count
     for name in ("zz", "zp", "pp"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12, atol=1e-12)
-        assert getattr(a, name).dtype == np.float64
+        one, other = np.asarray(getattr(a, name)), np.asarray(getattr(b, name))
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+        assert one.dtype == np.float64
 
 
 class TestMoments:
-    def test_are_sums_of_products(self) -> None:
-        z, p, _ = problem(7, 3, 2)
-        found = moments_of(z, p)
-        np.testing.assert_allclose(found.zz, sum(np.outer(r, r) for r in z))
-        np.testing.assert_allclose(found.zp, sum(np.outer(r, q) for r, q in zip(z, p, strict=True)))
+    @pytest.mark.parametrize("waiting", [0, 1 << 30])
+    @pytest.mark.parametrize("columns", [1, 3, PANEL - 1, PANEL, PANEL + 1, 2 * PANEL + 5])
+    @pytest.mark.parametrize("held", [False, True])
+    def test_are_sums_of_products(
+        self, monkeypatch: pytest.MonkeyPatch, columns: int, held: bool, waiting: int
+    ) -> None:
+        monkeypatch.setattr(moments, "WAITING_BYTES", waiting)
+        z, p, _ = problem(7, columns, 2)
+        found = moments_of((z[:4], p[:4]), (z[4:], p[4:]), held=held)
+        assert found.count == 7
+        np.testing.assert_allclose(np.asarray(found.zz), sum(np.outer(r, r) for r in z), atol=1e-12)
+        np.testing.assert_allclose(found.zp, sum(np.outer(r, q) for r, q in zip(z, p, strict=True)), atol=1e-12)
         np.testing.assert_allclose(found.pp, sum(q**2 for q in p))
+
+    def test_products_may_come_from_elsewhere(self) -> None:
+        z, p, _ = problem(9, PANEL + 3, 2)
+        sums = DenseSums(PANEL + 3, 2)
+        for held in (False, True):
+            sums.add_products(held, 9, {"zz": z.T @ z, "zp": z.T @ p, "pp": (p**2).sum(axis=0)})
+        for held in (False, True):
+            check_same_moments(sums.moments(held), moments_of((z, p)))
 
     def test_are_additive(self) -> None:
         """Law 7."""
         z, p, _ = problem(20, 4, 3)
-        check_same_moments(moments_of(z, p), moments_of(z[:13], p[:13]) + moments_of(z[13:], p[13:]))
+        check_same_moments(moments_of((z, p)), moments_of((z[:13], p[:13]), (z[13:], p[13:])))
+
+    def test_both_sides_share_one_array(self) -> None:
+        """The two largest matrices of a step take the room of one."""
+        pair = Pair(50)
+        assert pair[False].array.base is pair[True].array.base
+        assert pair[False].array.base.nbytes == 8 * 50 * 51
 
     def test_of_channels_are_additive_and_those_of_each_channel(self) -> None:
         z, p = rng().standard_normal((20, 5, 4)), rng().standard_normal((20, 5, 2))
-        whole = diagonal_moments_of(z, p)
-        check_same_moments(whole, diagonal_moments_of(z[:9], p[:9]) + diagonal_moments_of(z[9:], p[9:]))
+        whole = diagonal_moments_of((z, p))
+        check_same_moments(whole, diagonal_moments_of((z[:9], p[:9]), (z[9:], p[9:])))
         for c in range(5):
-            one = moments_of(z[:, c], p[:, c])
-            check_same_moments(one, Moments(20, whole.zz[c], whole.zp[c], whole.pp[c]))
+            one = moments_of((z[:, c], p[:, c]))
+            check_same_moments(one, Moments(20, Symmetric.of(whole.zz[c]), whole.zp[c], whole.pp[c]))
+
+
+class TestSymmetric:
+    def operands(self) -> tuple[Symmetric, np.ndarray]:
+        """A weighted sum over three triangles of either kind, one of them twice; and what it is."""
+        draws = [rng().standard_normal((s, 8)) for s in (12, 13, 14)]
+        pair = Pair(8)
+        pair.add_rows(False, draws[0])
+        pair.add_rows(True, draws[1])
+        lower, upper = (Symmetric([(1.0, pair[side])]) for side in (False, True))
+        a, b, c = (z.T @ z for z in draws)
+        return np.float64(2) * (lower + upper / 4) + Symmetric.of(c) + lower * 3, 5 * a + b / 2 + c
+
+    def test_is_the_matrix_it_stands_for(self) -> None:
+        found, expected = self.operands()
+        right = rng().standard_normal((8, 3))
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-12)
+        np.testing.assert_allclose(found @ right, expected @ right, rtol=1e-10)
+        np.testing.assert_allclose(right.T @ found, right.T @ expected, rtol=1e-10)
+        assert found.trace() == pytest.approx(np.trace(expected)) and len(found) == 8
+
+    @pytest.mark.parametrize("at", [range(8), [1, 4, 5], [6, 0, 3, 2]])
+    def test_cut(self, at: list[int]) -> None:
+        found, expected = self.operands()
+        np.testing.assert_allclose(np.asarray(found.cut(np.array(at))), expected[np.ix_(at, at)], rtol=1e-12)
+
+    @pytest.mark.parametrize(("limit", "terms"), [(0, 3), (8 * 8 * 8, 1)])
+    def test_only_small_sums_settle(self, monkeypatch: pytest.MonkeyPatch, limit: int, terms: int) -> None:
+        monkeypatch.setattr(symmetric, "FORMED_BYTES", limit)
+        found, expected = self.operands()
+        assert len(found.terms) == 3 and len(found.settled().terms) == terms
+        np.testing.assert_allclose(np.asarray(found.settled()), expected, rtol=1e-12)
+
+    def test_terms_of_one_matrix_are_one(self) -> None:
+        one = Symmetric.of(np.eye(3))
+        assert len((one + one * 2).terms) == 1
+
+    def test_systems_are_solved_from_either_triangle(self) -> None:
+        found, expected = self.operands()
+        right = rng().standard_normal((8, 2))
+        np.testing.assert_allclose(solve_damped(found, right, 0.1), solve_damped(expected, right, 0.1), rtol=1e-10)
 
 
 class TestSolveDamped:
@@ -144,7 +228,7 @@ class TestFit:
     def test_diagonal_is_a_loop_over_channels(self) -> None:
         draw = rng()
         z, p, centre = draw.standard_normal((90, 5, 4)), draw.standard_normal((90, 5, 2)), draw.standard_normal((5, 2, 4))
-        train, held = diagonal_moments_of(z[:70], p[:70]), diagonal_moments_of(z[70:], p[70:])
+        train, held = diagonal_moments_of((z[:70], p[:70])), diagonal_moments_of((z[70:], p[70:]))
         found = fit_diagonal(train.zz / 70, train.zp / 70, (held.zz / 20, held.zp / 20, held.pp / 20), centre, ONE)
         for c in range(5):
             np.testing.assert_allclose(found.rows[c], damped(z[:70, c], p[:70, c], centre[c], ONE[0]), rtol=1e-8)
@@ -152,7 +236,7 @@ class TestFit:
     def test_diagonal_with_a_dead_channel(self) -> None:
         z, p, centre = rng().standard_normal((90, 3, 4)), rng().standard_normal((90, 3, 1)), np.ones((3, 1, 4))
         z[:, 1] = 0
-        train = diagonal_moments_of(z, p)
+        train = diagonal_moments_of((z, p))
         found = fit_diagonal(train.zz, train.zp, None, centre, ONE)
         assert np.isfinite(found.rows).all()
         np.testing.assert_allclose(found.rows[1], centre[1])

@@ -147,7 +147,7 @@ def test_mtz_is_the_formulas_of_its_paper(tmp_path: Path) -> None:
         rows, _, changed = fit_rows(work, reads[0], 0, {"image": frozenset("ab")}, matches)
         w = {t: original_rows(plan, step, reads[0], 0, t, {}) for t in "ab"}
         known = {t: work.statistics(t, reads[0], 0, {}) for t in "ab"}
-    hessian = {t: 2 * weight_of(s) * s.train.zz for t, s in known.items()}
+    hessian = {t: 2 * weight_of(s) * np.asarray(s.train.zz) for t, s in known.items()}
     between = np.linalg.inv(np.linalg.inv(hessian["a"]) + np.linalg.inv(hessian["b"]))
     (cost,) = spy.costs
     for i, j in product(range(8), range(8)):

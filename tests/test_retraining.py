@@ -120,9 +120,9 @@ class TestNeverWorse:
         assert not as_low(Judgement(1.1, 0.4, 1.0), start)
 
     def test_a_task_that_falls_behind_gains_weight(self) -> None:
-        assert rebalanced([2.0, 1.0], [0.5, 0.1], [1.0, 0.2]) == pytest.approx([2.0, 1.0])
-        assert rebalanced([2.0, 1.0], [0.5, 0.6], [1.0, 0.2]) == pytest.approx([1.0, 1.5])
-        assert rebalanced([2.0, 1.0], [np.nan, 0.6], [1.0, 0.2]) == pytest.approx([2.0, 1.0])
+        plain = [1.0, 2.0]
+        assert rebalanced([0.5, 0.1], [1.0, 0.25]) == plain == rebalanced([np.nan, 0.1], [1.0, 0.25])
+        assert rebalanced([0.5, 0.75], [1.0, 0.25]) == pytest.approx([0.5, 3.0])
 
     def test_a_net_that_is_its_teacher_stays_one(self, pair: Pair, tmp_path: Path) -> None:
         same = {"a": pair.teachers["a"], "c": pair.teachers["a"]}

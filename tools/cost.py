@@ -1,11 +1,15 @@
 """What a merge costs, and what the merged net saves, against counted floors.
 
     python tools/cost.py [--family lenet5 ...] [--threads 1]
+    python tools/cost.py --places cpu graph cuda [--family vgg ...]
 
 Merging time is held against the time ONNX Runtime takes to run the calibration set through all original nets plus the time of
 the moment products at the machine's measured rate for matrix products. Running time of the merged net (ONNX Runtime, one
 thread) is held against the nets run one after the other. Medians of several, ratios within one run. Set OMP_NUM_THREADS for
 the BLAS.
+
+With --places: what sweep and zip cost where live values wait and moments are computed, and how much came back to the host from
+there: `cpu` (numpy), `cuda` (a graph on the GPU, values stay there), `graph` (that same graph on the CPU).
 """
 
 from __future__ import annotations
@@ -22,8 +26,15 @@ import onnxruntime as ort
 import onnxzip
 from onnxzip.analysis import analyse
 from onnxzip.analysis.steps import weights_of
+from onnxzip.calibration.device import DevicePlace
+from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import positions_per_image
+from onnxzip.calibration.places import HostPlace
+from onnxzip.calibration.samples import Source
+from onnxzip.calibration.store import Store
+from onnxzip.fusion.zipping import zip_nets
 from onnxzip.loading import load_all
+from onnxzip.matching.methods import ZIP
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -99,6 +110,35 @@ def measure(family: str, threads: int, repeats: int, batch: int) -> dict[str, fl
     }
 
 
+def measure_place(family: str, name: str, repeats: int) -> dict[str, float]:
+    """Seconds of sweep and zip, and what came back, in one place."""
+    files = {t: MODELS / f"{family}-{task}.onnx" for t, task in TASKS.items()}
+    plan = analyse(load_all(files))
+    (port,) = plan.nets["low"].inputs
+    images = {t: np.load(MODELS / "data" / f"{task}-calibration.npz")["x"] for t, task in TASKS.items()}
+    sources = [Source((t,), {port.name: x.astype(np.float32) / 255}, {}) for t, x in images.items()]
+    device = "cpu" if name == "graph" else name
+    returned = 0
+
+    def work() -> None:
+        nonlocal returned
+        with Store(1 << 30) as store:
+            place = HostPlace(store) if name == "cpu" else DevicePlace(store, device, 0)
+            frontier = Frontier(plan, sources, store, device, 0, 0, place)
+            frontier.sweep(plan.steps, False, lambda count: None)
+            zip_nets(plan, ZIP, frontier, repair=True, tick=lambda count: None)
+            returned = place.returned if isinstance(place, DevicePlace) else 0
+
+    return {"sweep + zip s": median_seconds(work, repeats), "MB back": returned / 1e6}
+
+
+def print_row(first: str, found: dict[str, float], heading: str | None) -> None:
+    """One row of a Markdown table, under its heading where it is the first."""
+    if heading is not None:
+        print(f"| {heading} | " + " | ".join(found) + " |\n|---|" + "--:|" * len(found))
+    print(f"| {first} | " + " | ".join(f"{v:.2f}" for v in found.values()) + " |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one row a family."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -106,12 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--places", nargs="+", choices=["cpu", "graph", "cuda"])
     options = parser.parse_args(arguments)
-    for k, family in enumerate(options.family):
-        found = measure(family, options.threads, options.repeats, options.batch)
-        if k == 0:
-            print("| family | " + " | ".join(found) + " |\n|---|" + "--:|" * len(found))
-        print(f"| {family} | " + " | ".join(f"{v:.2f}" for v in found.values()) + " |", flush=True)
+    if options.places:
+        rows = [(f"{f} {p}", measure_place(f, p, options.repeats)) for f in options.family for p in options.places]
+    else:
+        rows = [(f, measure(f, options.threads, options.repeats, options.batch)) for f in options.family]
+    for k, (name, found) in enumerate(rows):
+        print_row(name, found, "family" if k == 0 else None)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,22 @@ net (`advance`, as far as the weights are known). What later nodes still read is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.layout import Piece, Placed
+from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.steps import Step, linear_of
-from onnxzip.calibration.gathering import draw, pick, positions_per_image
+from onnxzip.calibration.gathering import draw, positions_per_image
+from onnxzip.calibration.places import Place, place_for
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
-from onnxzip.runtime import open_session
+from onnxzip.runtime import Value, open_session
 
 BATCH_BYTES = 64 << 20
 Tick = Callable[[int], None]
@@ -35,10 +36,15 @@ class Frontier:
         store: where arrays wait.
         device, threads: of ONNX Runtime.
         seed: of the sampled positions.
+        place: where values wait and rows are summed up; None for what `place_for` chooses.
     """
 
-    def __init__(self, plan: Plan, sources: Sequence[Source], store: Store, device: str, threads: int, seed: int) -> None:
-        self.plan, self.sources, self.store = plan, tuple(sources), store
+    def __init__(
+        self, plan: Plan, sources: Sequence[Source], store: Store, device: str, threads: int, seed: int,
+        place: Place | None = None,
+    ) -> None:
+        self.plan, self.sources = plan, tuple(sources)
+        self.place = place or place_for(device, store, threads)
         self.device, self.threads, self.seed = device, threads, seed
         self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
         self.fixed_batch = max(0, plan.nets[plan.tasks[0]].inputs[0].shape[0])  # 0 where the batch is free
@@ -50,7 +56,7 @@ class Frontier:
         for k, source in enumerate(self.sources):
             for name, array in source.inputs.items():
                 for b, part in enumerate(self.batches[k]):
-                    self.store.put((k, name, b), array[part])
+                    self.place.put((k, name, b), array[part])
                 self.alive[k].add(name)
 
     def _batches(self, k: int) -> list[slice]:
@@ -116,23 +122,19 @@ class Frontier:
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
         small = self.fixed_batch or max(1, min(256, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):
-            rows: dict[tuple[str, str], list[np.ndarray]] = {}
+            rows: dict[tuple[str, str], list[Value]] = {}
             for start in range(part.start, part.stop, small):
                 inner = slice(start, min(start + small, part.stop))
-                outputs = session.run({n: self.sources[k].inputs[p][inner] for n, p in names.items()})
+                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()})
                 for value, uses in wanted.items():
                     for step, laid in uses:
-                        picked = pick(outputs[value], channel[step.name], at[step.name][inner])
-                        if not np.isfinite(picked).all():
+                        picked, finite = self.place.pick(outputs[value], channel[step.name], at[step.name][inner])
+                        if not finite:
                             raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
                         rows.setdefault((step.name, laid), []).append(picked)
                 tick(inner.stop - inner.start)
             for (step_name, laid), found in rows.items():
-                self.store.put(("target", step_name, laid, task, b), np.concatenate(found))
-
-    def target(self, step: Step, laid: str, task: str, b: int) -> np.ndarray:
-        """An original value at the step's sampled positions: [rows, channels]."""
-        return self.store.get(("target", step.name, laid, task, b))
+                self.place.put(("target", step_name, laid, task, b), self.place.joined(found))
 
     def forget(self, step: Step) -> None:
         """Drop the targets and the positions of a finished step."""
@@ -142,14 +144,15 @@ class Frontier:
             for b in range(len(self.batches[self.source_of[task]])):
                 for laid in [step.sink, *step.skips]:
                     key = ("target", step.name, laid, task, b)
-                    if key in self.store:
-                        self.store.drop(key)
+                    if key in self.place:
+                        self.place.drop(key)
 
     # fused net --------------------------------------------------------------------------------------------------------
 
-    def live(self, k: int, piece: Piece, b: int) -> np.ndarray:
-        """A piece of the fused net for one batch of a source."""
-        return self.store.get((k, piece.name, b))
+    def value(self, k: int, name: Hashable, b: int, step: str) -> Value:
+        """A live value of the fused net for one batch of a source, by name; or an original value at a step's sampled positions
+        [rows, channels], by its laid-over name and its task."""
+        return self.place.get(("target", step, *name, b) if isinstance(name, tuple) else (k, name, b))
 
     def advance(self, params: Mapping[str, np.ndarray], tick: Tick) -> None:
         """Run every node of the fused net whose weights and inputs are known by now, once per source."""
@@ -169,7 +172,7 @@ class Frontier:
         self.done[k] |= names
         for name in self.alive[k] - read:
             for b in range(len(self.batches[k])):
-                self.store.drop((k, name, b))
+                self.place.drop((k, name, b))
         self.alive[k] &= read
 
     def _ready(self, k: int, mine: Sequence[Placed]) -> Iterator[Placed]:
@@ -198,9 +201,9 @@ class Frontier:
         net = self._segment(k, ready, outputs)
         session = open_session(net, self.device, self.threads)
         for b in range(len(self.batches[k])):
-            found = session.run({p.name: np.asarray(self.store.get((k, p.name, b))) for p in net.inputs})
+            found = self.place.run(session, {p.name: self.place.get((k, p.name, b)) for p in net.inputs})
             for name in outputs:
-                self.store.put((k, name, b), found[name])
+                self.place.put((k, name, b), found[name])
             tick(self.batches[k][b].stop - self.batches[k][b].start)
         self.alive[k].update(outputs)
 

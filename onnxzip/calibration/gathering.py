@@ -1,17 +1,16 @@
 """Rows of a layer's least squares: sampled output positions, and what each of them reads.
 
-Measured choice: rows are gathered by numpy and multiplied by its BLAS. At the sizes met here (500 to 4,608 columns) z'z costs
-half a matrix product there (a symmetric rank-k update: 97 to 184 GFLOP/s on two cores counted as a full product) against 48 to
-79 GFLOP/s of a MatMul inside ONNX Runtime, and only sampled positions are ever unfolded.
+Only sampled positions are ever unfolded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 
-from onnxzip.ops import Linear, View
+from onnxzip.calibration.recipe import Recipe
 
 ROWS_PER_COLUMN = 10
 MIN_ROWS = 10_000
@@ -46,30 +45,73 @@ def channel_last(x: np.ndarray, channel: int) -> np.ndarray:
     return moved.reshape(len(x), -1, x.shape[channel])
 
 
-def pick(x: np.ndarray, channel: int, at: np.ndarray) -> np.ndarray:
-    """Channels at sampled positions: [n * wanted, channels].
+def pick(x: np.ndarray, channel: int, samples: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Channels at sampled positions: [len(samples) * wanted, channels].
 
     Args:
-        x: [n, ...]; at: int [n, wanted].
+        x: [n, ...]; samples: int [s], which of the n; at: int [s, wanted].
     """
     flat = channel_last(x, channel)
     if flat.shape[1] == 1:
-        return np.ascontiguousarray(flat[:, 0])
-    picked: np.ndarray = flat[np.arange(len(x))[:, None], at].reshape(-1, flat.shape[2])
+        return np.ascontiguousarray(flat[samples, 0])
+    picked: np.ndarray = flat[samples[:, None], at].reshape(-1, flat.shape[2])
     return picked
 
 
-def unfold(x: np.ndarray, linear: Linear, view: View, taps: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """What sampled output positions read: [n * wanted, taps, channels], zeros where a tap lies outside.
+def unfold(x: np.ndarray, channel: int, taps: np.ndarray, samples: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """What sampled output positions read: [len(samples) * wanted, taps, channels], zeros where a tap lies outside.
 
     Args:
-        x: [n, ...], the node's input or a piece of it; taps: int [positions, K]; at: int [n, wanted].
+        x: [n, ...], a node's input or a piece of it; channel: its channel axis; taps: int [positions, K], input positions of
+            each output position, -1 outside; samples: int [s], which of the n; at: int [s, wanted], output positions.
     """
-    flat = channel_last(x, linear.channel(view))
+    flat = channel_last(x, channel)
     if taps.size == 1 and flat.shape[1] == 1:
-        return flat
+        whole: np.ndarray = flat[samples]
+        return whole
     index = taps[at]
-    rows = flat[np.arange(len(x))[:, None, None], index]
+    rows = flat[samples[:, None, None], index]
     rows[index < 0] = 0
     unfolded: np.ndarray = rows.reshape(-1, taps.shape[1], flat.shape[2])
     return unfolded
+
+
+def rows_of(
+    recipe: Recipe, values: Mapping[Hashable, np.ndarray], samples: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that a recipe makes of some samples.
+
+    Args:
+        values: all that the recipe reads, for n samples.
+        samples: int [s], which of the n; at: int [n, wanted], sampled output positions of all.
+
+    Returns:
+        z [rows, columns] and p [rows, targets]; of a diagonal step [rows, channels, columns] and [rows, channels, targets].
+    """
+    pieces = [
+        unfold(values[r.value], r.channel, r.taps, samples, at[samples])[:, :, r.first : r.first + r.size]
+        for r in recipe.reads
+    ]
+    p = np.zeros((len(samples) * at.shape[1], recipe.targets), np.float32)
+    for term in recipe.terms:
+        found = _sampled(values[term.value], term.channel, samples, at)[:, _plain(term.at)]
+        p[:, _plain(term.to)] += found if (term.factor == 1).all() else found * term.factor
+    if recipe.channels:
+        parts = [np.concatenate([r.swapaxes(1, 2), np.ones((len(r), r.shape[2], 1), r.dtype)], axis=2) for r in pieces]
+        return np.concatenate(parts, axis=1), p.reshape(len(p), recipe.channels, -1)
+    flat = [r.reshape(len(r), -1) for r in pieces]
+    return np.concatenate([*flat, np.ones((len(p), 1), np.float32)], axis=1), p
+
+
+def _sampled(x: np.ndarray, channel: int | None, samples: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Values at the sampled positions; those without a channel axis hold nothing else."""
+    if channel is not None:
+        return pick(x, channel, samples, at[samples])
+    rows: np.ndarray = x.reshape(len(at), -1, x.shape[1])[samples].reshape(-1, x.shape[1])
+    return rows
+
+
+def _plain(index: np.ndarray) -> np.ndarray | slice:
+    """Successive columns as a slice, which copies nothing."""
+    steady = len(index) > 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all()
+    return slice(int(index[0]), int(index[-1]) + 1) if steady else index

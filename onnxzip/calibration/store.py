@@ -1,14 +1,26 @@
-"""Where live values wait: in memory up to a budget, beyond it in memory-mapped scratch files."""
+"""Where live values wait: in memory up to a budget, beyond it in scratch files.
+
+A file is mapped anew for each use: pages of a mapping that stays count as memory in use as soon as they have been read.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
 from onnxzip.errors import UsageError
+
+
+class _File(NamedTuple):
+    """Where an array waits on disk."""
+
+    path: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 class Store:
@@ -23,7 +35,7 @@ class Store:
         self.used = 0
         self._arrays: dict[object, np.ndarray] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files: dict[object, Path] = {}
+        self._files: dict[object, _File] = {}
         self._count = 0
 
     def __enter__(self) -> Store:
@@ -55,22 +67,21 @@ class Store:
                 f"no room for live values in {self._folder.name} ({e.strerror or e}); raise the memory budget, give fewer "
                 "samples, or set TMPDIR to a roomier folder"
             ) from e
-        self._files[key] = path
-        self._arrays[key] = np.memmap(path, dtype=array.dtype, mode="r", shape=array.shape)
+        self._files[key] = _File(path, array.dtype, array.shape)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._arrays
+        return key in self._arrays or key in self._files
 
     def get(self, key: object) -> np.ndarray:
         """The array kept under a key."""
+        if key in self._files:
+            path, dtype, shape = self._files[key]
+            return np.memmap(path, dtype=dtype, mode="r", shape=shape)
         return self._arrays[key]
 
     def drop(self, key: object) -> None:
         """Forget an array and give its room back."""
-        array = self._arrays.pop(key)
-        path = self._files.pop(key, None)
-        if path is None:
-            self.used -= array.nbytes
+        if key in self._files:
+            self._files.pop(key).path.unlink()
         else:
-            del array
-            path.unlink()
+            self.used -= self._arrays.pop(key).nbytes

@@ -9,7 +9,7 @@ import numpy as np
 from onnxzip.analysis.steps import linear_of
 from onnxzip.fusion.problem import Reads, original_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
-from onnxzip.linalg.moments import Moments
+from onnxzip.linalg.moments import ChannelMoments
 from onnxzip.linalg.ridge import TINY, Fit, fit_diagonal
 from onnxzip.matching.match import Matches, located
 
@@ -63,21 +63,21 @@ def _solve(work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own:
     return fit_diagonal(zz, zp, rest, centre, work.method.grid)
 
 
-def _chosen(m: Moments, index: np.ndarray) -> Moments:
-    return Moments(m.count, m.zz[index], m.zp[index], m.pp[index])
+def _chosen(m: ChannelMoments, index: np.ndarray) -> ChannelMoments:
+    return ChannelMoments(m.count, m.zz[index], m.zp[index], m.pp[index])
 
 
-def _propagated(m: Moments, rows: np.ndarray) -> Moments:
+def _propagated(m: ChannelMoments, rows: np.ndarray) -> ChannelMoments:
     """The original rows' own products as targets: p = w z."""
     zp = m.zz @ rows.swapaxes(1, 2)
-    return Moments(m.count, m.zz, zp, np.einsum("cmk,ckm->cm", rows, zp))
+    return ChannelMoments(m.count, m.zz, zp, np.einsum("cmk,ckm->cm", rows, zp))
 
 
-def _weighted(m: Moments, weight: float) -> Moments:
-    return Moments(m.count, weight * m.zz, weight * m.zp, weight * m.pp)
+def _weighted(m: ChannelMoments, weight: float) -> ChannelMoments:
+    return ChannelMoments(m.count, weight * m.zz, weight * m.zp, weight * m.pp)
 
 
-def _total(parts: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _total(parts: Sequence[ChannelMoments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     whole = parts[0]
     for part in parts[1:]:
         whole = whole + part

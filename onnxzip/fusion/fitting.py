@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
 from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
-from onnxzip.linalg.ridge import HELD_SHARE, Fit, Normal, fit_dual, fit_primal
+from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
 from onnxzip.matching.match import Matches
 
 
@@ -96,7 +97,7 @@ def fit_rows(
             continue
         fit = _solve(work, reads, group, at, factor, centre, matches)
         rows[index] = fit.rows
-        fits.append(replace(fit, factor=None))
+        fits.append(replace(fit, system=None))
     return rows, tuple(fits), frozenset(changed)
 
 
@@ -113,21 +114,21 @@ def _solve(
     train = _normal([(c, c.stats.train) for c in chosen])
     held = _normal([(c, c.stats.held) for c in chosen])
     fit = fit_primal(train, held, centre, work.method.grid)
-    if not (work.method.rectify and work.stats.kept) or work.step.bounds is None:
+    if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples = []
     for task, c in zip(at, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
-        samples.append(Sampled(z, (p[:, c.at] * c.factor).astype(np.float32), c.weight))
-    return refit_rectified(fit, samples, train.mixed(held, HELD_SHARE).zz, centre, work.step.bounds)
+        samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
+    return refit_rectified(fit, fit.system, samples, work.step.bounds)
 
 
 def _normal(parts: list[tuple[_Chosen, Moments]]) -> Normal:
     """Normal equations of a shared fit."""
     return Normal(
-        reduce(np.add, [c.weight * m.zz for c, m in parts]),
-        reduce(np.add, [c.weight * m.zp[:, c.at] * c.factor for c, m in parts]),
-        reduce(np.add, [c.weight * m.pp[c.at] * c.factor**2 for c, m in parts]),
+        reduce(add, [c.weight * m.zz for c, m in parts]).settled(),
+        reduce(add, [c.weight * m.zp[:, c.at] * c.factor for c, m in parts]),
+        reduce(add, [c.weight * m.pp[c.at] * c.factor**2 for c, m in parts]),
     )
 
 

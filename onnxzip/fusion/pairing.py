@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, reduce
+from operator import add
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def _explained(stats: Mapping[str, TaskStatistics], weight: Mapping[str, float],
     """(task, task) -> C' (G + l d I)^-1 C over all targets."""
     kept = {t: s.rows for t, s in stats.items() if s.rows is not None}
     if not kept:
-        zz = reduce(np.add, [weight[t] * s.train.zz for t, s in stats.items()])
+        zz = reduce(add, [weight[t] * s.train.zz for t, s in stats.items()])
         zp = np.concatenate([weight[t] * s.train.zp for t, s in stats.items()], axis=1)
         whole = explained_by_moments(zz, zp, damping)
     else:

@@ -22,6 +22,7 @@ from onnxzip.fusion.work import Work
 from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Members, given_members, located, members_of
 from onnxzip.matching.methods import Method
+from onnxzip.runtime import give_back_freed
 
 Tick = Callable[[int], None]
 WIDE = 1500  # columns
@@ -172,6 +173,7 @@ def zip_nets(
                 work.walk()
                 frontier.forget(step)
                 frontier.advance(work.params, lambda n: None)
+            give_back_freed()
             tick(1)
         work.walk()
     return Zipped(work.params, work.members, work.fits)

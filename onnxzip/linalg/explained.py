@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
+from scipy.linalg import block_diag, solve_triangular
 
-from onnxzip.linalg.ridge import solve_damped
+from onnxzip.linalg.ridge import Matrix, factorised, solve_damped
 
 Float = NDArray[np.floating]
 
 
-def explained_by_moments(zz: Float, zp: Float, damping: float) -> Float:
-    """Q from moments.
+def explained_by_moments(zz: Matrix, zp: Float, damping: float) -> Float:
+    """Q from moments: with L L' the damped matrix, (L^-1 C)' (L^-1 C).
 
     Args:
         zz: [columns, columns]; zp: [columns, targets]; damping: l, relative to the mean diagonal d of zz.
@@ -26,7 +26,9 @@ def explained_by_moments(zz: Float, zp: Float, damping: float) -> Float:
     Returns:
         [targets, targets].
     """
-    found: Float = zp.T @ solve_damped(zz, zp, damping)
+    factor, lower = factorised(zz, damping)
+    half = solve_triangular(factor, zp, trans=not lower, lower=lower, check_finite=False)
+    found: Float = half.T @ half
     return found
 
 

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxzip.linalg.ridge import Fit, Float, factorised, solve_factorised
+from onnxzip.linalg.ridge import Fit, System
 
 ROUNDS = 4
+PORTION = 2048  # rows that are predicted at a time
 
 
 class Sampled(NamedTuple):
@@ -31,24 +32,22 @@ class Sampled(NamedTuple):
     weight: float
 
 
-def refit_rectified(start: Fit, samples: Sequence[Sampled], zz: Float, centre: Float, bounds: tuple[float, float]) -> Fit:
+def refit_rectified(start: Fit, system: System, samples: Sequence[Sampled], bounds: tuple[float, float]) -> Fit:
     """Rows fitted through an activation, from rows fitted without it.
 
     Args:
-        start: the linear fit; its damping, its error and its factor are kept.
+        start: the linear fit; its damping and its error are kept.
+        system: of the linear fit: the sum over tasks of weight * mean z z', and what is damped towards.
         samples: the rows of every task that takes part.
-        zz: [columns, columns], sum over tasks of weight * mean z z'.
-        centre: [rows, columns], what is damped towards.
         bounds: lowest and highest value that the activation lets through.
     """
-    factor = start.factor if start.factor is not None else factorised(zz, start.damping)
-    held_back = zz @ centre.T
     rows, ahead, momentum = start.rows, start.rows, 1.0
     for _ in range(ROUNDS):
-        zp = np.zeros_like(held_back)
+        zp, single = np.zeros_like(system.pull), ahead.T.astype(np.float32)
         for z, p, weight in samples:
-            zp += (z.T @ _met(z @ ahead.T.astype(np.float32), p, bounds)) * (weight / len(z))
-        following = centre + solve_factorised(factor, zp - held_back).T
+            for part in (slice(start, start + PORTION) for start in range(0, len(z), PORTION)):
+                zp += (z[part].T @ _met(z[part] @ single, p[part], bounds)) * np.float32(weight / len(z))
+        following = system.solve(zp)
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / grown * (following - rows)
         rows, momentum = following, grown

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from onnxzip.linalg.symmetric import Symmetric
+
 Float = NDArray[np.floating]
+Matrix = Float | Symmetric
 Factor = tuple[Float, bool]
-Attempt = Callable[[float], tuple[float, Float]]
+Solution = TypeVar("Solution")
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -36,13 +40,33 @@ class Fit:
         rows: [rows, columns].
         damping: the chosen l, relative to the mean diagonal.
         error: held-out squared error over held-out energy of the targets.
-        factor: of the damped matrix that gave the rows, for those who fit further with it.
+        system: that gave the rows, for those who fit further with it.
     """
 
     rows: Float
     damping: float
     error: float
-    factor: Factor | None = field(default=None, repr=False, compare=False)
+    system: System | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class System:
+    """A damped system about a centre w0.
+
+    Attributes:
+        factor: Cholesky, of G + l d I.
+        pull: G w0, [columns, rows].
+        centre: w0, [rows, columns].
+    """
+
+    factor: Factor
+    pull: Float
+    centre: Float
+
+    def solve(self, zp: Float) -> Float:
+        """Rows for the products zp [columns, rows] of inputs and targets."""
+        rows: Float = self.centre + solve_factorised(self.factor, zp - self.pull).T
+        return rows
 
 
 @dataclass(frozen=True)
@@ -53,21 +77,16 @@ class Normal:
         zz: [columns, columns]; zp: [columns, rows]; pp: [rows].
     """
 
-    zz: Float
+    zz: Matrix
     zp: Float
     pp: Float
-
-    def mixed(self, other: Normal, share: float) -> Normal:
-        """Means over the rows of both, of which `share` are the other's."""
-        a, b = 1 - share, share
-        return Normal(a * self.zz + b * other.zz, a * self.zp + b * other.zp, a * self.pp + b * other.pp)
 
     def error(self, rows: Float) -> float:
         """Mean squared error of rows, summed over the rows."""
         return float((self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum())
 
 
-def factorised(zz: Float, damping: float) -> Factor:
+def factorised(zz: Matrix, damping: float) -> Factor:
     """Cholesky factor of G + l d I; l grows tenfold until there is one.
 
     Args:
@@ -76,15 +95,16 @@ def factorised(zz: Float, damping: float) -> Factor:
     Raises:
         ValueError: the matrix holds NaN or Inf.
     """
-    mean = float(np.trace(zz)) / len(zz)
+    whole = Symmetric.of(zz)
+    mean = whole.trace() / len(whole)
     if not np.isfinite(mean):
         raise ValueError("moments hold NaN or Inf")
     floor = max(mean, TINY) * max(damping, 1e-12)
     while True:
-        matrix = zz.astype(np.float64)
-        matrix.flat[:: len(zz) + 1] += floor
+        matrix, lower = whole.formed()
+        np.einsum("ii->i", matrix)[...] += floor
         try:
-            factor: Factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+            factor: Factor = cho_factor(matrix, lower=lower, overwrite_a=True, check_finite=False)
         except LinAlgError:
             floor *= 10
             continue
@@ -97,7 +117,7 @@ def solve_factorised(factor: Factor, right: Float) -> Float:
     return solution
 
 
-def solve_damped(zz: Float, right: Float, damping: float) -> Float:
+def solve_damped(zz: Matrix, right: Float, damping: float) -> Float:
     """(G + l d I)^-1 right, factorised for this one use; see `factorised`."""
     return solve_factorised(factorised(zz, damping), right)
 
@@ -110,24 +130,28 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
     """
-    right = train.zp - train.zz @ centre.T
+    pull = train.zz @ centre.T
+    energy = float("nan") if held is None else max(float(held.pp.sum()), TINY)
+
+    def error_of(rows: Float) -> float:
+        return float("nan") if held is None else held.error(rows) / energy
+
+    def attempt(damping: float) -> tuple[float, None]:
+        return error_of(System(factorised(train.zz, damping), pull, centre).solve(train.zp)), None
+
     if held is None or len(grid) == 1:
-        rows = centre + solve_damped(train.zz, right, grid[0]).T
-        return Fit(rows, grid[0], float("nan") if held is None else held.error(rows) / max(float(held.pp.sum()), TINY))
-    energy = max(float(held.pp.sum()), TINY)
-
-    def attempt(damping: float) -> tuple[float, Float]:
-        rows = centre + solve_damped(train.zz, right, damping).T
-        return held.error(rows) / energy, rows
-
+        system = System(factorised(train.zz, grid[0]), pull, centre)
+        rows = system.solve(train.zp)
+        return Fit(rows, grid[0], error_of(rows), system)
     damping, error, _ = best_damping(grid, attempt)
-    whole = train.mixed(held, HELD_SHARE)
-    factor = factorised(whole.zz, damping)
-    rows = centre + solve_factorised(factor, whole.zp - whole.zz @ centre.T).T
-    return Fit(rows, damping, error, factor)
+    a, b = 1 - HELD_SHARE, HELD_SHARE
+    system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * (held.zz @ centre.T), centre)
+    return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
 
 
-def best_damping(grid: Sequence[float], attempt: Attempt) -> tuple[float, float, Float]:
+def best_damping(
+    grid: Sequence[float], attempt: Callable[[float], tuple[float, Solution]]
+) -> tuple[float, float, Solution]:
     """The damping of least held-out error, found downhill from the grid's middle; of two as good the stronger.
 
     Args:
@@ -137,7 +161,7 @@ def best_damping(grid: Sequence[float], attempt: Attempt) -> tuple[float, float,
     Returns:
         Damping, error and solution.
     """
-    tried: dict[int, tuple[float, Float]] = {}
+    tried: dict[int, tuple[float, Solution]] = {}
 
     def error(k: int) -> float:
         if k not in tried:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -29,6 +30,8 @@ from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.net import Net
 
 __all__ = ["load", "load_all"]
+
+LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
 
 def load(path: str | PathLike[str], name: str | None = None, opset: int | None = None) -> Net:
@@ -57,7 +60,10 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
     """
     models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
     opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
-    return tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
+    nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
+    if sum(a.nbytes for net in nets for a in net.params.values()) > LARGE_BYTES:
+        gc.collect()
+    return nets
 
 
 def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
