@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from onnxzip.bars import Bars
 from onnxzip.before_after import FailedBounds, plan_files, split, verify_files
 from onnxzip.config import (
     DataOptions,
+    JobOptions,
     Options,
     OutputOptions,
     PlanOptions,
@@ -22,7 +24,8 @@ from onnxzip.config import (
     VerifyOptions,
     ZipOptions,
 )
-from onnxzip.errors import OnnxzipError, UsageError
+from onnxzip.distributed.joining import joined
+from onnxzip.errors import OnnxzipError, RelayedError, UsageError
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.report import to_text
@@ -31,6 +34,7 @@ from onnxzip.flags import derived
 from onnxzip.inspection import merge_tables, plan_tables, verify_tables
 from onnxzip.matching.methods import find_method
 from onnxzip.pipeline import merge_files
+from onnxzip.progress import Silent
 
 INTERRUPTED = 130
 WIDTH = 120  # of tables where stdout is no terminal
@@ -63,6 +67,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         try:
             inner(**given)
+        except RelayedError as error:
+            raise typer.Exit(error.exit_code) from error
         except OnnxzipError as error:
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
@@ -103,21 +109,24 @@ def merge(
     run: RunOptions,
     retrain: RetrainOptions,
     out: OutputOptions,
+    job: JobOptions,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
-    files, given = named_files(nets), named_data(data.data)
-    find_method(zip.method)
-    _check_outputs(
-        [output, *([out.report] if out.report else [])], [*files.values(), *map(Path, (given or {}).values())], out.force
-    )
-    with Bars() as bars:
-        merged = merge_files(files, given, Options(data, plan, zip, run), bars)
-    merged.save(output, out.force)
-    if out.report:
-        merged.save_report(out.report, out.force)
-    _emit(merged.report, merge_tables, json)
+    with joined(job, run.device) as peers:
+        files, given = named_files(nets), named_data(data.data)
+        find_method(zip.method)
+        if peers.leads:
+            inputs = [*files.values(), *map(Path, (given or {}).values())]
+            _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+        with Bars() if peers.leads else nullcontext(Silent()) as progress:
+            merged = merge_files(files, given, Options(data, plan, zip, run), progress, peers)
+        if peers.leads:
+            merged.save(output, out.force)
+            if out.report:
+                merged.save_report(out.report, out.force)
+            _emit(merged.report, merge_tables, json)
 
 
 @command

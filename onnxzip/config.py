@@ -106,6 +106,18 @@ def whole_number(raw: Any) -> int:
     return int(raw)
 
 
+def shard_of(raw: Any) -> tuple[int, int]:
+    """Which of how many shards, from "2/3".
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", str(raw).strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"shard {raw!r} is none. Write the second of three as 2/3.")
+    return int(found[1]), int(found[2])
+
+
 def numbers(raw: Any) -> tuple[float, ...]:
     """Floats from 0.5, "0.1,0.2,0.3" or a list.
 
@@ -220,6 +232,25 @@ class RetrainOptions:
     def __post_init__(self) -> None:
         if self.retrain:
             raise UsageError(f"--retrain {self.retrain}: retraining is not available in this version. Leave it out or give 0.")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """One job in several processes that meet in a folder; see also torchrun."""
+
+    shard: tuple[int, int] | None = _option(
+        None, "Take the K-th of N parts of the data; the others find its moments in --exchange.", shard_of, "K/N"
+    )
+    exchange: Path | None = _option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
+    exchange_timeout: float = _option(
+        1800.0, "How long to wait for another process, in seconds.", lambda raw: numbers(raw)[0], "SECONDS"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.shard is None) != (self.exchange is None):
+            raise UsageError("--shard K/N and --exchange DIR belong together; give both or none")
+        if not self.exchange_timeout > 0:
+            raise UsageError(f"--exchange-timeout {self.exchange_timeout:g} is not a positive number of seconds")
 
 
 @dataclass(frozen=True)

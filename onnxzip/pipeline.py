@@ -5,6 +5,7 @@ load -> analyse -> data -> sweep -> zip -> verify      (each a stage of the prog
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from onnxzip.calibration.sources import Samples, gather
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, Options, PlanOptions, RunOptions, ZipOptions, shares_of, size_of
 from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report, sha256_of, to_text
@@ -34,6 +36,7 @@ from onnxzip.fusion.zipping import Zipped, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method
 from onnxzip.net import Net
+from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for, to_model
 
@@ -121,8 +124,12 @@ def merge(
     return merge_files(nets, data, options, progress or Silent())
 
 
-def merge_files(nets: Files, data: Any, options: Options, progress: Progress) -> Merged:
-    """`merge` with its options in records."""
+def merge_files(nets: Files, data: Any, options: Options, progress: Progress, peers: Peers = ALONE) -> Merged:
+    """`merge` with its options in records.
+
+    Args:
+        peers: the processes that merge together, each with its part of the data; all come to the same result.
+    """
     files, stages = checked_files(nets), Stages(progress)
     method = find_method(options.zip.method)
     provider_for(options.run.device)
@@ -133,26 +140,30 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress) ->
         plan = analyse(loaded, options.plan.share, options.plan.layout)
     _refuse_fixed_batches(plan)
     with stages.stage("data"):
-        samples = gather(data, feeds_of(plan), options.data, rng, progress.note)
+        samples = gather(data, feeds_of(plan), options.data, rng, progress.note, peers=peers)
+    peers.begin(job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
-        zipped = _zip(plan, method, samples, options.run, store, stages)
+        zipped = _zip(plan, method, samples, options.run, store, stages, peers)
     net, origins = _described(plan, zipped, files, options)
     content = to_bytes(net)
     with stages.stage("verify", sum(int(s.held().sum()) for s in samples.sources)) as tick:
         originals = {t: (files[t], origins[t]) for t in files}
-        evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick)
+        evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick, peers)
     _check(plan, evidence)
     return Merged(content, merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options))
 
 
-def _zip(plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages) -> Zipped:
+def _zip(
+    plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
+) -> Zipped:
     """Calibrate, match and fuse."""
-    frontier = Frontier(plan, samples.sources, store, run.device, 0, run.seed) if method.needs_data else None
+    threads = 0 if peers.neighbours == 1 else max(1, (os.cpu_count() or 1) // peers.neighbours)
+    frontier = Frontier(plan, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
     if frontier is not None:
         with stages.stage("sweep", sum(s.count * len(s.tasks) for s in samples.sources)) as tick:
             frontier.sweep(plan.steps, not REPAIR, tick)
     with stages.stage("zip", len(plan.steps)) as tick:
-        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick)
+        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, peers=peers)
 
 
 def _refuse_fixed_batches(plan: Plan) -> None:

@@ -73,11 +73,17 @@ class Frontier:
         key = (step.name, k)
         if key not in self._positions:
             linear, view = self.geometry(step, k)
-            count, samples = len(linear.taps(view)), self.sources[k].count
+            count, samples = len(linear.taps(view)), self.sources[k].total
             wanted = positions_per_image(samples, count, self.columns(step, k))
             index = [s.name for s in self.plan.steps].index(step.name)
-            self._positions[key] = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
+            drawn = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
+            dealt = self.sources[k].dealt
+            self._positions[key] = drawn if dealt is None else drawn[dealt]
         return self._positions[key]
+
+    def rows(self, step: Step, k: int) -> int:
+        """Rows of a step's least squares that a source gives in all processes together."""
+        return self.sources[k].total * int(self.positions(step, k).shape[1])
 
     def geometry(self, step: Step, k: int) -> tuple[Linear, View]:
         """How the step's first part reads its input, as one of the source's tasks sees it."""

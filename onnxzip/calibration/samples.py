@@ -1,13 +1,22 @@
-"""Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out."""
+"""Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out.
+
+Several processes are dealt the samples in hands of five, so that each gets its part of those held out.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 HELD_OUT = 5  # every fifth sample
+
+
+def hand(count: int, place: int, size: int) -> np.ndarray:
+    """Which of some samples one process of several gets: ascending int indices; every HELD_OUT-th is held out there, too."""
+    return np.flatnonzero(np.arange(count) // HELD_OUT % size == place)
 
 
 @dataclass(frozen=True)
@@ -18,19 +27,36 @@ class Source:
         tasks: who they serve.
         inputs: laid-over input -> array [samples, ...].
         labels: task -> class per sample, where they were given.
+        dealt: of the whole source's samples those that are here; None for all.
+        whole: how many the whole source has; 0 where all are here.
     """
 
     tasks: tuple[str, ...]
     inputs: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
+    dealt: np.ndarray | None = None
+    whole: int = 0
 
     @property
     def count(self) -> int:
         return len(next(iter(self.inputs.values())))
 
+    @property
+    def total(self) -> int:
+        """Samples of all processes together."""
+        return self.whole or self.count
+
     def held(self) -> np.ndarray:
         """For each sample, whether it is held out."""
         return np.asarray(np.arange(self.count) % HELD_OUT == HELD_OUT - 1)
+
+    def digest(self) -> str:
+        """Hash of the samples that are here."""
+        found = hashlib.sha256()
+        for name, array in self.inputs.items():
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     def shuffled(self, rng: np.random.Generator) -> Source:
         """The same samples in another order, so that what is held out is drawn from all of them."""

@@ -16,10 +16,11 @@ import numpy as np
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, converted, named
 from onnxzip.calibration.images import read_folder
 from onnxzip.calibration.reading import is_folder, read, where_of
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import HELD_OUT, Source, hand
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port, per_sample
+from onnxzip.peers import ALONE, Peers
 
 NOISE_SAMPLES = 1000
 NOISE_BYTES = 512 << 20
@@ -52,6 +53,7 @@ def gather(
     rng: np.random.Generator,
     note: Note,
     least: int = LEAST_SAMPLES,
+    peers: Peers = ALONE,
 ) -> Samples:
     """Data as sources.
 
@@ -62,16 +64,17 @@ def gather(
         rng: draws samples and noise.
         note: is told what the user should know.
         least: samples that are needed.
+        peers: the processes that the samples are dealt to; each is given the same data.
 
     Raises:
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        return Samples((_noise(feeds, options, rng),), True, ())
+        return Samples((_noise(feeds, options, rng, peers),), True, ())
     groups = _grouped(data, tuple(feeds))
     sources, scaled = [], []
     for tasks, item in groups:
-        source, was_scaled = _source(item, {t: feeds[t] for t in tasks}, options, rng, least, note)
+        source, was_scaled = _source(item, {t: feeds[t] for t in tasks}, options, rng, least, note, peers)
         sources.append(source)
         if was_scaled:
             scaled.append(where_of(item))
@@ -110,7 +113,7 @@ def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
 
 
 def _source(
-    item: Any, feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator, least: int, note: Note
+    item: Any, feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator, least: int, note: Note, peers: Peers
 ) -> tuple[Source, bool]:
     where, feed = where_of(item), next(iter(feeds.values()))
     aliases = {k: v for f in feeds.values() for k, v in f.aliases.items()}
@@ -131,9 +134,23 @@ def _source(
         elif labels is not None:
             note(f"{where}: labels 'y' not used for {task!r}, which has no output of classes")
     order = rng.permutation(count)[: options.samples]
+    dealt, whole = _dealt(len(order), where, peers), len(order)
+    order = order if dealt is None else order[dealt]
     ready = {p.name: converted(inputs[p.name][order], p, options, where) for p in feed.ports}
     images = any(inputs[p.name].dtype == np.uint8 and p.dtype.kind == "f" for p in feed.ports)
-    return Source(tuple(feeds), ready, {t: y[order] for t, y in by_task.items()}), images
+    return Source(tuple(feeds), ready, {t: y[order] for t, y in by_task.items()}, dealt, whole), images
+
+
+def _dealt(count: int, where: str, peers: Peers) -> np.ndarray | None:
+    """Which of the samples are this process's; None for all."""
+    if peers.size == 1:
+        return None
+    if count < HELD_OUT * peers.size:
+        raise InvalidDataError(
+            f"{where}: {count} samples are too few for {peers.size} processes, which get {HELD_OUT} or more each. Start at "
+            f"most {count // HELD_OUT}, or give more samples."
+        )
+    return hand(count, peers.place, peers.size)
 
 
 def _read(item: Any, feed: Feed, options: DataOptions, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -144,11 +161,13 @@ def _read(item: Any, feed: Feed, options: DataOptions, rng: np.random.Generator)
     return {feed.ports[0].name: read_folder(Path(item), feed.ports[0], options, rng)}
 
 
-def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator) -> Source:
+def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator, peers: Peers) -> Source:
     ports = next(iter(feeds.values())).ports
     per = 4 * sum(per_sample(p.shape[1:]) for p in ports)
     count = min(options.samples, max(LEAST_SAMPLES, min(NOISE_SAMPLES, NOISE_BYTES // max(per, 1))))
-    return Source(tuple(feeds), {p.name: _noise_for(p, count, rng) for p in ports}, {})
+    dealt = _dealt(count, "noise", peers)
+    mine = slice(None) if dealt is None else dealt
+    return Source(tuple(feeds), {p.name: _noise_for(p, count, rng)[mine] for p in ports}, {}, dealt, count)
 
 
 def _noise_for(port: Port, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
 
 BATCH, BATCH_BYTES = 64, 32 << 20
@@ -89,6 +90,18 @@ class _Comparison:
             for k, scores in enumerate((found[scored], fused[self.origin.outputs[scored]])):
                 self.right[k] += int((scores.argmax(axis=1) == labels).sum())
 
+    def sums(self) -> dict[str, np.ndarray]:
+        """All that is counted, as arrays that add up."""
+        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.samples]) for n, t in self.tallies.items()}
+        return {**tallies, "right": np.array([*self.right, self.labelled])}
+
+    def take(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `sums` has told, here or in all processes together."""
+        for name, tally in self.tallies.items():
+            wrong, energy, agree, samples = sums[f"tally.{name}"].tolist()
+            self.tallies[name] = _Tally(wrong, energy, int(agree), int(samples), tally.classes)
+        *self.right, self.labelled = sums["right"].tolist()
+
     def evidence(self) -> Evidence:
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
         before, after = (r / self.labelled if self.labelled else None for r in self.right)
@@ -108,6 +121,7 @@ def compare(
     rows: Callable[[Source], np.ndarray],
     device: str,
     tick: Tick,
+    peers: Peers = ALONE,
 ) -> dict[str, Evidence]:
     """Run a fused file and the original files on the same samples.
 
@@ -118,6 +132,7 @@ def compare(
         rows: which samples of a source.
         device: of ONNX Runtime.
         tick: called with the number of samples done.
+        peers: the processes that compare the other samples; all find the same.
 
     Raises:
         VerificationError: an output is missing, has another shape, or is not finite.
@@ -138,6 +153,8 @@ def compare(
             for one in work:
                 one.add(feeds, outputs, source.labels[one.task][part] if one.task in source.labels else None)
             tick(len(part))
+        for one in work:
+            one.take(peers.sum(f"evidence of {one.task}", one.sums()))
         found |= {one.task: one.evidence() for one in work}
     return {t: found[t] for t in originals}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import pick, unfold
 from onnxzip.fusion.problem import Block, Reads
+from onnxzip.fusion.sharing import gathered, summed
 from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
 from onnxzip.matching.match import Matches, located
 from onnxzip.ops import Linear, View
+from onnxzip.peers import ALONE, Peers
 
 BlockId = tuple[int, str]
 Blocks = Mapping[BlockId, Block]
@@ -58,17 +60,21 @@ class StepStatistics:
         reads: the strands to be fitted.
         matches: known so far.
         repair: whether a skip's own error is part of the target: the original sum less the FUSED skip.
+        peers: the processes that have the other samples.
     """
 
-    def __init__(self, frontier: Frontier, step: Step, reads: Sequence[Reads], matches: Matches, repair: bool) -> None:
+    def __init__(
+        self, frontier: Frontier, step: Step, reads: Sequence[Reads], matches: Matches, repair: bool, peers: Peers = ALONE
+    ) -> None:
         self.frontier, self.step, self.matches, self.repair = frontier, step, matches, repair
         self.plan: Plan = frontier.plan
         self.groups = reads[0].groups
         sources = sorted({frontier.source_of[t] for r in reads for t in r.owners})
-        rows = sum(frontier.positions(step, k).size for k in sources)
+        rows = sum(frontier.rows(step, k) for k in sources)
         self.dual = not step.diagonal and max(r.columns for r in reads) > rows
         self.kept = self.dual or (step.bounds is not None and 4 * rows * max(r.columns for r in reads) <= ROWS_BYTES)
-        self.sources = {k: self._collect(k, [r for r in reads if r.owners & set(frontier.sources[k].tasks)]) for k in sources}
+        mine = {k: self._collect(k, [r for r in reads if r.owners & set(frontier.sources[k].tasks)]) for k in sources}
+        self.sources = {k: _of_all(peers, f"{step.name}, source {k}", found) for k, found in mine.items()}
 
     def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
         """Statistics of one task over the columns that one strand reads."""
@@ -236,6 +242,17 @@ class StepStatistics:
         read = {p.keys: p for p in self.plan.layout.pieces[laid].values()}
         linear, view = self.frontier.geometry(self.step, next(iter({self.frontier.source_of[t] for t in self.step.tasks})))
         return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]
+
+
+def _of_all(peers: Peers, name: str, mine: _PerSource) -> _PerSource:
+    """What one process has collected, with what its peers have."""
+    if peers.size == 1:
+        return mine
+    train, held = (summed(peers, f"{name}, {side}", m) for side, m in (("train", mine.train), ("held", mine.held)))
+    rows, held_rows = (
+        gathered(peers, f"{name}, {side} rows", r) for side, r in (("train", mine.rows), ("held", mine.held_rows))
+    )
+    return replace(mine, train=train, held=held, rows=rows, held_rows=held_rows)
 
 
 def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

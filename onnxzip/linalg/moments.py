@@ -5,7 +5,9 @@ The last column of z is the constant 1. "Hessian" in the papers on layer-wise co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,15 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.zz + other.zz, self.zp + other.zp, self.pp + other.pp)
+
+    def as_arrays(self) -> dict[str, NDArray[Any]]:
+        """The same as arrays by name, as they go to files and to other processes."""
+        return {"count": np.array([self.count], np.int64), "zz": self.zz, "zp": self.zp, "pp": self.pp}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Moments:
+        """What `as_arrays` made arrays of."""
+        return cls(int(arrays["count"][0]), arrays["zz"], arrays["zp"], arrays["pp"])
 
 
 def moments_of(z: Float, p: Float) -> Moments:

@@ -1,0 +1,51 @@
+"""What the processes of one merge add up, put together and agree on: moments, rows, and the outcome of a step.
+
+All of them solve the same sums. The first one's solution counts, since another kind of processor may round it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxzip.analysis.strands import Owners
+from onnxzip.linalg.moments import Moments
+from onnxzip.matching.match import Members
+from onnxzip.peers import Peers
+
+Rows = tuple[np.ndarray, np.ndarray]
+Made = Mapping[tuple[int, Owners], Members]
+
+
+def summed(peers: Peers, name: str, mine: Sequence[Moments]) -> tuple[Moments, ...]:
+    """Moments over the samples of all processes."""
+    found = peers.sum(name, {f"{g}.{part}": array for g, m in enumerate(mine) for part, array in m.as_arrays().items()})
+    return tuple(Moments.from_arrays({part: found[f"{g}.{part}"] for part in m.as_arrays()}) for g, m in enumerate(mine))
+
+
+def gathered(peers: Peers, name: str, mine: Sequence[Rows]) -> tuple[Rows, ...]:
+    """Rows (z, p) of all processes, one after the other."""
+    if not mine:
+        return ()
+    found = peers.gather(name, {f"{g}.{part}": a for g, rows in enumerate(mine) for part, a in zip("zp", rows, strict=True)})
+    return tuple((found[f"{g}.z"], found[f"{g}.p"]) for g in range(len(mine)))
+
+
+def agreed(
+    peers: Peers, name: str, params: Mapping[str, np.ndarray], made: Made
+) -> tuple[dict[str, np.ndarray], dict[tuple[int, Owners], Members]]:
+    """Params and members of one step, as the first process has found them."""
+    if peers.size == 1:
+        return dict(params), dict(made)
+    keys = list(made)
+    outcome = {f"param.{k}": a for k, a in params.items()}
+    for k, key in enumerate(keys):
+        outcome |= {f"index.{k}.{t}": a for t, a in made[key].index.items()}
+        outcome |= {f"scale.{k}.{t}": a for t, a in made[key].scale.items()}
+    found = peers.first(name, outcome)
+    members = {
+        key: Members(*({t: found[f"{part}.{k}.{t}"] for t in made[key].index} for part in ("index", "scale")))
+        for k, key in enumerate(keys)
+    }
+    return {k: found[f"param.{k}"] for k in params}, members
