@@ -15,7 +15,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Placed
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.gathering import draw, pick, positions_per_image
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Net, Port, per_sample, pruned, reachable
@@ -63,8 +63,10 @@ class Frontier:
                 for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs
             ),
         )
-        size = self.fixed_batch or max(1, min(256, BATCH_BYTES // (4 * widest)))
-        return [slice(a, min(a + size, self.sources[k].count)) for a in range(0, self.sources[k].count, size)]
+        size = self.fixed_batch or max(1, BATCH_BYTES // (4 * widest))
+        count, block = self.sources[k].count, block_of(self.sources[k].total)
+        blocks = [range(a, min(a + block, count)) for a in range(0, count, block)]
+        return [slice(b, min(b + size, one.stop)) for one in blocks for b in one[::size]]
 
     # original nets ----------------------------------------------------------------------------------------------------
 

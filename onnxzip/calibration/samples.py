@@ -1,11 +1,13 @@
 """Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out.
 
-Several processes are dealt the samples in hands of five, so that each gets its part of those held out.
+Samples are worked on in blocks. Several processes are dealt whole blocks, so that each has its part of those held out, and
+float32 products over a block are the same bits whoever has it: sums over blocks differ by float64 rounding alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,9 +16,17 @@ import numpy as np
 HELD_OUT = 5  # every fifth sample
 
 
+BLOCKS, LARGEST_BLOCK = 24, 100  # so many blocks or more where there are enough samples; samples in one
+
+
+def block_of(count: int) -> int:
+    """Samples in a block; some times HELD_OUT, so that every HELD_OUT-th sample of a process is held out, too."""
+    return HELD_OUT * math.ceil(min(count / BLOCKS, LARGEST_BLOCK) / HELD_OUT)
+
+
 def hand(count: int, place: int, size: int) -> np.ndarray:
-    """Which of some samples one process of several gets: ascending int indices; every HELD_OUT-th is held out there, too."""
-    return np.flatnonzero(np.arange(count) // HELD_OUT % size == place)
+    """Which of some samples one process of several gets: ascending int indices."""
+    return np.flatnonzero(np.arange(count) // block_of(count) % size == place)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, converted, named
 from onnxzip.calibration.images import read_folder
 from onnxzip.calibration.reading import is_folder, read, where_of
-from onnxzip.calibration.samples import HELD_OUT, Source, hand
+from onnxzip.calibration.samples import Source, block_of, hand
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port, per_sample
@@ -145,10 +145,10 @@ def _dealt(count: int, where: str, peers: Peers) -> np.ndarray | None:
     """Which of the samples are this process's; None for all."""
     if peers.size == 1:
         return None
-    if count < HELD_OUT * peers.size:
+    if count // block_of(count) < peers.size:
         raise InvalidDataError(
-            f"{where}: {count} samples are too few for {peers.size} processes, which get {HELD_OUT} or more each. Start at "
-            f"most {count // HELD_OUT}, or give more samples."
+            f"{where}: {count} samples are too few for {peers.size} processes. Start at most {count // block_of(count)}, or "
+            "give more samples."
         )
     return hand(count, peers.place, peers.size)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis.strands import Owners
+from onnxzip.calibration.samples import HELD_OUT, hand
 from onnxzip.linalg.moments import Moments
 from onnxzip.matching.match import Members
 from onnxzip.peers import Peers
@@ -24,12 +25,23 @@ def summed(peers: Peers, name: str, mine: Sequence[Moments]) -> tuple[Moments, .
     return tuple(Moments.from_arrays({part: found[f"{g}.{part}"] for part in m.as_arrays()}) for g, m in enumerate(mine))
 
 
-def gathered(peers: Peers, name: str, mine: Sequence[Rows]) -> tuple[Rows, ...]:
-    """Rows (z, p) of all processes, one after the other."""
+def row_order(total: int, size: int, times: int, held: bool) -> np.ndarray:
+    """Where the rows of all processes, one after the other, stand as one process would have them: int [rows].
+
+    Args:
+        total: samples of the source; times: rows of each; held: of the samples that are held out, or of the others.
+    """
+    samples = np.concatenate([hand(total, place, size) for place in range(size)])
+    samples = samples[(samples % HELD_OUT == HELD_OUT - 1) == held]
+    return np.asarray((np.argsort(samples)[:, None] * times + np.arange(times)).reshape(-1))
+
+
+def gathered(peers: Peers, name: str, mine: Sequence[Rows], order: np.ndarray) -> tuple[Rows, ...]:
+    """Rows (z, p) of all processes, in an order of `row_order`."""
     if not mine:
         return ()
     found = peers.gather(name, {f"{g}.{part}": a for g, rows in enumerate(mine) for part, a in zip("zp", rows, strict=True)})
-    return tuple((found[f"{g}.z"], found[f"{g}.p"]) for g in range(len(mine)))
+    return tuple((found[f"{g}.z"][order], found[f"{g}.p"][order]) for g in range(len(mine)))
 
 
 def agreed(

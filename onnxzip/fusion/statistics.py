@@ -13,7 +13,7 @@ from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import pick, unfold
 from onnxzip.fusion.problem import Block, Reads
-from onnxzip.fusion.sharing import gathered, summed
+from onnxzip.fusion.sharing import gathered, row_order, summed
 from onnxzip.linalg.moments import Moments, diagonal_moments_of, moments_of
 from onnxzip.matching.match import Matches, located
 from onnxzip.ops import Linear, View
@@ -74,7 +74,7 @@ class StepStatistics:
         self.dual = not step.diagonal and max(r.columns for r in reads) > rows
         self.kept = self.dual or (step.bounds is not None and 4 * rows * max(r.columns for r in reads) <= ROWS_BYTES)
         mine = {k: self._collect(k, [r for r in reads if r.owners & set(frontier.sources[k].tasks)]) for k in sources}
-        self.sources = {k: _of_all(peers, f"{step.name}, source {k}", found) for k, found in mine.items()}
+        self.sources = {k: self._of_all(peers, k, found) for k, found in mine.items()}
 
     def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
         """Statistics of one task over the columns that one strand reads."""
@@ -138,6 +138,20 @@ class StepStatistics:
         rows, held_rows = (tuple(_joined(kept[g][s]) for g in range(self.groups) if self.kept) for s in (False, True))
         return _PerSource(
             columns, width, targets, tuple(t[False] for t in totals), tuple(t[True] for t in totals), rows, held_rows
+        )
+
+    def _of_all(self, peers: Peers, k: int, mine: _PerSource) -> _PerSource:
+        """What one process has collected of a source, with what its peers have."""
+        if peers.size == 1:
+            return mine
+        name, times = f"{self.step.name}, source {k}", self.frontier.positions(self.step, k).shape[1]
+        fitted, held = (row_order(self.frontier.sources[k].total, peers.size, times, side) for side in (False, True))
+        return replace(
+            mine,
+            train=summed(peers, f"{name}, fitted", mine.train),
+            held=summed(peers, f"{name}, held out", mine.held),
+            rows=gathered(peers, f"{name}, fitted rows", mine.rows, fitted),
+            held_rows=gathered(peers, f"{name}, held-out rows", mine.held_rows, held),
         )
 
     def _geometry(self, task: str, parts: set[int]) -> Geometry:
@@ -242,17 +256,6 @@ class StepStatistics:
         read = {p.keys: p for p in self.plan.layout.pieces[laid].values()}
         linear, view = self.frontier.geometry(self.step, next(iter({self.frontier.source_of[t] for t in self.step.tasks})))
         return self.plan.layout.shapes[read[piece.keys].name][linear.channel(view)]
-
-
-def _of_all(peers: Peers, name: str, mine: _PerSource) -> _PerSource:
-    """What one process has collected, with what its peers have."""
-    if peers.size == 1:
-        return mine
-    train, held = (summed(peers, f"{name}, {side}", m) for side, m in (("train", mine.train), ("held", mine.held)))
-    rows, held_rows = (
-        gathered(peers, f"{name}, {side} rows", r) for side, r in (("train", mine.rows), ("held", mine.held_rows))
-    )
-    return replace(mine, train=train, held=held, rows=rows, held_rows=held_rows)
 
 
 def _joined(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
