@@ -42,12 +42,11 @@ def joined(options: JobOptions, device: str) -> Iterator[Peers]:
     try:
         yield ranks
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is ending: let it say why
         ranks.end(error)
         raise
-    else:
-        ranks.end(None)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    ranks.end(None)
+    signal.signal(signal.SIGTERM, before)
 
 
 def exchange_of(options: JobOptions) -> Peers:

@@ -7,7 +7,6 @@ all of them with its exit code. A rank that is killed says nothing; then its clo
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -87,23 +86,22 @@ class Ranks(Peers):
         """Part from the others, or tell them what ends this rank; of several errors the first rank's counts.
 
         Raises:
-            RelayedError: another rank has failed.
+            RelayedError: another rank has failed, and reports it.
         """
-        if isinstance(error, RelayedError):
-            self._linger()
-        elif error is None or (isinstance(error, OnnxzipError) and not isinstance(error, PeerError)):
-            try:
+        silent = isinstance(error, PeerError) or not (error is None or isinstance(error, OnnxzipError))
+        try:
+            if not silent:
                 self._well(error)
-            except RelayedError:
+        except RelayedError as relayed:
+            error = relayed
+            raise
+        finally:
+            if isinstance(error, RelayedError):
                 self._linger()
-                raise
-            if error is None:
-                dist.destroy_process_group()
-        # else it comes without a word, and the others notice by the closed connections
+            dist.destroy_process_group()  # whom nobody told anything notices by the closed connections
 
     def _linger(self) -> None:
-        """Wait until the rank that reports the error has ended: whoever ends first makes torchrun stop the others."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        """Wait until the rank that reports the error parts: torchrun stops all others when the first has ended."""
         with suppress(RuntimeError):
             dist.all_reduce(torch.zeros(1))
 

@@ -58,7 +58,7 @@ def read_sheet(path: Path) -> Sheet:
         InvalidDataError: it cannot be read, or is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive[HEADER].tobytes())
             return Sheet(header, {k: archive[k] for k in archive.files if k != HEADER})
     except _BROKEN as error:
