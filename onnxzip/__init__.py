@@ -6,6 +6,7 @@ calibration  samples go once through the original nets and once through the fuse
 matching     channels of different nets that do the same work are brought together
 fusion       shared weights are fitted to what the original nets compute; everything behind is refitted
 exporting    the result is run against the originals, described and written
+retraining   a net is a torch module, and its params go back into its file
 
 merged = onnxzip.merge({"tops": "a.onnx", "shoes": "b.onnx"}, {"tops": "a.npz", "shoes": "b.npz"})
 merged.save("both.onnx")
@@ -24,6 +25,8 @@ from onnxzip.errors import (
 from onnxzip.exporting.metadata import own_version
 from onnxzip.pipeline import Merged, merge
 from onnxzip.progress import Progress
+from onnxzip.retraining.round_trip import from_torch, to_torch
+from onnxzip.teaching import retrain
 
 __version__ = own_version()
 
@@ -38,8 +41,11 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "__version__",
+    "from_torch",
     "merge",
     "plan",
+    "retrain",
     "split",
+    "to_torch",
     "verify",
 ]

@@ -22,6 +22,7 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -39,12 +40,17 @@ class Bars:
     def begin(self, stage: str, total: int) -> None:
         """A bar of its own for a stage; one that only moves where the total is not known."""
         self._finish()
-        self._task = self._bars.add_task(stage, total=total or None)
+        self._task = self._bars.add_task(stage, total=total or None, detail="")
 
     def advance(self, parts: int) -> None:
         """Move the bar."""
         if self._task is not None:
             self._bars.advance(self._task, parts)
+
+    def detail(self, text: str) -> None:
+        """A few words behind the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, detail=escape(text))
 
     def note(self, text: str) -> None:
         """A line above the bars."""

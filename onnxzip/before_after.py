@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto
 
 from onnxzip.analysis import analyse
-from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions, shares_of
-from onnxzip.errors import InvalidModelError, UsageError, VerificationError
-from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.errors import VerificationError
+from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
+from onnxzip.exporting.originals import feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, plan_report, samples_entry, sha256_of
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
 from onnxzip.loading import load_all
 from onnxzip.loading.files import read
-from onnxzip.net import BATCH, Port
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for, to_model
 
@@ -102,10 +101,10 @@ def verify_files(
     provider_for(run.device)
     with stages.stage("load", len(against)):
         model = read(path)
-        originals = _originals(path, model, against, progress)
+        originals = originals_of(path, model, against, "--against", progress.note)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
-        samples = gather(data, _feeds(model, originals), data_options, rng, progress.note, least=1)
+        samples = gather(data, feeds_for(model, originals), data_options, rng, progress.note, least=1)
     with stages.stage("verify", sum(s.count for s in samples.sources)) as tick:
         evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick)
     report = _report(path, originals, evidence, samples, run, stages)
@@ -121,52 +120,6 @@ def split(fused: Path_, task: str) -> ModelProto:
         UsageError: it has no such task.
     """
     return split_model(read(Path(fused)), task, str(fused))
-
-
-def _originals(
-    path: Path, model: ModelProto, against: Mapping[str, Path_], progress: Progress
-) -> dict[str, tuple[Path, Origin]]:
-    origins = read_origins(entries_of(model), str(path))
-    if not against:
-        raise UsageError(f"give the original nets with --against NAME=FILE.onnx (tasks of {path}: {', '.join(origins)})")
-    found = {}
-    for task, original in against.items():
-        if task not in origins:
-            raise UsageError(f"{path}: has no task {task!r} (tasks: {', '.join(origins)})")
-        file = Path(original)
-        ports = read(file).graph
-        for kind, names, have in (
-            ("input", origins[task].inputs.values(), ports.input),
-            ("output", origins[task].outputs, ports.output),
-        ):
-            lost = [n for n in names if n not in {p.name for p in have}]
-            if lost:
-                raise InvalidModelError(
-                    f"{file}: has no {kind} {lost[0]!r}; it is not the net that task {task!r} was made from"
-                )
-        if sha256_of(file) != origins[task].sha256:
-            progress.note(f"{file}: is not byte for byte the file that task {task!r} was made from ({origins[task].source})")
-        found[task] = (file, origins[task])
-    return found
-
-
-def _feeds(model: ModelProto, originals: Mapping[str, tuple[Path, Origin]]) -> dict[str, Feed]:
-    ports = tuple(_port(v) for v in model.graph.input)
-    outputs = {v.name: _port(v) for v in model.graph.output}
-    return {
-        task: Feed(
-            ports,
-            {own: fused for fused, own in origin.inputs.items()},
-            classes_of([outputs[n] for n in origin.outputs.values()]),
-        )
-        for task, (_, origin) in originals.items()
-    }
-
-
-def _port(value: ValueInfoProto) -> Port:
-    kind = value.type.tensor_type
-    shape = tuple(d.dim_value if d.HasField("dim_value") else BATCH for d in kind.shape.dim)
-    return Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
 
 
 def _report(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +16,13 @@ from onnxzip.before_after import FailedBounds, plan_files, split, verify_files
 from onnxzip.config import (
     DataOptions,
     JobOptions,
+    MergeSteps,
     Options,
     OutputOptions,
     PlanOptions,
+    RetrainData,
     RetrainOptions,
+    RetrainSteps,
     RunOptions,
     VerifyOptions,
     ZipOptions,
@@ -31,10 +34,12 @@ from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.report import to_text
 from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.flags import derived
-from onnxzip.inspection import merge_tables, plan_tables, verify_tables
+from onnxzip.inspection import merge_tables, plan_tables, retrain_tables, verify_tables
 from onnxzip.matching.methods import find_method
-from onnxzip.pipeline import merge_files
-from onnxzip.progress import Silent
+from onnxzip.peers import Peers
+from onnxzip.pipeline import Merged, merge_files
+from onnxzip.progress import Progress, Silent
+from onnxzip.teaching import retrain_files
 
 INTERRUPTED = 130
 WIDTH = 120  # of tables where stdout is no terminal
@@ -107,6 +112,7 @@ def merge(
     plan: PlanOptions,
     zip: ZipOptions,
     run: RunOptions,
+    steps: MergeSteps,
     retrain: RetrainOptions,
     out: OutputOptions,
     job: JobOptions,
@@ -114,19 +120,50 @@ def merge(
     json: Json = False,
 ) -> None:
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
+    if job.shard is not None and steps.retrain:
+        raise UsageError("--retrain cannot meet in a folder: merge with --shard, then `retrain`, alone or under torchrun")
     with joined(job, run.device) as peers:
         files, given = named_files(nets), named_data(data.data)
         find_method(zip.method)
         if peers.leads:
-            inputs = [*files.values(), *map(Path, (given or {}).values())]
-            _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
-        with Bars() if peers.leads else nullcontext(Silent()) as progress:
-            merged = merge_files(files, given, Options(data, plan, zip, run), progress, peers)
+            _check_outputs(_outputs(output, out), [*files.values(), *map(Path, (given or {}).values())], out.force)
+        with _shown(peers) as progress:
+            merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
         if peers.leads:
-            merged.save(output, out.force)
-            if out.report:
-                merged.save_report(out.report, out.force)
+            _save(merged, output, out)
             _emit(merged.report, merge_tables, json)
+    _check_interrupted(merged.report)
+
+
+@command
+def retrain(
+    fused: Fused,
+    teacher: Annotated[list[str], typer.Option("--teacher", metavar="[NAME=]FILE.onnx", help="The original net of a task.")],
+    output: Output,
+    *,
+    data: RetrainData,
+    steps: RetrainSteps,
+    options: RetrainOptions,
+    run: RunOptions,
+    out: OutputOptions,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Retrain a fused net, without labels: each original net teaches its own task. Params change, and never for the worse.
+
+    Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
+    """
+    with joined(JobOptions(), run.device) as peers:
+        files, given = named_files(teacher), named_data(data.data)
+        if peers.leads:
+            inputs = [fused, *files.values(), *map(Path, (given or {}).values())]
+            _check_outputs(_outputs(output, out), inputs, out.force)
+        with _shown(peers) as progress:
+            done = retrain_files(fused, files, given, data, steps, options, run, progress, peers)
+        if peers.leads:
+            _save(done, output, out)
+            _emit(done.report, retrain_tables, json)
+    _check_interrupted(done.report)
 
 
 @command
@@ -188,6 +225,28 @@ def _check_outputs(outputs: Sequence[Path], inputs: Iterable[Path], force: bool)
         if path.resolve() in {p.resolve() for p in outputs[:k]}:
             raise UsageError(f"{path}: is given twice as a place to write to")
         check_writable(path, force)
+
+
+def _check_interrupted(report: Mapping[str, Any]) -> None:
+    """The exit code after a retraining that the user has ended."""
+    if report["retrain"] and report["retrain"]["interrupted"]:
+        _say("interrupted; the best weights so far were written")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _outputs(output: Path, out: OutputOptions) -> list[Path]:
+    return [output, *([out.report] if out.report else [])]
+
+
+def _save(result: Merged, output: Path, out: OutputOptions) -> None:
+    result.save(output, out.force)
+    if out.report:
+        result.save_report(out.report, out.force)
+
+
+def _shown(peers: Peers) -> AbstractContextManager[Progress]:
+    """Bars, of one process alone."""
+    return Bars() if peers.leads else nullcontext(Silent())
 
 
 def _emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:

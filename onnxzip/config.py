@@ -6,6 +6,7 @@ so no stage is ever handed an option that it cannot use.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 from onnxzip.errors import UsageError
 
 LEAST_SAMPLES = 32
+ALL = 1 << 62  # samples
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -180,6 +182,13 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class RetrainData(DataOptions):
+    """What a net is retrained with: everything, unless less is asked for."""
+
+    samples: int = _option(ALL, "Samples used of each source at most.", whole_number, "N", shown="all")
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """What is shared, and how the fused net is laid out."""
 
@@ -224,14 +233,64 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class RetrainOptions:
-    """Light retraining after the zip."""
+class MergeSteps:
+    """How long `merge` retrains after the zip."""
 
-    retrain: int = _option(0, "Steps of retraining after the zip; this version has none.", whole_number, "STEPS")
+    retrain: int = _option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
 
     def __post_init__(self) -> None:
-        if self.retrain:
-            raise UsageError(f"--retrain {self.retrain}: retraining is not available in this version. Leave it out or give 0.")
+        if self.retrain < 0:
+            raise UsageError(f"--retrain {self.retrain} is negative")
+
+
+@dataclass(frozen=True)
+class RetrainSteps:
+    """How long `retrain` retrains, and on how much."""
+
+    steps: int = _option(1000, "Steps; some of them find the learning rate.", whole_number, "N")
+    memory: int = _option(
+        1 << 30, "Memory for params, optimizer and kept answers of the teachers. As 500M or 2G.", size_of, "BYTES", shown="1G"
+    )
+
+    any_teacher: bool = _option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise UsageError(f"--steps {self.steps} is negative")
+
+
+@dataclass(frozen=True)
+class RetrainOptions:
+    """How a fused net is retrained."""
+
+    batch: int = _option(64, "Samples of each task a step.", whole_number, "N")
+    learning_rate: float | None = _option(
+        None, "Fraction of its size that a weight tensor moves in a step. Default: found.", lambda raw: numbers(raw)[0], "F"
+    )
+    temperature: float = _option(1.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
+    head: tuple[str, ...] = _option(
+        (), "What an output of the fused net says, where its graph does not tell.", texts,
+        "OUTPUT=logits|probabilities|values", many=True,
+    )
+    label_weight: float = _option(
+        0.0, "Part of the loss that labels 'y' make up, where they were given.", lambda raw: numbers(raw)[0], "F"
+    )
+    loss: str = _option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
+    checkpoint: Path | None = _option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
+    checkpoint_every: int = _option(100, "Steps between two checkpoints.", whole_number, "N")
+    resume: bool = _option(False, "Go on from the checkpoint.", yes_or_no)
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is below {least}")
+        for name, value in (("learning-rate", self.learning_rate), ("temperature", self.temperature)):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name} {value:g} is not positive")
+        if not 0 <= self.label_weight <= 1:
+            raise UsageError(f"--label-weight {self.label_weight:g} is not between 0 and 1")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
 
 
 @dataclass(frozen=True)
@@ -282,3 +341,5 @@ class Options:
     plan: PlanOptions = field(default_factory=PlanOptions)
     zip: ZipOptions = field(default_factory=ZipOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    steps: MergeSteps = field(default_factory=MergeSteps)
+    retrain: RetrainOptions = field(default_factory=RetrainOptions)

@@ -1,6 +1,6 @@
 """The whole flow, from the files of trained nets to a fused net that has been run against them.
 
-load -> analyse -> data -> sweep -> zip -> verify      (each a stage of the progress, and of `seconds` in the report)
+load -> analyse -> data -> sweep -> zip [-> retrain] -> verify    (each a stage of the progress, and of the report's `seconds`)
 """
 
 from __future__ import annotations
@@ -21,9 +21,19 @@ from onnxzip.analysis import Plan, analyse
 from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
-from onnxzip.calibration.sources import Samples, gather
+from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
-from onnxzip.config import DataOptions, Options, PlanOptions, RunOptions, ZipOptions, shares_of, size_of
+from onnxzip.config import (
+    DataOptions,
+    MergeSteps,
+    Options,
+    PlanOptions,
+    RetrainOptions,
+    RunOptions,
+    ZipOptions,
+    shares_of,
+    size_of,
+)
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
@@ -94,6 +104,8 @@ def merge(
     size: int | None = DataOptions.size,
     seed: int = RunOptions.seed,
     device: str = RunOptions.device,
+    retrain: int = MergeSteps.retrain,
+    retrain_options: RetrainOptions | None = None,
     progress: Progress | None = None,
 ) -> Merged:
     """Merge trained nets into one with a shared trunk and a head per task.
@@ -110,6 +122,8 @@ def merge(
         samples: used of each source at most.
         mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
         seed, device: of everything drawn at random; `auto`, `cpu` or `cuda`.
+        retrain: steps of retraining after the zip, on all samples that are given.
+        retrain_options: batch, learning rate, loss, checkpoints.
         progress: is told how far the work is.
 
     Raises:
@@ -120,6 +134,8 @@ def merge(
         PlanOptions(shares_of(share), layout),
         ZipOptions(method, size_of(memory)),
         RunOptions(seed, device),
+        MergeSteps(retrain),
+        retrain_options or RetrainOptions(),
     )
     return merge_files(nets, data, options, progress or Silent())
 
@@ -140,17 +156,21 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         plan = analyse(loaded, options.plan.share, options.plan.layout)
     _refuse_fixed_batches(plan)
     with stages.stage("data"):
-        samples = gather(data, feeds_of(plan), options.data, rng, progress.note, peers=peers)
+        given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
+        samples = given.drawn(options.data.samples, peers)
     peers.begin(job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, method, samples, options.run, store, stages, peers)
     net, origins = _described(plan, zipped, files, options)
-    content = to_bytes(net)
+    content, retrained = to_bytes(net), None
+    if options.steps.retrain:
+        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages)
     with stages.stage("verify", sum(int(s.held().sum()) for s in samples.sources)) as tick:
         originals = {t: (files[t], origins[t]) for t in files}
         evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick, peers)
     _check(plan, evidence)
-    return Merged(content, merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options))
+    report = merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options)
+    return Merged(content, report | {"retrain": retrained})
 
 
 def _zip(
@@ -164,6 +184,28 @@ def _zip(
             frontier.sweep(plan.steps, not REPAIR, tick)
     with stages.stage("zip", len(plan.steps)) as tick:
         return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, peers=peers)
+
+
+def _limit(options: Options) -> int:
+    """Samples that are taken from iterables."""
+    if not options.steps.retrain:
+        return options.data.samples
+    from onnxzip.retraining.student import wanted_rows
+
+    return max(options.data.samples, wanted_rows(options.steps.retrain, options.retrain))
+
+
+def _retrained(
+    content: bytes, originals: Mapping[str, tuple[Path, Origin]], given: Given, options: Options, stages: Stages
+) -> tuple[bytes, dict[str, Any]]:
+    """The content with better params, and what the report says of it."""
+    from onnxzip.retraining.student import Lesson, retrain_content
+    from onnxzip.retraining.teachers import teachers_of
+
+    with stages.stage("retrain", options.steps.retrain):
+        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.data.samples, options.zip.memory)
+        done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress)
+    return done.content, done.as_dict()
 
 
 def _refuse_fixed_batches(plan: Plan) -> None:

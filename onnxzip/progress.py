@@ -18,6 +18,9 @@ class Progress(Protocol):
     def advance(self, parts: int) -> None:
         """So many more parts of the stage are done."""
 
+    def detail(self, text: str) -> None:
+        """How things stand in the stage, in place of what was said of it before."""
+
     def note(self, text: str) -> None:
         """Something that the user should know, once."""
 
@@ -29,6 +32,9 @@ class Silent:
         """Nothing."""
 
     def advance(self, parts: int) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:

@@ -16,8 +16,8 @@ CEILING = 300
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
     "errors", "linalg", "net", "ops", "runtime", "config", "progress", "peers", "loading", "analysis", "calibration",
-    "matching", "fusion", "retraining", "exporting", "distributed", "inspection", "pipeline", "before_after", "__init__",
-    "flags", "bars", "cli", "__main__",
+    "matching", "fusion", "exporting", "retraining", "distributed", "inspection", "pipeline", "before_after", "teaching",
+    "__init__", "flags", "bars", "cli", "__main__",
 )
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
 # names the version of `onnxruntime`.

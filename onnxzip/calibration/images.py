@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,29 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def read_folder(folder: Path, port: Port, options: DataOptions, rng: np.random.Generator) -> np.ndarray:
-    """Images of a folder, some drawn at random where there are too many: uint8 in the layout of an input.
+def image_files(folder: Path, port: Port) -> tuple[Path, ...]:
+    """Images below a folder, by name.
 
     Raises:
-        InvalidDataError: no images, one that cannot be read, or an input that takes no images.
+        InvalidDataError: there are none, or the input takes no images.
     """
-    axis = channel_axis(port, str(folder))
-    height, width = (s for d, s in enumerate(port.shape) if d not in (0, axis))
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    channel_axis(port, str(folder))
+    files = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
     if not files:
         raise InvalidDataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
-    chosen = sorted(rng.permutation(len(files))[: options.samples])
+    return files
+
+
+def read_images(files: Sequence[Path], port: Port, options: DataOptions, where: str) -> np.ndarray:
+    """Images as uint8 in the layout of an input.
+
+    Raises:
+        InvalidDataError: one cannot be read.
+    """
+    axis = channel_axis(port, where)
+    height, width = (s for d, s in enumerate(port.shape) if d not in (0, axis))
     mode = _MODES[port.shape[axis]]
-    stacked = np.stack([_read_image(files[k], mode, (height, width), options.size or min(height, width)) for k in chosen])
+    stacked = np.stack([_read_image(f, mode, (height, width), options.size or min(height, width)) for f in files])
     return stacked if axis == len(port.shape) - 1 else np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.calibration.spool import spooled
 from onnxzip.errors import InvalidDataError, OnnxzipError
 
 Arrays = dict[str, np.ndarray]
@@ -112,23 +113,20 @@ def _reader_batches(reader: Any) -> Iterator[Any]:
 
 def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
     """Batches one after the other, until there are enough samples."""
-    parts: dict[str, list[np.ndarray]] = {}
-    count = 0
+    return spooled(_batches(batches, where), limit, where)
+
+
+def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
+    names: set[str] | None = None
     for batch in _foreign(batches, where):
         arrays = _arrays(batch, where)
-        if parts and set(arrays) != set(parts):
-            raise InvalidDataError(f"{where}: a batch holds {', '.join(arrays)}, those before it {', '.join(parts)}")
+        if names is not None and set(arrays) != names:
+            raise InvalidDataError(f"{where}: a batch holds {', '.join(arrays)}, those before it {', '.join(sorted(names))}")
+        names = set(arrays)
         for name, array in arrays.items():
             if array.ndim == 0:
                 raise InvalidDataError(f"{where}: a batch holds a single number as {name!r}; an array of samples is needed")
-            parts.setdefault(name, []).append(array)
-        count += len(next(iter(arrays.values()), ()))
-        if count >= limit:
-            break
-    try:
-        return {name: np.concatenate(found) for name, found in parts.items()}
-    except ValueError as error:
-        raise InvalidDataError(f"{where}: its batches do not fit together ({_plain(error)})") from error
+        yield arrays
 
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:

@@ -1,6 +1,6 @@
-"""Data as given to sources of samples: who is served by what, checked, cut down to what is needed, shuffled.
+"""Data as given to pools and sources of samples: who is served by what, checked, shuffled, cut down to what is needed.
 
-Tasks that are given the same data share one source. Without data there is one source of seeded normal noise for all.
+Tasks that are given the same data share one pool. Without data there is one pool of seeded normal noise for all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, converted, named
-from onnxzip.calibration.images import read_folder
+from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
+from onnxzip.calibration.images import image_files
 from onnxzip.calibration.reading import is_folder, read, where_of
-from onnxzip.calibration.samples import Source, block_of, hand
+from onnxzip.calibration.rows import ArrayRows, FolderRows, Pool, Rows
+from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port, per_sample
@@ -28,13 +29,35 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Given:
+    """All data of a piece of work.
+
+    Attributes:
+        pools: every task stands in exactly one.
+        noise: whether they are noise because no data were given.
+        scaled: what held uint8 images, which were scaled to 0..1.
+    """
+
+    pools: tuple[Pool, ...]
+    noise: bool
+    scaled: tuple[str, ...]
+
+    def drawn(self, samples: int, peers: Peers = ALONE) -> Samples:
+        """So many samples of each pool at most, dealt to the processes that work together.
+
+        Raises:
+            InvalidDataError: numbers that the nets cannot be fed with, or fewer samples than processes.
+        """
+        return Samples(tuple(p.source(samples, peers) for p in self.pools), self.noise, self.scaled)
+
+
+@dataclass(frozen=True)
 class Samples:
-    """All sources of a piece of work.
+    """Samples drawn from all data.
 
     Attributes:
         sources: every task stands in exactly one.
-        noise: whether they are noise because no data were given.
-        scaled: what held uint8 images, which were scaled to 0..1.
+        noise, scaled: as of `Given`.
     """
 
     sources: tuple[Source, ...]
@@ -53,36 +76,54 @@ def gather(
     rng: np.random.Generator,
     note: Note,
     least: int = LEAST_SAMPLES,
-    peers: Peers = ALONE,
 ) -> Samples:
-    """Data as sources.
+    """Data as sources: `collect`, and `options.samples` of each drawn.
+
+    Raises:
+        InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
+    """
+    return collect(data, feeds, options, rng, note, least).drawn(options.samples)
+
+
+def collect(
+    data: Any,
+    feeds: Mapping[str, Feed],
+    options: DataOptions,
+    rng: np.random.Generator,
+    note: Note,
+    least: int = LEAST_SAMPLES,
+    limit: int | None = None,
+) -> Given:
+    """Data as pools.
 
     Args:
         data: None for noise; one item for all tasks; or a mapping task -> item (None or missing: the item under "").
         feeds: by task.
         options: cap, and how images are read.
-        rng: draws samples and noise.
+        rng: draws the order and noise.
         note: is told what the user should know.
         least: samples that are needed.
-        peers: the processes that the samples are dealt to; each is given the same data.
+        limit: samples that are taken from iterables; None for `options.samples`.
 
     Raises:
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        return Samples((_noise(feeds, options, rng, peers),), True, ())
-    groups = _grouped(data, tuple(feeds))
-    sources, scaled = [], []
-    for tasks, item in groups:
-        source, was_scaled = _source(item, {t: feeds[t] for t in tasks}, options, rng, least, note, peers)
-        sources.append(source)
-        if was_scaled:
+        return Given((_noise(feeds, options, rng),), True, ())
+    pools, scaled = [], []
+    for tasks, item in _grouped(data, tuple(feeds)):
+        mine = {t: feeds[t] for t in tasks}
+        rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
+        if rows.count < least:
+            raise InvalidDataError(f"{where_of(item)}: holds {rows.count} samples; at least {least} are needed")
+        pools.append(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)))
+        if _holds_images(rows):
             scaled.append(where_of(item))
     if scaled:
         note(f"uint8 images scaled to 0..1: {', '.join(scaled)}")
     elif options.mean or options.std:
         note("--mean and --std are for image folders and uint8 images; these data are taken as they are")
-    return Samples(tuple(sources), False, tuple(scaled))
+    return Given(tuple(pools), False, tuple(scaled))
 
 
 def _grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
@@ -112,62 +153,52 @@ def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
     return not arrays or set(data) <= {*tasks, ""}
 
 
-def _source(
-    item: Any, feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator, least: int, note: Note, peers: Peers
-) -> tuple[Source, bool]:
+def _rows(
+    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
+) -> tuple[Rows, dict[str, np.ndarray]]:
+    """The samples of an item, and their labels by task."""
     where, feed = where_of(item), next(iter(feeds.values()))
+    if is_folder(item):
+        if len(feed.ports) != 1:
+            raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(feed.ports)}")
+        return FolderRows(image_files(Path(item), feed.ports[0]), feed.ports[0], options, where), {}
     aliases = {k: v for f in feeds.values() for k, v in f.aliases.items()}
-    arrays = _read(item, feed, options, rng)
+    arrays = read(item, limit)
     inputs, labels = named(arrays, replace(feed, aliases=aliases), where)
     unused = [n for n in arrays if arrays[n] is not labels and not any(arrays[n] is a for a in inputs.values())]
     if unused:
         note(f"{where}: {', '.join(map(repr, unused))} not used")
-    count = check_counts(inputs, labels, where)
-    if count < least:
-        raise InvalidDataError(f"{where}: holds {count} samples; at least {least} are needed")
+    check_counts(inputs, labels, where)
     for port in feed.ports:
         check_shape(inputs[port.name], port, where)
+    return ArrayRows(inputs, feed.ports, options, where), {} if labels is None else _labels(labels, feeds, where, note)
+
+
+def _labels(labels: np.ndarray, feeds: Mapping[str, Feed], where: str, note: Note) -> dict[str, np.ndarray]:
+    """Checked labels for the tasks that have classes."""
     by_task = {}
     for task, one in feeds.items():
-        if labels is not None and one.classes is not None:
+        if one.classes is not None:
             by_task[task] = checked_labels(labels, one.classes, task, where)
-        elif labels is not None:
+        else:
             note(f"{where}: labels 'y' not used for {task!r}, which has no output of classes")
-    order = rng.permutation(count)[: options.samples]
-    dealt, whole = _dealt(len(order), where, peers), len(order)
-    order = order if dealt is None else order[dealt]
-    ready = {p.name: converted(inputs[p.name][order], p, options, where) for p in feed.ports}
-    images = any(inputs[p.name].dtype == np.uint8 and p.dtype.kind == "f" for p in feed.ports)
-    return Source(tuple(feeds), ready, {t: y[order] for t, y in by_task.items()}, dealt, whole), images
+    return by_task
 
 
-def _dealt(count: int, where: str, peers: Peers) -> np.ndarray | None:
-    """Which of the samples are this process's; None for all."""
-    if peers.size == 1:
-        return None
-    if count // block_of(count) < peers.size:
-        raise InvalidDataError(
-            f"{where}: {count} samples are too few for {peers.size} processes. Start at most {count // block_of(count)}, or "
-            "give more samples."
-        )
-    return hand(count, peers.place, peers.size)
+def _holds_images(rows: Rows) -> bool:
+    """Whether a pool's numbers are scaled from 0..255."""
+    if isinstance(rows, FolderRows):
+        return rows.port.dtype.kind == "f"
+    assert isinstance(rows, ArrayRows)
+    return any(rows.arrays[p.name].dtype == np.uint8 and p.dtype.kind == "f" for p in rows.ports)
 
 
-def _read(item: Any, feed: Feed, options: DataOptions, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    if not is_folder(item):
-        return read(item, options.samples)
-    if len(feed.ports) != 1:
-        raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(feed.ports)}")
-    return {feed.ports[0].name: read_folder(Path(item), feed.ports[0], options, rng)}
-
-
-def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator, peers: Peers) -> Source:
+def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator) -> Pool:
     ports = next(iter(feeds.values())).ports
     per = 4 * sum(per_sample(p.shape[1:]) for p in ports)
     count = min(options.samples, max(LEAST_SAMPLES, min(NOISE_SAMPLES, NOISE_BYTES // max(per, 1))))
-    dealt = _dealt(count, "noise", peers)
-    mine = slice(None) if dealt is None else dealt
-    return Source(tuple(feeds), {p.name: _noise_for(p, count, rng)[mine] for p in ports}, {}, dealt, count)
+    noise = {p.name: _noise_for(p, count, rng) for p in ports}
+    return Pool(tuple(feeds), ArrayRows(noise, ports, options, "noise"), {}, np.arange(count))
 
 
 def _noise_for(port: Port, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -20,6 +20,8 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _task_table(report)
     yield _size_table(report)
     yield _space_table(report, fitted=True)
+    if report["retrain"]:
+        yield _retrain_table(report["retrain"])
     yield from _refusals(report)
 
 
@@ -34,6 +36,33 @@ def verify_tables(report: Report) -> Iterator[RenderableType]:
     """How close a fused net comes to its originals."""
     yield from _noise_line(report, "Compared")
     yield _task_table(report)
+
+
+def retrain_tables(report: Report) -> Iterator[RenderableType]:
+    """What retraining has brought."""
+    yield from _noise_line(report, "Retrained")
+    yield _task_table(report)
+    yield _retrain_table(report["retrain"])
+
+
+def _retrain_table(done: Report) -> Table:
+    """Judgements before and after."""
+    columns = "loss before", "after", "relative error before", "after", "agreement before", "after"
+    table = _table(_retrain_title(done), "task", *columns)
+    for name, task in done["tasks"].items():
+        pairs = [(task["start"][key], task["end"][key]) for key in ("loss", "relative_error", "top1_agreement")]
+        losses, errors, agreements = pairs
+        cells = [f"{x:.4g}" for x in losses] + [f"{x:.3g}" for x in errors] + [_percent(x) for x in agreements]
+        table.add_row(name, *cells)
+    return table
+
+
+def _retrain_title(done: Report) -> str:
+    title = f"Retraining: {done['steps']:,} steps in {done['seconds']:.1f} s"
+    if not done["kept_step"]:
+        return f"{title}; nothing was better than the start, which was kept"
+    trials = f", {done['trial_steps']:,} of them to find the learning rate" if done["trial_steps"] else ""
+    return f"{title}{trials}; learning rate {done['learning_rate']:g}; held-out samples"
 
 
 def _noise_line(report: Report, verb: str) -> Iterator[Text]:

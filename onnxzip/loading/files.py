@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.runtime import newest_versions
@@ -26,6 +27,13 @@ def read(path: Path) -> ModelProto:
         InvalidModelError: the file is missing, empty, truncated, not ONNX, or refused by onnx's checker.
         UnsupportedError: it is valid, but newer or older than what can be handled, quantised or not float32.
     """
+    model = read_any_float(path)
+    _refuse_number_formats(path, model)
+    return model
+
+
+def read_any_float(path: Path) -> ModelProto:
+    """As `read`, whatever types of numbers the file holds."""
     _refuse_unreadable(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -41,7 +49,30 @@ def read(path: Path) -> ModelProto:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"{path}: its external data cannot be read: {plain(error)}. Keep it beside.") from error
-    _refuse_number_formats(path, model)
+    return model
+
+
+def parse(content: bytes, where: Path) -> ModelProto:
+    """As `read_any_float`, of what is in a file; `where` is for messages.
+
+    Raises:
+        InvalidModelError: it is no ONNX net, is refused by onnx's checker, or has params outside of it.
+        UnsupportedError: it is newer or older than what can be handled.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        raise InvalidModelError(f"{where}: not an ONNX file, or a truncated one. Export or copy it again.") from error
+    if not model.graph.node:
+        raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
+    _refuse_versions(where, model)
+    if any(uses_external_data(t) for t in model.graph.initializer):
+        raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
+    try:
+        onnx.checker.check_model(content)
+    except onnx.checker.ValidationError as error:
+        raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model
 
 

@@ -73,7 +73,8 @@ def _expand_line(view: View) -> Line:
 
 
 def _expand(x: Any, *, shape: Any) -> Any:
-    return torch.broadcast_to(x, torch.broadcast_shapes(x.shape, tuple(max(d, 1) for d in ints(shape))))
+    """To a shape of positive sizes; whoever runs a net puts the batch into it."""
+    return torch.broadcast_to(x, torch.broadcast_shapes(x.shape, tuple(shape)))
 
 
 def _adapt_expand(

@@ -1,0 +1,110 @@
+"""Samples by number: whatever holds them, any of them can be had at any time, and only those asked for become float32.
+
+arrays   as stored: uint8 stays uint8, a .npy file stays on disk
+folder   an image is read when it is asked for
+spooled  what an iterable yields, once, in a scratch file
+
+A pool is what some tasks share: its rows, their labels, and the order in which they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from onnxzip.calibration.checking import converted
+from onnxzip.calibration.images import read_images
+from onnxzip.calibration.samples import Source, block_of, hand
+from onnxzip.config import DataOptions
+from onnxzip.errors import InvalidDataError
+from onnxzip.net import Port
+from onnxzip.peers import ALONE, Peers
+
+
+class Rows(Protocol):
+    """Samples by number."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Some of them by input, in the number formats of the inputs.
+
+        Raises:
+            InvalidDataError: NaN, Inf, numbers that an input's format cannot hold, or an image that cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of arrays by input."""
+
+    arrays: Mapping[str, np.ndarray]
+    ports: tuple[Port, ...]
+    options: DataOptions
+    where: str
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        return {p.name: converted(self.arrays[p.name][index], p, self.options, self.where) for p in self.ports}
+
+
+@dataclass(frozen=True)
+class FolderRows:
+    """Images of a folder."""
+
+    files: tuple[Path, ...]
+    port: Port
+    options: DataOptions
+    where: str
+
+    @property
+    def count(self) -> int:
+        return len(self.files)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        images = read_images([self.files[k] for k in index], self.port, self.options, self.where)
+        return {self.port.name: converted(images, self.port, self.options, self.where)}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Everything that some tasks were given.
+
+    Attributes:
+        tasks: who is served.
+        rows: the samples.
+        labels: task -> class of each row, where they were given.
+        order: all row numbers, shuffled; whoever needs n rows takes the first n.
+    """
+
+    tasks: tuple[str, ...]
+    rows: Rows
+    labels: Mapping[str, np.ndarray]
+    order: np.ndarray = field(repr=False)
+
+    def source(self, samples: int, peers: Peers = ALONE) -> Source:
+        """The first rows in order, at most so many, as the zip takes them; of these, what one process is dealt.
+
+        Raises:
+            InvalidDataError: there are too few for all processes.
+        """
+        index = self.order[:samples]
+        total, dealt = len(index), None
+        if peers.size > 1:
+            if (most := total // block_of(total)) < peers.size:
+                raise InvalidDataError(
+                    f"data for {', '.join(self.tasks)}: {total} samples are too few for {peers.size} processes. Start at "
+                    f"most {most}, or give more samples."
+                )
+            dealt = hand(total, peers.place, peers.size)
+            index = index[dealt]
+        return Source(self.tasks, self.rows.take(index), {t: y[index] for t, y in self.labels.items()}, dealt, total)

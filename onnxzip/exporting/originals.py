@@ -1,0 +1,82 @@
+"""The original nets of a fused file: found by its metadata, checked against it, and what they are fed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, ValueInfoProto, helper
+
+from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.errors import InvalidModelError, UsageError
+from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.report import sha256_of
+from onnxzip.loading.files import read
+from onnxzip.net import BATCH, Port
+
+Originals = Mapping[str, tuple[Path, Origin]]
+
+
+def originals_of(
+    path: Path, model: ModelProto, given: Mapping[str, str | PathLike[str]], flag: str, differs: Callable[[str], None]
+) -> dict[str, tuple[Path, Origin]]:
+    """Files of original nets with what the fused net says of them.
+
+    Args:
+        path, model: the fused file, and what is in it.
+        given: files by task; not all tasks need be there.
+        flag: how such files are given, for messages.
+        differs: is told of a file that is not the one that a task was made from.
+
+    Raises:
+        UsageError: none is given, or one for a task that does not exist.
+        InvalidModelError: a file lacks inputs or outputs of its task.
+    """
+    origins = read_origins(entries_of(model), str(path))
+    if not given:
+        raise UsageError(f"give the original nets with {flag} NAME=FILE.onnx (tasks of {path}: {', '.join(origins)})")
+    found = {}
+    for task, original in given.items():
+        if task not in origins:
+            raise UsageError(f"{path}: has no task {task!r} (tasks: {', '.join(origins)})")
+        file = Path(original)
+        _check_ports(task, file, origins[task])
+        if sha256_of(file) != origins[task].sha256:
+            differs(f"{file}: is not byte for byte the file that task {task!r} was made from ({origins[task].source})")
+        found[task] = (file, origins[task])
+    return found
+
+
+def _check_ports(task: str, file: Path, origin: Origin) -> None:
+    graph = read(file).graph
+    for kind, names, have in (
+        ("input", origin.inputs.values(), graph.input),
+        ("output", origin.outputs, graph.output),
+    ):
+        lost = [n for n in names if n not in {p.name for p in have}]
+        if lost:
+            raise InvalidModelError(
+                f"{file}: has no {kind} {lost[0]!r}; it is not the net that task {task!r} was made from"
+            )
+
+
+def feeds_for(model: ModelProto, originals: Originals) -> dict[str, Feed]:
+    """What each task of a fused file is fed with."""
+    ports = tuple(_port(v) for v in model.graph.input)
+    outputs = {v.name: _port(v) for v in model.graph.output}
+    return {
+        task: Feed(
+            ports,
+            {own: fused for fused, own in origin.inputs.items()},
+            classes_of([outputs[n] for n in origin.outputs.values()]),
+        )
+        for task, (_, origin) in originals.items()
+    }
+
+
+def _port(value: ValueInfoProto) -> Port:
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else BATCH for d in kind.shape.dim)
+    return Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)

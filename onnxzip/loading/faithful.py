@@ -1,0 +1,200 @@
+"""A file as the net that it is, with its own params: nothing is folded into them, so that each can be trained and put back.
+
+    file -> one opset, widened to float32 -> params as inputs -> folded, inferred -> Net -> inputs as params again
+
+While shapes and constants are folded the params stand among the graph's inputs: what is computed from them stays computed,
+what is computed from shapes alone goes. Constants remain: what sets an operator (bounds of a Clip, scales of a Resize), what
+an operator without a record reads, single numbers in Constant nodes, and what lies in local functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.files import opset_of, parse, read_any_float
+from onnxzip.loading.importing import to_net
+from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
+from onnxzip.loading.removal import without_idle_nodes
+from onnxzip.loading.shapes import Runs, fold_for_both_batches
+from onnxzip.loading.stored import HALVES, held_by, holders, read_floats
+from onnxzip.net import Net
+from onnxzip.ops import find
+
+_SHAPES_ONLY = frozenset({"Shape", "Size"})
+IN_MEMORY = Path("<net in memory>")
+
+
+@dataclass(frozen=True)
+class Faithful:
+    """A file read for training.
+
+    Attributes:
+        content: the file, its external data inlined.
+        net: what it computes, in canonical attributes; its params are the file's trainable ones by their names, and constants.
+        trainable: names of the params that are stored in the file and can be put back.
+        frozen: those among them that are no weights: running statistics, exponents, single numbers.
+    """
+
+    content: bytes
+    net: Net
+    trainable: tuple[str, ...]
+    frozen: frozenset[str]
+
+
+def read_faithfully(source: bytes | Path) -> Faithful:
+    """Read a file, or what is in one.
+
+    Raises:
+        InvalidModelError: it is no valid ONNX net.
+        UnsupportedError: operators in it have no record (all of them are named), or it cannot be brought to one form.
+    """
+    where = source if isinstance(source, Path) else IN_MEMORY
+    model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
+    content = _content(source, model)
+    lifted = _lifted(model)
+    values = {name: read_floats(holder) for name, holder in holders(lifted)}
+    prepared = prepare(where, _widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    names = _as_inputs(prepared.graph, values)
+    runs = fold_for_both_batches(where, prepared)
+    _refuse_unknown(where, runs)
+    net = without_idle_nodes(canonical_attributes(to_net(where, "", prepared, runs)))
+    read = {v for node in net.nodes for v in node.inputs} | {p.name for p in net.outputs}
+    trained = tuple(name for name in names if name in read)
+    net = replace(
+        net,
+        name=model.graph.name or where.stem,
+        inputs=tuple(port for port in net.inputs if port.name not in set(names)),
+        params={**net.params, **{name: values[name] for name in trained}},
+    )
+    return Faithful(content, net, trained, _frozen(net, trained))
+
+
+def _content(source: bytes | Path, model: ModelProto) -> bytes:
+    """The file itself; where it has external data, one that holds them."""
+    if isinstance(source, bytes):
+        return source
+    content = source.read_bytes()
+    inside = ModelProto.FromString(content)
+    if all(t.data_location == TensorProto.DEFAULT for t in inside.graph.initializer):
+        return content
+    try:
+        return bytes(model.SerializeToString(deterministic=True))
+    except ValueError as error:
+        raise UnsupportedError(f"{source}: with its external data it is above the 2 GB that one ONNX file can hold.") from error
+
+
+def _lifted(model: ModelProto) -> ModelProto:
+    """A copy in which Constant nodes of more than one float are initializers."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    nodes = list(copy.graph.node)
+    kept = []
+    for node in nodes:
+        held = held_by(node)
+        if held is None or (array := read_floats(held)).size == 1:
+            kept.append(node)
+            continue
+        if isinstance(held, TensorProto):
+            copy.graph.initializer.add().CopyFrom(held)
+            copy.graph.initializer[-1].name = node.output[0]
+        else:
+            copy.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del copy.graph.node[:]
+    copy.graph.node.extend(kept)
+    return copy
+
+
+def _widened(model: ModelProto) -> ModelProto:
+    """Half types become float32, in place: a net of halves is computed in float32."""
+    graphs = [model.graph]
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        _widen_node(node)
+    for graph in graphs:
+        for tensor in graph.initializer:
+            _widen_tensor(tensor)
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            if info.type.tensor_type.elem_type in HALVES:
+                info.type.tensor_type.elem_type = TensorProto.FLOAT
+    return model
+
+
+def _widen_node(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            _widen_tensor(attribute.t)
+        elif attribute.name in ("to", "dtype", "stash_type") and attribute.i in HALVES:
+            attribute.i = TensorProto.FLOAT
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in HALVES:
+        tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
+
+
+def _as_inputs(graph: GraphProto, values: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Turn the params that can be trained into inputs of the graph; their names."""
+    fixed = _settings(graph)
+    stored = {t.name: t for t in graph.initializer}
+    names = [n for n, v in values.items() if n in stored and n not in fixed and v.size]
+    _remove(graph.initializer, names)
+    _remove(graph.input, names)
+    for name in names:
+        graph.input.append(helper.make_tensor_value_info(name, stored[name].data_type, values[name].shape))
+    return tuple(names)
+
+
+def _remove(items: object, names: Collection[str]) -> None:
+    gone = set(names)
+    for at in reversed([k for k, item in enumerate(items) if item.name in gone]):  # type: ignore[call-overload]
+        del items[at]  # type: ignore[attr-defined]
+
+
+def _settings(graph: GraphProto) -> set[str]:
+    """Every value that a constant input of an operator, or an operator without a record, is computed from."""
+    before = {value: node for node in graph.node for value in node.output}
+    found: set[str] = set()
+    stack = [value for node in graph.node for value in _constant_inputs(node)]
+    while stack:
+        value = stack.pop()
+        if value in found:
+            continue
+        found.add(value)
+        node = before.get(value)
+        if node is not None and node.op_type not in _SHAPES_ONLY:
+            stack.extend(node.input)
+    return found
+
+
+def _constant_inputs(node: NodeProto) -> list[str]:
+    record = find(node.op_type) if not node.domain else find(f"{node.domain}.{node.op_type}")
+    if record is None:
+        return [] if node.op_type in _SHAPES_ONLY else list(node.input)
+    return [node.input[at] for at in record.constants if at < len(node.input)]
+
+
+def _refuse_unknown(where: Path, runs: Runs) -> None:
+    """Before types and shapes are asked for, which an unknown operator may not have."""
+    found: dict[str, list[str]] = {}
+    for node in runs.first.nodes:
+        op = f"{node.domain}.{node.op}" if node.domain else str(node.op)
+        if find(op) is None:
+            found.setdefault(op, []).append(repr(node.name))
+    if found:
+        listed = "; ".join(f"{op} (node {', '.join(names)})" for op, names in found.items())
+        raise UnsupportedError(f"{where}: operators without a torch function: {listed}. Export the net without them.")
+
+
+def _frozen(net: Net, trained: Collection[str]) -> frozenset[str]:
+    """Statistics are of data, and a step can make a variance negative; an exponent's gradient needs the logarithm."""
+    statistics = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
+    exponents = {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
+    numbers = {name for name in trained if net.params[name].ndim == 0}
+    return frozenset((statistics | exponents | numbers) & set(trained))

@@ -1,0 +1,135 @@
+"""Batches: which rows a step sees is a pure function of the seed and the step, so that any step can be made again.
+
+A fifth of each pool, as far as the zip's own held-out rows reach and at least `HELD`, is never trained on; the first `HELD`
+of these rows judge. The others come in epochs: the first in the pool's own order, each later one in an order drawn from
+(seed, pool, epoch); what is left over at the end of an epoch waits for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.retraining.teachers import Answers, Teacher
+
+HELD = 512
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one pool gives to a batch.
+
+    Attributes:
+        tasks: who it serves.
+        feeds: inputs of the fused net.
+        targets: the teachers' outputs by the fused net's names.
+        labels: task -> classes, where they were given.
+    """
+
+    tasks: tuple[str, ...]
+    feeds: Mapping[str, Tensor]
+    targets: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+
+    @property
+    def count(self) -> int:
+        """Samples."""
+        return len(next(iter(self.feeds.values())))
+
+
+Batch = tuple[Portion, ...]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The order in which one pool's rows are drawn.
+
+    Attributes:
+        rows: those to train on.
+        batch: how many at a time.
+        key: seed and number of the pool.
+    """
+
+    rows: np.ndarray
+    batch: int
+    key: tuple[int, int]
+
+    def places(self, step: int) -> np.ndarray:
+        """Positions in `rows` that a step sees."""
+        size = min(self.batch, len(self.rows))
+        per_epoch = len(self.rows) // size
+        epoch, part = divmod(step, per_epoch)
+        if epoch == 0:
+            return np.arange(part * size, (part + 1) * size)
+        order = np.random.default_rng((*self.key, epoch)).permutation(len(self.rows))
+        return order[part * size : (part + 1) * size]
+
+
+class Stream:
+    """Batches of one pool.
+
+    Args:
+        pool: its samples.
+        teachers: of its tasks.
+        span: rows that the zip was calibrated with.
+        batch: samples a step.
+        key: seed and number of the pool.
+        room: bytes for the teachers' answers.
+        device: where tensors go.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        teachers: tuple[Teacher, ...],
+        span: int,
+        batch: int,
+        key: tuple[int, int],
+        room: int,
+        device: torch.device,
+    ) -> None:
+        self.pool, self.device = pool, device
+        train, held = parted(pool.order, span)
+        self.drawing = Drawing(train, batch, key)
+        self.answers = Answers(pool, train, teachers, min(batch, len(train)), room)
+        self.held = held[:HELD]
+        self.held_answers = Answers(pool, self.held, teachers, batch, room)
+        self.block = batch
+
+    def at(self, step: int) -> Portion:
+        """What a step sees."""
+        places = self.drawing.places(step)
+        return self._portion(self.drawing.rows[places], self.answers, places)
+
+    def judging(self) -> Iterator[Portion]:
+        """The rows that judge, in portions."""
+        for start in range(0, len(self.held), self.block):
+            places = np.arange(start, min(start + self.block, len(self.held)))
+            yield self._portion(self.held[places], self.held_answers, places)
+
+    def _portion(self, rows: np.ndarray, answers: Answers, places: np.ndarray) -> Portion:
+        feeds = self.pool.rows.take(rows)
+        targets = answers.take(places, feeds)
+        labels = {task: y[rows] for task, y in self.pool.labels.items()}
+        return Portion(self.pool.tasks, *(self._tensors(a) for a in (feeds, targets, labels)))
+
+    def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for name, a in arrays.items()}
+
+
+def parted(order: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows that are held out: every fifth among the first ones, as the zip holds them out."""
+    places = np.arange(len(order))
+    held = (places % HELD_OUT == HELD_OUT - 1) & (places < max(span, HELD * HELD_OUT))
+    return order[~held], order[held]
+
+
+def batch_at(streams: Sequence[Stream], step: int) -> Batch:
+    """What a step sees: a portion of every pool."""
+    return tuple(stream.at(step) for stream in streams)

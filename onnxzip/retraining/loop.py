@@ -1,0 +1,170 @@
+"""One course of retraining: steps, the rows that judge, the best weights so far.
+
+    step    losses of all tasks, each over its loss at the start, summed; rate * warm-up * cosine down to 0
+    watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start in any respect,
+            and the mean loss (over the loss at the start) is the lowest so far
+    stop    after the last step, when asked to, or when nothing better has come for long
+
+The weights at the start are the best so far until others are, so no course ends below its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxzip.retraining.batches import Stream, batch_at
+from onnxzip.retraining.losses import Judgement, Losses, judge
+from onnxzip.retraining.optimizer import Proportional
+
+WARM_UP, LONGEST_WARM_UP = 0.1, 100
+WATCHES, LEAST_GAP = 15, 5
+PATIENCE, LEAST_PATIENCE = 1 / 3, 200
+FLOOR = 1e-3  # of the largest loss at the start: below it a task counts as if it had that much to gain
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what.
+
+    Attributes:
+        losses: the net and its losses.
+        streams: of all pools.
+        start: how the weights at the start were judged.
+    """
+
+    losses: Losses
+    streams: tuple[Stream, ...]
+    start: Mapping[str, Judgement]
+
+    def weights(self) -> Weights:
+        """A copy of what is trained."""
+        return {n: p.detach().clone() for n, p in self.losses.net.params().items() if p.requires_grad}
+
+    @torch.no_grad()
+    def put(self, weights: Weights) -> None:
+        """Set what is trained."""
+        params = self.losses.net.params()
+        for name, value in weights.items():
+            params[name].copy_(value)
+
+    def judged(self) -> dict[str, Judgement]:
+        """The weights as they are."""
+        return judge(self.losses, (p for s in self.streams for p in s.judging()))
+
+    def scales(self) -> list[float]:
+        """What each task's loss is divided by."""
+        starts = [self.start[t].loss for t in self.losses.tasks]
+        floor = max(FLOOR * max(starts), torch.finfo(torch.float32).tiny)
+        return [max(s, floor) for s in starts]
+
+    def score(self, now: Mapping[str, Judgement]) -> float:
+        """Mean loss, each over its loss at the start."""
+        losses = [now[t].loss for t in self.losses.tasks]
+        return sum(n / s for n, s in zip(losses, self.scales(), strict=True)) / len(losses)
+
+    def allows(self, now: Mapping[str, Judgement]) -> bool:
+        """Whether no task is worse than at the start."""
+        return all(now[task].no_worse_than(start) for task, start in self.start.items())
+
+
+@dataclass
+class Course:
+    """Training from the weights at hand.
+
+    Attributes:
+        job: what is trained.
+        rate: peak of the learning rate.
+        steps: in all.
+        step: done.
+        best, best_score, best_step: the best weights so far.
+        history: [step, score] of every watch.
+    """
+
+    job: Job
+    rate: float
+    steps: int
+    best: Weights
+    best_score: float
+    step: int = 0
+    best_step: int = 0
+    history: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        trained = [p for p in self.job.losses.net.params().values() if p.requires_grad]
+        self.optimizer = Proportional(trained, self.rate)
+
+    def advance(self) -> list[float]:
+        """One step; returns the loss of every task."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * shape_of_rate(self.step, self.steps)
+        self.optimizer.zero_grad()
+        losses = self.job.losses(batch_at(self.job.streams, self.step))
+        scales = torch.tensor(self.job.scales(), device=losses.device)
+        (losses / scales).sum().backward()
+        self.optimizer.step()
+        self.step += 1
+        return [float(x) for x in losses.detach().cpu()]
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to judge."""
+        gap = max(LEAST_GAP, math.ceil(self.steps / WATCHES))
+        return self.step % gap == 0 or self.step == self.steps
+
+    def watch(self) -> None:
+        """Judge, and keep the weights if they are the best."""
+        judged = self.job.judged()
+        score = self.job.score(judged)
+        self.history.append([self.step, score])
+        if score < self.best_score and self.job.allows(judged):
+            self.best, self.best_score, self.best_step = self.job.weights(), score, self.step
+
+    @property
+    def over(self) -> bool:
+        """Whether more steps would not pay."""
+        if self.step >= self.steps or (self.history and not math.isfinite(self.history[-1][1])):
+            return True
+        patience = max(LEAST_PATIENCE, PATIENCE * self.steps)
+        return self.best_step > 0 and self.step - self.best_step >= patience
+
+    def state(self) -> dict[str, Any]:
+        """All that changes in the course, for a checkpoint."""
+        return {
+            "weights": self.job.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "rate": self.rate,
+            "steps": self.steps,
+            "step": self.step,
+            "best": self.best,
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "history": self.history,
+        }
+
+
+def begun(job: Job, rate: float, steps: int) -> Course:
+    """A course from the job's weights at the start."""
+    return Course(job, rate, steps, job.weights(), job.score(job.start))
+
+
+def resumed(job: Job, state: Mapping[str, Any]) -> Course:
+    """The course that a checkpoint holds."""
+    job.put(state["weights"])
+    course = Course(job, **{k: state[k] for k in ("rate", "steps", "step", "best", "best_score", "best_step", "history")})
+    course.optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    return course
+
+
+def shape_of_rate(step: int, steps: int) -> float:
+    """Fraction of the peak rate at a step: up over the first tenth, then a cosine down to 0 behind the last step."""
+    warm = max(1, min(LONGEST_WARM_UP, int(WARM_UP * steps)))
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))

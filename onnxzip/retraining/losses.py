@@ -1,0 +1,113 @@
+"""The losses of a batch, one a task: the only place where the net that is trained is run.
+
+A module of its own, whose forward is one step's work, so that whatever wraps modules can wrap it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onnxzip.retraining.batches import Batch, Portion
+from onnxzip.retraining.heads import VALUES, Head
+from onnxzip.retraining.module import TorchNet
+from onnxzip.retraining.objective import TINY, Criterion
+
+
+class Losses(nn.Module):
+    """A net and what it is trained towards.
+
+    Args:
+        net: the fused net.
+        heads: its outputs that teach.
+        criteria: by task.
+    """
+
+    def __init__(self, net: TorchNet, heads: tuple[Head, ...], criteria: Mapping[str, Criterion]) -> None:
+        super().__init__()
+        self.net, self.heads, self.criteria = net, heads, dict(criteria)
+        self.tasks = tuple(criteria)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of every task, in their order: float32 [tasks]."""
+        found = {task: loss for portion in batch for task, loss in self.of(portion, self.outputs(portion)).items()}
+        return torch.stack([found[task] for task in self.tasks])
+
+    def outputs(self, portion: Portion) -> dict[str, Tensor]:
+        """What the net makes of a portion, by the fused net's names."""
+        wanted = [h.output for h in self.heads if h.task in portion.tasks]
+        with mixed(next(iter(portion.feeds.values())).device):
+            return self.net.compute(portion.feeds, wanted)
+
+    def of(self, portion: Portion, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss by task."""
+        found = {}
+        for task in portion.tasks:
+            own = [h for h in self.heads if h.task == task]
+            mine, wanted = {h.name: outputs[h.output] for h in own}, {h.name: portion.targets[h.output] for h in own}
+            found[task] = self.criteria[task](mine, wanted, portion.labels.get(task))
+        return found
+
+
+def mixed(device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 where it is fast."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far one task is from its teacher on the rows that judge.
+
+    Attributes:
+        loss: mean of the task's loss.
+        relative_error: ||student - teacher|| / ||teacher||, of the worst output.
+        top1_agreement: fraction of samples with the teacher's class, of the worst output; None where there are no classes.
+    """
+
+    loss: float
+    relative_error: float
+    top1_agreement: float | None
+
+    def no_worse_than(self, other: Judgement) -> bool:
+        """Whether it is as good in every respect."""
+        agrees = (self.top1_agreement or 0.0) >= (other.top1_agreement or 0.0)
+        return agrees and self.loss <= other.loss and self.relative_error <= other.relative_error
+
+
+@torch.no_grad()
+def judge(losses: Losses, portions: Iterable[Portion]) -> dict[str, Judgement]:
+    """Every task on the rows that judge; the only place where these are summed."""
+    sums: dict[str, Tensor] = {}
+    for portion in portions:
+        outputs = losses.outputs(portion)
+        found = losses.of(portion, outputs)
+        for head in (h for h in losses.heads if h.task in portion.tasks):
+            row = _sums(head, outputs[head.output].float(), portion.targets[head.output].float(), found[head.task])
+            sums[head.output] = sums.get(head.output, torch.zeros_like(row)) + row
+    return {task: _judgement([sums[h.output].tolist() for h in losses.heads if h.task == task]) for task in losses.tasks}
+
+
+def _sums(head: Head, student: Tensor, teacher: Tensor, loss: Tensor) -> Tensor:
+    """float64: samples, loss, squared differences, squares, samples with the same class."""
+    count = len(student)
+    if head.kind == VALUES:
+        same = torch.full((), torch.nan)
+    else:
+        same = (student.argmax(head.axis) == teacher.argmax(head.axis)).double().mean()
+    wrong, energy = (student - teacher).double().square().sum(), teacher.double().square().sum()
+    parts = count, count * loss.double(), wrong, energy, count * same
+    return torch.stack([torch.as_tensor(p, dtype=torch.float64, device="cpu") for p in parts])
+
+
+def _judgement(rows: list[list[float]]) -> Judgement:
+    count, loss = rows[0][:2]
+    return Judgement(
+        loss / count,
+        max(math.sqrt(wrong / max(energy, TINY)) for _, _, wrong, energy, _ in rows),
+        min((same / n for n, _, _, _, same in rows if not math.isnan(same)), default=None),
+    )

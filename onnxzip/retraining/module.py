@@ -1,0 +1,174 @@
+"""A net as a torch module: one Parameter per float param under its name, and a forward that runs the operators' functions.
+
+    module = read_module(Path("net.onnx"))       module.forward(x)        {output: tensor}
+    write_params(module)                         the same file with the module's params
+
+What a module trains is what its file stores: nothing is folded, so that every param goes back by its name. Params that are no
+weights (running statistics, exponents, single numbers) are Parameters without a gradient; whoever wants one asks for it by
+`requires_grad_`. Nets of half types are computed in float32 and written in their own type. `train()` and `eval()` change
+nothing: a net is what its file computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxzip.errors import UsageError
+from onnxzip.loading.faithful import Faithful, read_faithfully
+from onnxzip.loading.stored import replaced
+from onnxzip.net import Net, Port
+from onnxzip.ops.evaluate import Program, check_runnable, program_of
+from onnxzip.retraining.keys import keys_of
+
+
+class Reading:
+    """What all copies of a module share: the file, the net, and the programs made of it so far. It is never changed."""
+
+    def __init__(self, faithful: Faithful) -> None:
+        self.faithful = faithful
+        self._programs: dict[tuple[str, ...], Program] = {}
+        check_runnable(faithful.net)
+
+    @property
+    def net(self) -> Net:
+        """The net as it was read, with its first params."""
+        return self.faithful.net
+
+    def program(self, outputs: Sequence[str]) -> Program:
+        """What computes these outputs; made once for each set of them.
+
+        Raises:
+            UsageError: the net has no such output.
+        """
+        key = tuple(outputs)
+        if key not in self._programs:
+            known = [p.name for p in self.net.outputs]
+            if unknown := [name for name in key if name not in known]:
+                raise UsageError(f"net {self.net.name!r} has no output {unknown[0]!r}; it has {', '.join(known)}.")
+            self._programs[key] = program_of(self.net, key)
+        return self._programs[key]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reading, (self.faithful.content,)
+
+
+def _reading(content: bytes) -> Reading:
+    return Reading(read_faithfully(content))
+
+
+class TorchNet(nn.Module):
+    """An ONNX net in torch.
+
+    Attributes:
+        inputs, outputs: ports of the net, in the file's order; -1 in a shape is the batch.
+        metadata: the file's metadata_props.
+        keys: ONNX name of every param -> its key in `state_dict` and `named_parameters`: the name itself, unless torch
+            refuses it (see `onnxzip.retraining.keys`).
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        """Take the params of a reading; see `read_module`."""
+        super().__init__()
+        self.reading = reading
+        net = reading.net
+        self.inputs: tuple[Port, ...] = net.inputs
+        self.outputs: tuple[Port, ...] = net.outputs
+        self.metadata: dict[str, str] = dict(net.metadata)
+        self._all_outputs = tuple(p.name for p in net.outputs)
+        self._constants: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        self.keys |= keys_of(reading.faithful.trainable, self)
+        for name, key in self.keys.items():
+            array = torch.from_numpy(np.array(net.params[name]))
+            owner, leaf = self._owner(key, make=True)
+            owner.register_parameter(leaf, nn.Parameter(array, requires_grad=name not in reading.faithful.frozen))
+        for number, name in enumerate(v for v in net.params if v not in self.keys):
+            self._constants[name] = f"_constant_{number}"
+            self.register_buffer(f"_constant_{number}", torch.from_numpy(np.array(net.params[name])), persistent=False)
+
+    def forward(self, *inputs: Tensor, **by_name: Tensor) -> dict[str, Tensor]:
+        """All outputs by name, for inputs in the net's order or by name."""
+        feeds = dict(zip((p.name for p in self.inputs), inputs, strict=False)) | by_name
+        return self.compute(feeds, self._all_outputs)
+
+    def compute(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Some outputs by name; only what they need is run, and only the inputs that they need must be there.
+
+        Raises:
+            UsageError: the net has no such output, or an input is missing.
+        """
+        program = self.reading.program(outputs)
+        given = {}
+        for name in program.given:
+            if name in self.keys:
+                owner, leaf = self._owner(self.keys[name])
+                given[name] = getattr(owner, leaf)
+            elif name in self._constants:
+                given[name] = getattr(self, self._constants[name])
+            elif name in feeds:
+                given[name] = feeds[name]
+            else:
+                raise UsageError(f"net {self.reading.net.name!r} needs its input {name!r}, which was not given.")
+        found = program.run(given)
+        return {name: found[name] for name in outputs}
+
+    def params(self) -> dict[str, nn.Parameter]:
+        """Every Parameter by its ONNX name."""
+        owners = {name: self._owner(key) for name, key in self.keys.items()}
+        return {name: getattr(owner, leaf) for name, (owner, leaf) in owners.items()}
+
+    def extra_repr(self) -> str:
+        """The net's name and ports."""
+        ports = ", ".join(p.name for p in self.inputs), ", ".join(p.name for p in self.outputs)
+        return f"{self.reading.net.name}: {ports[0]} -> {ports[1]}"
+
+    def _owner(self, key: str, make: bool = False) -> tuple[nn.Module, str]:
+        """The module in which a key's Parameter stands, and its name there."""
+        *path, leaf = key.split(".")
+        owner: nn.Module = self
+        for part in path:
+            if make and part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        return owner, leaf
+
+
+def read_module(content: bytes | Path) -> TorchNet:
+    """An ONNX file, or what is in one, as a torch module.
+
+    Raises:
+        InvalidModelError: it is no valid ONNX net.
+        UnsupportedError: operators in it have no torch function; all of them are named.
+    """
+    return TorchNet(Reading(read_faithfully(content)))
+
+
+def write_params(module: TorchNet) -> bytes:
+    """The file that the module was read from, with the module's params in it.
+
+    Only params whose values have changed are touched, each in the type and the encoding that it has in the file. What lay in
+    external data stands inside.
+
+    Raises:
+        UsageError: a param has another shape than the file's.
+        InvalidDataError: a param is NaN or infinite where it was not in the file, or too large for its type.
+        UnsupportedError: the file would be above 2 GB.
+    """
+    arrays = {}
+    for name, parameter in module.params().items():
+        before = module.reading.net.params[name]
+        wide = torch.float64 if before.dtype == np.float64 else torch.float32
+        array = parameter.detach().to("cpu", wide).numpy()
+        if array.shape != before.shape:
+            raise UsageError(f"param {name!r} has the shape {list(array.shape)}; in the file it has {list(before.shape)}.")
+        arrays[name] = array
+    return replaced(module.reading.faithful.content, arrays)

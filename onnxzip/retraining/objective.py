@@ -1,0 +1,98 @@
+"""What a task is trained towards.
+
+    distillation  mean over heads of |student - teacher|^2 / var(teacher) + T^2 KL(teacher_T || student_T)
+                  the second term for logits and probabilities only; _T: softmax of logits / T
+    labels        (1 - F) distillation + F cross-entropy
+    custom        whatever a callable of the user's makes of outputs, the teacher's outputs and labels
+
+Hinton, Vinyals, Dean 2015 (arXiv 1503.02531). The loss of a head without KL is its share of the teacher's variance that is not
+explained: 1 for a student that knows the mean alone, the same for outputs of every scale.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from onnxzip.errors import UsageError
+from onnxzip.retraining.heads import PROBABILITIES, VALUES, Head
+
+TINY = 1e-12
+Outputs = Mapping[str, Tensor]
+
+
+class Criterion(Protocol):
+    """The loss of one task on some samples."""
+
+    def __call__(self, outputs: Outputs, targets: Outputs, labels: Tensor | None) -> Tensor:
+        """A scalar from outputs of student and teacher by their original names, and classes [samples] where there are any."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The default criterion of one task.
+
+    Attributes:
+        heads: of the task.
+        variances: of the teacher's output, by head's original name.
+        temperature: T.
+        label_weight: F.
+    """
+
+    heads: tuple[Head, ...]
+    variances: Mapping[str, float]
+    temperature: float
+    label_weight: float
+
+    def __call__(self, outputs: Outputs, targets: Outputs, labels: Tensor | None) -> Tensor:
+        losses = [self._of(head, outputs[head.name].float(), targets[head.name].float()) for head in self.heads]
+        loss = torch.stack(losses).mean()
+        scored = next((h for h in self.heads if h.kind != VALUES), None)
+        if not self.label_weight or labels is None or scored is None:
+            return loss
+        hard = functional.nll_loss(log_probabilities(outputs[scored.name].float(), scored, 1.0), labels)
+        return (1 - self.label_weight) * loss + self.label_weight * hard
+
+    def _of(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
+        loss = functional.mse_loss(student, teacher) / max(self.variances[head.name], TINY)
+        if head.kind == VALUES:
+            return loss
+        t = 1.0 if head.kind == PROBABILITIES else self.temperature
+        mine, wanted = log_probabilities(student, head, t), log_probabilities(teacher, head, t)
+        divergence = functional.kl_div(mine, wanted, reduction="none", log_target=True).sum(head.axis).mean()
+        return loss + t * t * divergence
+
+
+def log_probabilities(x: Tensor, head: Head, temperature: float) -> Tensor:
+    """Logarithms of probabilities from what a head gives."""
+    return x.clamp_min(TINY).log() if head.kind == PROBABILITIES else (x / temperature).log_softmax(head.axis)
+
+
+def custom_loss(text: str) -> Criterion:
+    """The user's criterion from `module:callable`; the current folder is searched, too.
+
+    Raises:
+        UsageError: there is no such callable.
+    """
+    module, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"--loss {text}: no such Python callable ({error}). Write module:callable.") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise UsageError(f"--loss {text}: is not callable")
+    return found  # type: ignore[no-any-return]

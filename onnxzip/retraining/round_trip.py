@@ -1,0 +1,46 @@
+"""From a file to a torch module and back; torch is imported when one of these is called."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxzip.exporting.write import check_writable, write_atomically
+
+if TYPE_CHECKING:
+    from onnxzip.retraining.module import TorchNet
+
+
+def to_torch(path: str | PathLike[str]) -> TorchNet:
+    """An ONNX file as a torch module with one Parameter per float param.
+
+    Args:
+        path: the file; external data are looked for beside it.
+
+    Raises:
+        InvalidModelError: it is no valid ONNX net.
+        UnsupportedError: operators in it have no torch function; all of them are named.
+    """
+    from onnxzip.retraining.module import read_module
+
+    return read_module(Path(path))
+
+
+def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False) -> None:
+    """Write the file that a module was read from with the module's params: nothing else in it changes.
+
+    Args:
+        module: made by `to_torch`.
+        path: of the new file; it is written completely or not at all.
+        force: whether it may replace a file.
+
+    Raises:
+        UsageError: the file exists (without force) or cannot be written; a param has another shape than the file's.
+        InvalidDataError: a param is NaN or infinite.
+        UnsupportedError: the file would be above 2 GB.
+    """
+    from onnxzip.retraining.module import write_params
+
+    check_writable(Path(path), force)
+    write_atomically(Path(path), write_params(module), force)

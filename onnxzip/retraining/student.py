@@ -1,0 +1,220 @@
+"""retrain_content: the content of a fused file, its teachers and samples -> the same file with better params.
+
+    read -> streams -> judge the start -> find the rate -> one course -> the best weights back into the file
+
+Memory: six times the params (weights, gradient, two moments, the best, the copy being made), the activations of one batch,
+samples as they are stored, and the teachers' answers, kept as long as they and the six fit `memory`, else computed anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.samples import HELD_OUT, Source
+from onnxzip.config import RetrainOptions, RunOptions
+from onnxzip.errors import BackendMissingError
+from onnxzip.progress import Progress
+from onnxzip.retraining.batches import HELD, Stream, parted
+from onnxzip.retraining.checkpoint import Keeper, belonging
+from onnxzip.retraining.heads import Head, heads_of, kinds_from
+from onnxzip.retraining.interrupt import Interrupt
+from onnxzip.retraining.loop import Course, Job, begun, resumed
+from onnxzip.retraining.losses import Judgement, Losses, judge
+from onnxzip.retraining.module import TorchNet, read_module, write_params
+from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
+from onnxzip.retraining.search import Found, find_rate
+from onnxzip.retraining.teachers import Teacher
+
+COPIES = 6  # of the params, in memory
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a net is retrained with.
+
+    Attributes:
+        teachers: by task.
+        pools: samples; every task stands in exactly one.
+        span: rows of a pool that the zip was calibrated with.
+        memory: bytes for params, their companions and kept answers.
+    """
+
+    teachers: Mapping[str, Teacher]
+    pools: Sequence[Pool]
+    span: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """The outcome.
+
+    Attributes:
+        content: of the file.
+        steps: done, trials included.
+        trial_steps: of these, those that found the learning rate.
+        kept_step: of the course whose weights were kept; 0 for those of the start.
+        learning_rate: fraction of its size that a tensor moved in a step, at most.
+        start, end: judgements of the weights at the start and of those that were kept.
+        interrupted: whether it was stopped by the user.
+        seconds: it took, without what a checkpoint had done before.
+    """
+
+    content: bytes = field(repr=False)
+    steps: int
+    trial_steps: int
+    kept_step: int
+    learning_rate: float | None
+    start: Mapping[str, Judgement]
+    end: Mapping[str, Judgement]
+    interrupted: bool
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in reports."""
+        names = "steps", "seconds", "trial_steps", "kept_step", "learning_rate", "interrupted"
+        tasks = {t: {"start": asdict(self.start[t]), "end": asdict(self.end[t])} for t in self.start}
+        return {**{n: getattr(self, n) for n in names}, "tasks": tasks}
+
+
+def retrain_content(
+    content: bytes, lesson: Lesson, steps: int, options: RetrainOptions, run: RunOptions, progress: Progress
+) -> Retrained:
+    """Retrain a fused net.
+
+    Args:
+        content: a file that `merge` has made.
+        lesson: teachers and samples.
+        steps: trials of learning rates included; 0 gives the same file back.
+        options, run: as of the command line.
+        progress: is told of every step.
+
+    Raises:
+        UsageError: heads, a loss or a checkpoint that cannot be used.
+        UnsupportedError: an operator has no torch function, or a task has no output that teaches.
+        InvalidDataError: samples that the nets cannot be fed with.
+    """
+    started = time.perf_counter()
+    net = read_module(content).to(device_for(run.device))
+    streams = _streams(net, lesson, options, run)
+    heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
+    losses = Losses(net, heads, _criteria(heads, streams, options))
+    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging())))
+    keeper = Keeper(options.checkpoint, options.checkpoint_every, belonging(content, _telling(steps, options, run), streams))
+    with Interrupt() as interrupt:
+        course, trials = _begun(job, steps, options, keeper, interrupt, progress)
+        _complete(course, trials, keeper, interrupt, progress)
+    job.put(course.best)
+    kept = course.best_step > 0
+    return Retrained(
+        write_params(net) if kept else content,
+        course.step + trials,
+        trials,
+        course.best_step,
+        course.rate if steps else None,
+        job.start,
+        job.judged() if kept else job.start,
+        interrupt.asked,
+        time.perf_counter() - started,
+    )
+
+
+def wanted_rows(steps: int, options: RetrainOptions) -> int:
+    """Samples of a source that so many steps can see, those that are held out included."""
+    return steps * options.batch + HELD * HELD_OUT
+
+
+def judging_sources(pools: Sequence[Pool], span: int = 0) -> tuple[Source, ...]:
+    """The rows that judge, one source a pool."""
+    return tuple(replace(p, order=parted(p.order, span)[1][:HELD]).source(HELD) for p in pools)
+
+
+def device_for(name: str) -> torch.device:
+    """The device of torch for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        BackendMissingError: CUDA was asked for and torch cannot use it.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendMissingError("device cuda: torch cannot use one here. Install torch with CUDA, or use --device cpu.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _streams(net: TorchNet, lesson: Lesson, options: RetrainOptions, run: RunOptions) -> tuple[Stream, ...]:
+    size = sum(4 * p.numel() for p in net.parameters())
+    room = max(0, lesson.memory - COPIES * size) // len(lesson.pools)
+    device = next(iter(net.parameters())).device
+    return tuple(
+        Stream(
+            pool, tuple(lesson.teachers[t] for t in pool.tasks), lesson.span, options.batch, (run.seed, number), room, device
+        )
+        for number, pool in enumerate(lesson.pools)
+    )
+
+
+def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:
+    """The loss of every task."""
+    tasks = dict.fromkeys(h.task for h in heads)
+    if options.loss:
+        return dict.fromkeys(tasks, custom_loss(options.loss))
+    variances = {name: v for stream in streams for name, v in _variances(stream).items()}
+    found: dict[str, Criterion] = {}
+    for task in tasks:
+        own = tuple(h for h in heads if h.task == task)
+        found[task] = Distillation(own, {h.name: variances[h.output] for h in own}, options.temperature, options.label_weight)
+    return found
+
+
+def _variances(stream: Stream) -> dict[str, float]:
+    """Variance of each output of the teachers over the rows that judge, mean of all its numbers."""
+    portions = list(stream.judging())
+    found = {}
+    for name in portions[0].targets:
+        values = torch.cat([p.targets[name] for p in portions]).double()
+        found[name] = float(values.var(dim=0, unbiased=False).mean())
+    return found
+
+
+def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[object, ...]:
+    """All options that the result depends on."""
+    o = options
+    return steps, o.batch, o.learning_rate, o.temperature, o.head, o.label_weight, o.loss, run.seed
+
+
+def _begun(
+    job: Job, steps: int, options: RetrainOptions, keeper: Keeper, interrupt: Interrupt, progress: Progress
+) -> tuple[Course, int]:
+    """The course, at its start or where a checkpoint left it, and the steps that trials took."""
+    if options.resume:
+        state = keeper.load()
+        course, trials = resumed(job, state), int(state["trials"])
+        progress.advance(course.step + trials)
+        return course, trials
+    found = Found(options.learning_rate, 0, {}) if options.learning_rate is not None else find_rate(
+        job, steps, lambda: interrupt.asked, progress.advance
+    )
+    return begun(job, found.rate, steps - found.steps), found.steps
+
+
+def _complete(course: Course, trials: int, keeper: Keeper, interrupt: Interrupt, progress: Progress) -> None:
+    """All steps of a course that are left and that pay."""
+    while not course.over and not interrupt.asked:
+        losses = course.advance()
+        if course.due:
+            course.watch()
+        if course.step % keeper.every == 0:
+            keeper.save(course.state() | {"trials": trials})
+        progress.advance(1)
+        progress.detail("  ".join(f"{t} {x:.4f}" for t, x in zip(course.job.losses.tasks, losses, strict=True)))
+    if interrupt.asked and course.step < course.steps:
+        keeper.save(course.state() | {"trials": trials})  # before a look that an uninterrupted course would not take
+        course.watch()
+
+
+__all__: Sequence[str] = ["Lesson", "Retrained", "device_for", "judging_sources", "retrain_content", "wanted_rows"]

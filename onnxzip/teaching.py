@@ -1,0 +1,158 @@
+"""retrain: a fused file, its original nets as teachers, samples -> the fused file with better params.
+
+load -> data -> retrain -> verify      (each a stage of the progress, and of `seconds` in the report)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxzip.calibration.sources import collect
+from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions, size_of
+from onnxzip.errors import UsageError
+from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.originals import Originals, feeds_for, originals_of
+from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, peak_rss_bytes, sha256_of, versions
+from onnxzip.exporting.verifying import Evidence, compare
+from onnxzip.loading.files import read
+from onnxzip.pipeline import Merged
+from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.runtime import provider_for
+
+Path_ = str | PathLike[str]
+
+
+def retrain(
+    fused: Path_,
+    teachers: Mapping[str, Path_],
+    data: Any = None,
+    *,
+    steps: int = RetrainSteps.steps,
+    memory: int | str = RetrainSteps.memory,
+    any_teacher: bool = RetrainSteps.any_teacher,
+    options: RetrainOptions | None = None,
+    samples: int = ALL,
+    mean: tuple[float, ...] = RetrainData.mean,
+    std: tuple[float, ...] = RetrainData.std,
+    size: int | None = RetrainData.size,
+    seed: int = RunOptions.seed,
+    device: str = RunOptions.device,
+    progress: Progress | None = None,
+) -> Merged:
+    """Retrain a fused net: each original net teaches its own task on unlabelled samples; only params change.
+
+    Args:
+        fused: a file that `merge` has made.
+        teachers: the original file of every task.
+        data, mean, std, size, seed, device, progress: as of `merge`; all samples are used, `samples` of each source at most.
+        steps: of training, those that find the learning rate included; 0 gives the same bytes back.
+        memory: bytes for params, optimizer and the teachers' kept answers, or text as "2G".
+        any_teacher: whether a teacher may be another file than the one that the task was made from.
+        options: batch, learning rate, loss, checkpoints.
+
+    Returns:
+        The net and the report. On held-out samples no task is worse than before.
+
+    Raises:
+        UsageError: a teacher is missing or is another file, or an option cannot be used.
+        UnsupportedError: an operator cannot be differentiated.
+    """
+    data_options = RetrainData(samples=samples, mean=mean, std=std, size=size)
+    steps_options = RetrainSteps(steps, size_of(memory), any_teacher)
+    run = RunOptions(seed, device)
+    return retrain_files(
+        fused, teachers, data, data_options, steps_options, options or RetrainOptions(), run, progress or Silent()
+    )
+
+
+def retrain_files(
+    fused: Path_,
+    teachers: Mapping[str, Path_],
+    data: Any,
+    data_options: RetrainData,
+    steps: RetrainSteps,
+    options: RetrainOptions,
+    run: RunOptions,
+    progress: Progress,
+) -> Merged:
+    """`retrain` with its options in records."""
+    from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
+    from onnxzip.retraining.teachers import teachers_of
+
+    path, stages = Path(fused), Stages(progress)
+    provider_for(run.device)
+    with stages.stage("load", len(teachers)):
+        model, content = read(path), path.read_bytes()
+        originals = _teachers(path, teachers, steps.any_teacher, progress)
+    with stages.stage("data"):
+        rng = np.random.default_rng(run.seed)
+        limit = min(data_options.samples, wanted_rows(steps.steps, options))
+        given = collect(data, feeds_for(model, originals), data_options, rng, progress.note, limit=limit)
+        pools = tuple(replace(p, order=p.order[: data_options.samples]) for p in given.pools)
+    with stages.stage("retrain", steps.steps):
+        lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
+        done = retrain_content(content, lesson, steps.steps, options, run, progress)
+    sources = judging_sources(pools)
+    count = sum(s.count for s in sources)
+    with stages.stage("verify", 2 * count) as tick:
+        before, after = (
+            compare(c, originals, sources, lambda s: np.ones(s.count, bool), run.device, tick) for c in (content, done.content)
+        )
+    tasks = _tasks(originals, before, after)
+    return Merged(
+        done.content,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
+            "tasks": tasks,
+            "retrain": done.as_dict(),
+            "noise": {"samples": len(pools[0].order), "seed": run.seed} if given.noise else None,
+            "scaled_uint8": list(given.scaled),
+            "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
+            "seconds": stages.measured(),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "seed": run.seed,
+            "versions": versions(),
+        },
+    )
+
+
+def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progress: Progress) -> Originals:
+    """The teacher of every task.
+
+    Raises:
+        UsageError: one is missing, or is another file than the one that its task was made from.
+    """
+
+    def differs(text: str) -> None:
+        if not any_teacher:
+            raise UsageError(f"{text}. Give that file, or use --any-teacher if this one is to teach.")
+        progress.note(text)
+
+    model = read(path)
+    missing = [t for t in read_origins(entries_of(model), str(path)) if t not in given]
+    found = originals_of(path, model, given, "--teacher", differs)
+    if missing:
+        lost = missing[0]
+        raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
+    return found
+
+
+def _tasks(originals: Originals, before: Mapping[str, Evidence], after: Mapping[str, Evidence]) -> dict[str, Any]:
+    found = {}
+    for task, (file, origin) in originals.items():
+        digest = sha256_of(file)
+        found[task] = {
+            "source": str(file),
+            "sha256": digest,
+            "same_source": digest == origin.sha256,
+            "start": evidence_entry(before[task]),
+            **evidence_entry(after[task]),
+        }
+    return found
