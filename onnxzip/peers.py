@@ -45,6 +45,10 @@ class Peers(ABC):
         """
 
     @abstractmethod
+    def any(self, mine: bool) -> bool:
+        """Whether it is so in any of the processes; also the place to wait for each other before work that all do at once."""
+
+    @abstractmethod
     def sum(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """Sums over all processes, the same bits in each of them; of equal shapes and types everywhere.
 
@@ -68,6 +72,10 @@ class Alone(Peers):
 
     def begin(self, job: Mapping[str, object], samples: Callable[[], str]) -> None:
         """Nobody else could do another."""
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so here."""
+        return mine
 
     def sum(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """The arrays themselves."""

@@ -164,7 +164,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     net, origins = _described(plan, zipped, files, options)
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
-        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages)
+        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages, peers)
     with stages.stage("verify", sum(int(s.held().sum()) for s in samples.sources)) as tick:
         originals = {t: (files[t], origins[t]) for t in files}
         evidence = compare(content, originals, samples.sources, Source.held, options.run.device, tick, peers)
@@ -196,7 +196,12 @@ def _limit(options: Options) -> int:
 
 
 def _retrained(
-    content: bytes, originals: Mapping[str, tuple[Path, Origin]], given: Given, options: Options, stages: Stages
+    content: bytes,
+    originals: Mapping[str, tuple[Path, Origin]],
+    given: Given,
+    options: Options,
+    stages: Stages,
+    peers: Peers,
 ) -> tuple[bytes, dict[str, Any]]:
     """The content with better params, and what the report says of it."""
     from onnxzip.retraining.student import Lesson, retrain_content
@@ -204,7 +209,7 @@ def _retrained(
 
     with stages.stage("retrain", options.steps.retrain):
         lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.data.samples, options.zip.memory)
-        done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress)
+        done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress, peers)
     return done.content, done.as_dict()
 
 

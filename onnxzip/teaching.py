@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions, size_of
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import entries_of, own_version, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, peak_rss_bytes, sha256_of, versions
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.loading.files import read
+from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import Merged
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
@@ -80,8 +83,13 @@ def retrain_files(
     options: RetrainOptions,
     run: RunOptions,
     progress: Progress,
+    peers: Peers = ALONE,
 ) -> Merged:
-    """`retrain` with its options in records."""
+    """`retrain` with its options in records.
+
+    Args:
+        peers: the processes that retrain together, each with its part of every batch; all come to the same result.
+    """
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
     from onnxzip.retraining.teachers import teachers_of
 
@@ -95,14 +103,16 @@ def retrain_files(
         limit = min(data_options.samples, wanted_rows(steps.steps, options))
         given = collect(data, feeds_for(model, originals), data_options, rng, progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: data_options.samples]) for p in given.pools)
+    peers.begin(_job(path, originals, pools, steps, options, run), lambda: "")
     with stages.stage("retrain", steps.steps):
         lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
-        done = retrain_content(content, lesson, steps.steps, options, run, progress)
+        done = retrain_content(content, lesson, steps.steps, options, run, progress, peers)
     sources = judging_sources(pools)
-    count = sum(s.count for s in sources)
+    count = sum(int(_mine(s, peers).sum()) for s in sources)
     with stages.stage("verify", 2 * count) as tick:
         before, after = (
-            compare(c, originals, sources, lambda s: np.ones(s.count, bool), run.device, tick) for c in (content, done.content)
+            compare(c, originals, sources, lambda s: _mine(s, peers), run.device, tick, peers)
+            for c in (content, done.content)
         )
     tasks = _tasks(originals, before, after)
     return Merged(
@@ -121,6 +131,24 @@ def retrain_files(
             "versions": versions(),
         },
     )
+
+
+def _mine(source: Source, peers: Peers) -> np.ndarray:
+    """Which of the samples this process compares."""
+    return np.asarray(np.arange(source.count) % peers.size == peers.place)
+
+
+def _job(
+    path: Path, originals: Originals, pools: tuple[Pool, ...], steps: RetrainSteps, options: RetrainOptions, run: RunOptions
+) -> dict[str, object]:
+    """All that must be the same in every process; files of checkpoints are the first one's alone."""
+    return {
+        "onnxzip": own_version(),
+        "sha256 of the net": sha256_of(path),
+        **{f"sha256 of the teacher of {t}": sha256_of(file) for t, (file, _) in originals.items()},
+        **{f"samples of {', '.join(p.tasks)}": p.rows.count for p in pools},
+        "options": str((replace(steps, memory=0), replace(options, checkpoint=None, resume=False), run)),
+    }
 
 
 def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progress: Progress) -> Originals:

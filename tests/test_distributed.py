@@ -42,6 +42,27 @@ def killed():
 
     ranks.Ranks.sum = sum
     yield samples()
+
+
+steps = []
+
+
+def _squares(outputs, targets, signal):
+    "A loss; the second rank gets a signal in its sixth step, of two tasks each."
+    (name,) = outputs
+    if outputs[name].requires_grad:
+        steps.append(name)
+        if SECOND and len(steps) == 11:
+            os.kill(os.getpid(), signal)
+    return (outputs[name] - targets[name]).square().mean()
+
+
+def killing(outputs, targets, labels):
+    return _squares(outputs, targets, signal.SIGKILL)
+
+
+def interrupting(outputs, targets, labels):
+    return _squares(outputs, targets, signal.SIGINT)
 """
 
 
@@ -65,6 +86,56 @@ def test_a_merge_is_that_of_one_process(folder: Path, ranks: int, options: tuple
         assert got["tasks"][task]["fidelity"] == pytest.approx(want["tasks"][task]["fidelity"], rel=1e-5)
     assert [s["damping"] for s in got["spaces"]] == [s["damping"] for s in want["spaces"]]
     assert sorted(p.name for p in folder.glob("*.onnx*")) == ["a.onnx", "b.onnx", "many.onnx", "one.onnx"]
+
+
+RETRAIN = (
+    *("retrain", "fused.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--data", "a=a.npz", "--data", "b=b.npz"),
+    *("--learning-rate", "0.01", "--batch", "32"),
+)
+
+
+@pytest.fixture
+def fused(folder: Path) -> Path:
+    """A folder with a fused net that retraining makes better."""
+    prepare(folder, 600)
+    assert alone(folder, *MERGE, "--samples", "60", "-o", "fused.onnx").code == 0
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_retraining_is_that_of_one_process(fused: Path, ranks: int) -> None:
+    """A batch of 32 falls into unequal parts of three; 6 steps are taken, and kept."""
+    command = (*RETRAIN, "--steps", "6", "--json", "-o")
+    one, many = alone(fused, *command, "one.onnx"), torchrun(fused, ranks, *command, "many.onnx")
+    assert one.code == many.code == 0, many.err
+    want, got = json.loads(one.out), json.loads(many.out)
+    assert got["retrain"]["kept_step"] == want["retrain"]["kept_step"] == 6
+    assert (fused / "many.onnx").read_bytes() != (fused / "fused.onnx").read_bytes()
+    check_same_nets(fused, "one.onnx", "many.onnx")
+    for task in "ab":
+        for when in ("start", "end"):
+            assert got["retrain"]["tasks"][task][when] == pytest.approx(want["retrain"]["tasks"][task][when], rel=1e-4)
+        assert got["tasks"][task]["fidelity"] == pytest.approx(want["tasks"][task]["fidelity"], rel=1e-4)
+
+
+def test_one_process_goes_on_where_two_were_stopped(fused: Path) -> None:
+    """The second rank is killed in the sixth step; the first one's checkpoint of the fourth serves whoever comes."""
+    command = (*RETRAIN, "--steps", "12", "--loss", "hostile:killing", "-o")
+    checkpoint = ("--checkpoint", "c.pt", "--checkpoint-every", "4")
+    assert alone(fused, *command, "one.onnx").code == 0
+    stopped = torchrun(fused, 2, *command, "many.onnx", *checkpoint)
+    assert stopped.code != 0 and stopped.out == "" and not list(fused.glob("*many.onnx*"))
+    assert (fused / "c.pt").exists() and not list(fused.glob(".c.pt*"))
+    resumed = alone(fused, *command, "many.onnx", *checkpoint, "--resume")
+    assert resumed.code == 0, resumed.err
+    check_same_nets(fused, "one.onnx", "many.onnx")
+
+
+def test_an_interrupt_of_one_rank_stops_all_and_keeps_the_best(fused: Path) -> None:
+    command = (*RETRAIN, "--steps", "1000", "--loss", "hostile:interrupting", "--json", "-o", "m.onnx")
+    ends = by_hand(fused, command, command)
+    assert [code for code, _ in ends] == [130, 130], ends
+    assert (fused / "m.onnx").read_bytes() != (fused / "fused.onnx").read_bytes()
 
 
 def test_bad_data_of_one_rank_end_all_with_its_message(folder: Path) -> None:

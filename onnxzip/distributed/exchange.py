@@ -50,6 +50,10 @@ class Exchange(Peers):
         self._samples = {OWN: samples()}
         self._meet("begin", {}, range(self.size))
 
+    def any(self, mine: bool) -> bool:
+        """See `Peers`."""
+        return bool(self.sum("any", {"": np.array([mine], np.int64)})[""].any())
+
     def sum(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """See `Peers`."""
         sheets = self._meet(name, arrays, range(self.size))

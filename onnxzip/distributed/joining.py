@@ -35,7 +35,7 @@ def joined(options: JobOptions, device: str) -> Iterator[Peers]:
         return
     if options.shard is not None:
         raise UsageError("--shard is for processes that torchrun has not started; leave out one of both")
-    from onnxzip.distributed.ranks import Ranks
+    from onnxzip.distributed.ranks import Ranks, is_lost, lost
 
     ranks = Ranks(device, options.exchange_timeout)
     before = signal.signal(signal.SIGTERM, _interrupted)
@@ -44,6 +44,8 @@ def joined(options: JobOptions, device: str) -> Iterator[Peers]:
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is ending: let it say why
         ranks.end(error)
+        if is_lost(error):
+            raise lost(error) from error
         raise
     ranks.end(None)
     signal.signal(signal.SIGTERM, before)

@@ -6,7 +6,9 @@ all of them with its exit code. A rank that is killed says nothing; then its clo
 
 from __future__ import annotations
 
+import gc
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +22,7 @@ import torch.distributed as dist
 from onnxzip.errors import OnnxzipError, PeerError, RelayedError, UsageError
 from onnxzip.peers import Arrays, Peers, differing
 
+_WELL, _ASKED, _FAILED = range(3)
 CHUNK = 16 << 20  # numbers that travel at once
 Result = TypeVar("Result")
 
@@ -49,6 +52,10 @@ class Ranks(Peers):
                     f"process {place} does another job than process 0 ({differing(job, other if self.leads else jobs[0])}). "
                     "Start all processes with the same command on the same files."
                 )
+
+    def any(self, mine: bool) -> bool:
+        """See `Peers`."""
+        return self._well(asked=mine)
 
     def sum(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """See `Peers`."""
@@ -98,23 +105,31 @@ class Ranks(Peers):
         finally:
             if isinstance(error, RelayedError):
                 self._linger()
-            dist.destroy_process_group()  # whom nobody told anything notices by the closed connections
+            _part(error)
 
     def _linger(self) -> None:
         """Wait until the rank that reports the error parts: torchrun stops all others when the first has ended."""
         with suppress(RuntimeError):
             dist.all_reduce(torch.zeros(1))
 
-    def _well(self, error: BaseException | None = None) -> None:
-        """Tell the others how it stands here and hear how it stands there."""
-        code = error.exit_code if isinstance(error, OnnxzipError) else 0
+    def _well(self, error: BaseException | None = None, asked: bool = False) -> bool:
+        """Tell the others how it stands here and hear how it stands there; whether any rank has asked for something.
+
+        Raises:
+            RelayedError: a rank has failed.
+        """
+        states = np.zeros(self.size, np.int64)
+        states[self.place] = _FAILED if error is not None else _ASKED if asked else _WELL
+        self._kept(lambda: dist.all_reduce(torch.from_numpy(states)))
+        if _FAILED not in states:
+            return _ASKED in states
         words: list[tuple[str, int] | None] = [None] * self.size
+        code = error.exit_code if isinstance(error, OnnxzipError) else 0
         self._kept(lambda: dist.all_gather_object(words, (str(error), code) if error is not None else None))
-        for place, word in enumerate(words):
-            if place == self.place and error is not None:
-                return
-            if word is not None:
-                raise RelayedError(place, *word)
+        place, (message, exit_code) = next((p, word) for p, word in enumerate(words) if word is not None)
+        if place != self.place:
+            raise RelayedError(place, message, exit_code)
+        return False
 
     def _send(self, arrays: Mapping[str, np.ndarray], source: int) -> None:
         for part in _parts(arrays):
@@ -125,9 +140,29 @@ class Ranks(Peers):
         try:
             return call()
         except (RuntimeError, ValueError) as error:
-            told = " ".join(str(error).split())[:200]
-            message = f"another process of this job has ended or cannot be reached ({told}). Start all of them again."
-            raise PeerError(message) from error
+            raise lost(error) from error
+
+
+def _part(error: BaseException | None) -> None:
+    """Leave the group. Whom nobody told anything notices by the closed connections.
+
+    Whatever still holds the group is let go first: a group that outlives this call aborts the interpreter at its exit.
+    """
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone, where torch itself had to do with it."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def lost(error: BaseException) -> PeerError:
+    """The same for people."""
+    told = " ".join(str(error).split())[:200]
+    return PeerError(f"another process of this job has ended or cannot be reached ({told}). Start all of them again.")
 
 
 def _parts(arrays: Mapping[str, np.ndarray]) -> Iterator[torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from onnxzip.calibration.sources import Samples
@@ -13,6 +14,7 @@ from onnxzip.exporting.report import sha256_of
 
 def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dict[str, object]:
     """All that must be the same in every process, as JSON values by what they are."""
+    steps = options.steps.retrain
     return {
         "onnxzip": own_version(),
         "tasks": list(files),
@@ -25,6 +27,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "layout": options.plan.layout,
         "method": options.zip.method,
         "seed": options.run.seed,
+        "retraining": str((steps, replace(options.retrain, checkpoint=None, resume=False))) if steps else None,
     }
 
 

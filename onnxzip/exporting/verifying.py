@@ -75,15 +75,18 @@ class _Comparison:
     task: str
     origin: Origin
     session: Session
-    tallies: dict[str, _Tally] = field(default_factory=dict)
+    tallies: dict[str, _Tally] = field(init=False)
     right: list[int] = field(default_factory=lambda: [0, 0])
     labelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.tallies = {name: _Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
         found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
         for name, fused_name in self.origin.outputs.items():
             _check(self.task, fused_name, fused[fused_name], found[name])
-            self.tallies.setdefault(name, _Tally()).add(fused[fused_name], found[name])
+            self.tallies[name].add(fused[fused_name], found[name])
         scored = next((n for n in self.origin.outputs if found[n].ndim == 2 and found[n].shape[1] >= 2), None)
         if labels is not None and scored is not None:
             self.labelled += len(labels)
@@ -92,14 +95,14 @@ class _Comparison:
 
     def sums(self) -> dict[str, np.ndarray]:
         """All that is counted, as arrays that add up."""
-        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.samples]) for n, t in self.tallies.items()}
+        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.samples, t.classes]) for n, t in self.tallies.items()}
         return {**tallies, "right": np.array([*self.right, self.labelled])}
 
     def take(self, sums: Mapping[str, np.ndarray]) -> None:
         """Go on from what `sums` has told, here or in all processes together."""
-        for name, tally in self.tallies.items():
-            wrong, energy, agree, samples = sums[f"tally.{name}"].tolist()
-            self.tallies[name] = _Tally(wrong, energy, int(agree), int(samples), tally.classes)
+        for name in self.tallies:
+            wrong, energy, agree, samples, classes = sums[f"tally.{name}"].tolist()
+            self.tallies[name] = _Tally(wrong, energy, int(agree), int(samples), classes > 0)
         *self.right, self.labelled = sums["right"].tolist()
 
     def evidence(self) -> Evidence:

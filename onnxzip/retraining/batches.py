@@ -8,7 +8,7 @@ of these rows judge. The others come in epochs: the first in the pool's own orde
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.errors import InvalidDataError
+from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.teachers import Answers, Teacher
 
 HELD = 512
@@ -30,12 +32,14 @@ class Portion:
         feeds: inputs of the fused net.
         targets: the teachers' outputs by the fused net's names.
         labels: task -> classes, where they were given.
+        weight: of its mean losses, so that their mean over all processes is the mean over the whole batch.
     """
 
     tasks: tuple[str, ...]
     feeds: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
+    weight: float = 1.0
 
     @property
     def count(self) -> int:
@@ -82,6 +86,10 @@ class Stream:
         key: seed and number of the pool.
         room: bytes for the teachers' answers.
         device: where tensors go.
+        peers: the processes that a batch is split between.
+
+    Raises:
+        InvalidDataError: there are more processes than samples in a batch.
     """
 
     def __init__(
@@ -93,23 +101,35 @@ class Stream:
         key: tuple[int, int],
         room: int,
         device: torch.device,
+        peers: Peers = ALONE,
     ) -> None:
-        self.pool, self.device = pool, device
+        self.pool, self.device, self.peers = pool, device, peers
         train, held = parted(pool.order, span)
         self.drawing = Drawing(train, batch, key)
-        self.answers = Answers(pool, train, teachers, min(batch, len(train)), room)
+        if (size := min(batch, len(train))) < peers.size:
+            raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
+        self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
         self.held = held[:HELD]
         self.held_answers = Answers(pool, self.held, teachers, batch, room)
         self.block = batch
 
     def at(self, step: int) -> Portion:
-        """What a step sees."""
-        places = self.drawing.places(step)
-        return self._portion(self.drawing.rows[places], self.answers, places)
+        """What a step sees: this process's part of it."""
+        whole = self.drawing.places(step)
+        places = np.array_split(whole, self.peers.size)[self.peers.place]
+        portion = self._portion(self.drawing.rows[places], self.answers, places)
+        return replace(portion, weight=len(places) * self.peers.size / len(whole))
 
     def judging(self) -> Iterator[Portion]:
         """The rows that judge, in portions."""
-        for start in range(0, len(self.held), self.block):
+        return self._judging(range(0, len(self.held), self.block))
+
+    def judging_here(self) -> Iterator[Portion]:
+        """Of these portions those that this process looks at."""
+        return self._judging(range(0, len(self.held), self.block)[self.peers.place :: self.peers.size])
+
+    def _judging(self, starts: range) -> Iterator[Portion]:
+        for start in starts:
             places = np.arange(start, min(start + self.block, len(self.held)))
             yield self._portion(self.held[places], self.held_answers, places)
 
@@ -117,7 +137,7 @@ class Stream:
         feeds = self.pool.rows.take(rows)
         targets = answers.take(places, feeds)
         labels = {task: y[rows] for task, y in self.pool.labels.items()}
-        return Portion(self.pool.tasks, *(self._tensors(a) for a in (feeds, targets, labels)))
+        return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for name, a in arrays.items()}
