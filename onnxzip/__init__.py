@@ -13,6 +13,7 @@ merged.save("both.onnx")
 """
 
 from onnxzip.before_after import plan, split, verify
+from onnxzip.config import RetrainOptions
 from onnxzip.errors import (
     BackendMissingError,
     InvalidDataError,
@@ -37,6 +38,7 @@ __all__ = [
     "Merged",
     "OnnxzipError",
     "Progress",
+    "RetrainOptions",
     "UnsupportedError",
     "UsageError",
     "VerificationError",

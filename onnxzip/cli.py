@@ -126,7 +126,7 @@ def merge(
         files, given = named_files(nets), named_data(data.data)
         find_method(zip.method)
         if peers.leads:
-            _check_outputs(_outputs(output, out), [*files.values(), *map(Path, (given or {}).values())], out.force)
+            _check_all_outputs(output, out, retrain, [*files.values(), *map(Path, (given or {}).values())])
         with _shown(peers) as progress:
             merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
         if peers.leads:
@@ -156,8 +156,7 @@ def retrain(
     with joined(JobOptions(), run.device) as peers:
         files, given = named_files(teacher), named_data(data.data)
         if peers.leads:
-            inputs = [fused, *files.values(), *map(Path, (given or {}).values())]
-            _check_outputs(_outputs(output, out), inputs, out.force)
+            _check_all_outputs(output, out, options, [fused, *files.values(), *map(Path, (given or {}).values())])
         with _shown(peers) as progress:
             done = retrain_files(fused, files, given, data, steps, options, run, progress, peers)
         if peers.leads:
@@ -234,8 +233,10 @@ def _check_interrupted(report: Mapping[str, Any]) -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-def _outputs(output: Path, out: OutputOptions) -> list[Path]:
-    return [output, *([out.report] if out.report else [])]
+def _check_all_outputs(output: Path, out: OutputOptions, retrain: RetrainOptions, inputs: Sequence[Path]) -> None:
+    """Net, report and checkpoint."""
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
 
 
 def _save(result: Merged, output: Path, out: OutputOptions) -> None:

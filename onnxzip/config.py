@@ -267,7 +267,7 @@ class RetrainOptions:
     learning_rate: float | None = _option(
         None, "Fraction of its size that a weight tensor moves in a step. Default: found.", lambda raw: numbers(raw)[0], "F"
     )
-    temperature: float = _option(1.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
+    temperature: float = _option(2.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
     head: tuple[str, ...] = _option(
         (), "What an output of the fused net says, where its graph does not tell.", texts,
         "OUTPUT=logits|probabilities|values", many=True,

@@ -238,7 +238,8 @@ class TestOptions:
         refused(USAGE, nets, option, value, words=(option.strip("-"), value.strip("-")))
 
     def test_retraining_is_for_a_later_version(self, nets: Path) -> None:
-        refused(USAGE, nets, "--retrain", "100", words=("--retrain 100", "not available in this version"))
+        refused(USAGE, nets, "--retrain", "-1", words=("--retrain -1", "negative"))
+        refused(USAGE, nets, "--retrain", "few", words=("--retrain", "'few'", "whole number"))
         assert run("merge", nets / "a.onnx", nets / "b.onnx", "-o", nets / "o.onnx", "--retrain", "0").code == 0
 
     def test_an_unknown_flag_and_a_missing_one(self, nets: Path) -> None:

@@ -20,9 +20,12 @@ import onnxzip
 from onnxzip.cli import main
 from onnxzip.config import (
     DataOptions,
+    MergeSteps,
     OutputOptions,
     PlanOptions,
+    RetrainData,
     RetrainOptions,
+    RetrainSteps,
     RunOptions,
     VerifyOptions,
     ZipOptions,
@@ -123,17 +126,24 @@ class TestConfig:
 
     def test_keys_are_the_flags(self) -> None:
         text = run("merge", "--help").out
-        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, RetrainOptions, OutputOptions):
+        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions):
+            for field in fields(record):
+                assert f"--{field.name.replace('_', '-')}" in text
+        text = run("retrain", "--help").out
+        for record in (RetrainData, RetrainSteps, RetrainOptions, RunOptions, OutputOptions):
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
 
     def test_the_python_function_has_the_same_options_and_defaults(self) -> None:
         parameters = dict(inspect.signature(onnxzip.merge).parameters)
-        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions):
+        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps):
             for field in fields(record):
                 if field.name not in ("data", "share"):
                     assert parameters[field.name].default == field.default
         assert shares_of(parameters["share"].default) == PlanOptions().share
+        retrain = inspect.signature(onnxzip.retrain).parameters
+        for record in (RetrainData, RetrainSteps, RunOptions):
+            assert all(retrain[f.name].default == f.default for f in fields(record) if f.name != "data")
         verify = inspect.signature(onnxzip.verify).parameters
         assert all(verify[f.name].default == f.default for f in fields(VerifyOptions))
 
@@ -234,7 +244,7 @@ class TestProcess:
         assert main(["merge", "--help"]) == 0
 
     def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("retrain", "export", "inspect"):
+        for name in ("export", "inspect"):
             failed(2, name, words=(name,))
 
 

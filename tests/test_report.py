@@ -149,6 +149,9 @@ class Log:
     def advance(self, parts: int) -> None:
         self.stages[-1][2] += parts
 
+    def detail(self, text: str) -> None:
+        raise AssertionError("only retraining has details")
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

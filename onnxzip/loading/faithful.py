@@ -4,7 +4,7 @@
 
 While shapes and constants are folded the params stand among the graph's inputs: what is computed from them stays computed,
 what is computed from shapes alone goes. Constants remain: what sets an operator (bounds of a Clip, scales of a Resize), what
-an operator without a record reads, single numbers in Constant nodes, and what lies in local functions.
+an operator without a record reads, numbers without an axis in Constant nodes, and what lies in local functions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
-from onnxzip.loading.files import opset_of, parse, read_any_float
+from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
@@ -27,6 +27,8 @@ from onnxzip.loading.stored import HALVES, held_by, holders, read_floats
 from onnxzip.net import Net
 from onnxzip.ops import find
 
+LARGEST_FILE = 2**31 - 1
+_COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
 IN_MEMORY = Path("<net in memory>")
 
@@ -62,18 +64,20 @@ def read_faithfully(source: bytes | Path) -> Faithful:
     values = {name: read_floats(holder) for name, holder in holders(lifted)}
     prepared = prepare(where, _widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
     names = _as_inputs(prepared.graph, values)
+    name = where.stem if isinstance(source, Path) else model.graph.name
     runs = fold_for_both_batches(where, prepared)
     _refuse_unknown(where, runs)
-    net = without_idle_nodes(canonical_attributes(to_net(where, "", prepared, runs)))
+    net = without_idle_nodes(canonical_attributes(to_net(where, name, prepared, runs, _COMPUTED)))
     read = {v for node in net.nodes for v in node.inputs} | {p.name for p in net.outputs}
     trained = tuple(name for name in names if name in read)
     net = replace(
         net,
-        name=model.graph.name or where.stem,
         inputs=tuple(port for port in net.inputs if port.name not in set(names)),
         params={**net.params, **{name: values[name] for name in trained}},
     )
-    return Faithful(content, net, trained, _frozen(net, trained))
+    return Faithful(
+        content, net, trained, _frozen(net, trained, {node.output[0] for node in model.graph.node if held_by(node)})
+    )
 
 
 def _content(source: bytes | Path, model: ModelProto) -> bytes:
@@ -81,32 +85,30 @@ def _content(source: bytes | Path, model: ModelProto) -> bytes:
     if isinstance(source, bytes):
         return source
     content = source.read_bytes()
-    inside = ModelProto.FromString(content)
-    if all(t.data_location == TensorProto.DEFAULT for t in inside.graph.initializer):
+    if not has_external_data(ModelProto.FromString(content)):
         return content
-    try:
-        return bytes(model.SerializeToString(deterministic=True))
-    except ValueError as error:
-        raise UnsupportedError(f"{source}: with its external data it is above the 2 GB that one ONNX file can hold.") from error
+    size = sum(len(t.raw_data) for t in model.graph.initializer)
+    if size > LARGEST_FILE:
+        raise UnsupportedError(
+            f"{source}: with its external data it has {size:,} bytes: more than the 2 GB that one ONNX file can hold."
+        )
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _lifted(model: ModelProto) -> ModelProto:
-    """A copy in which Constant nodes of more than one float are initializers."""
+    """A copy in which Constant nodes of floats are initializers; a number without an axis stays where it is."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    nodes = list(copy.graph.node)
     kept = []
-    for node in nodes:
+    for node in copy.graph.node:
         held = held_by(node)
-        if held is None or (array := read_floats(held)).size == 1:
-            kept.append(node)
-            continue
-        if isinstance(held, TensorProto):
+        if held is None or (array := read_floats(held)).ndim == 0:
+            kept.append(NodeProto.FromString(node.SerializeToString()))
+        elif isinstance(held, TensorProto):
             copy.graph.initializer.add().CopyFrom(held)
             copy.graph.initializer[-1].name = node.output[0]
         else:
             copy.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in kept]
     del copy.graph.node[:]
     copy.graph.node.extend(kept)
     return copy
@@ -114,15 +116,14 @@ def _lifted(model: ModelProto) -> ModelProto:
 
 def _widened(model: ModelProto) -> ModelProto:
     """Half types become float32, in place: a net of halves is computed in float32."""
-    graphs = [model.graph]
-    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+    graph = model.graph
+    for node in (*graph.node, *(n for f in model.functions for n in f.node)):
         _widen_node(node)
-    for graph in graphs:
-        for tensor in graph.initializer:
-            _widen_tensor(tensor)
-        for info in (*graph.input, *graph.output, *graph.value_info):
-            if info.type.tensor_type.elem_type in HALVES:
-                info.type.tensor_type.elem_type = TensorProto.FLOAT
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.type.tensor_type.elem_type in HALVES:
+            info.type.tensor_type.elem_type = TensorProto.FLOAT
     return model
 
 
@@ -144,17 +145,13 @@ def _as_inputs(graph: GraphProto, values: Mapping[str, np.ndarray]) -> tuple[str
     fixed = _settings(graph)
     stored = {t.name: t for t in graph.initializer}
     names = [n for n, v in values.items() if n in stored and n not in fixed and v.size]
-    _remove(graph.initializer, names)
-    _remove(graph.input, names)
+    gone = set(names)
+    for items in (graph.initializer, graph.input):
+        for at in reversed([k for k, item in enumerate(items) if item.name in gone]):
+            del items[at]
     for name in names:
         graph.input.append(helper.make_tensor_value_info(name, stored[name].data_type, values[name].shape))
     return tuple(names)
-
-
-def _remove(items: object, names: Collection[str]) -> None:
-    gone = set(names)
-    for at in reversed([k for k, item in enumerate(items) if item.name in gone]):  # type: ignore[call-overload]
-        del items[at]  # type: ignore[attr-defined]
 
 
 def _settings(graph: GraphProto) -> set[str]:
@@ -192,9 +189,14 @@ def _refuse_unknown(where: Path, runs: Runs) -> None:
         raise UnsupportedError(f"{where}: operators without a torch function: {listed}. Export the net without them.")
 
 
-def _frozen(net: Net, trained: Collection[str]) -> frozenset[str]:
-    """Statistics are of data, and a step can make a variance negative; an exponent's gradient needs the logarithm."""
-    statistics = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
-    exponents = {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
-    numbers = {name for name in trained if net.params[name].ndim == 0}
-    return frozenset((statistics | exponents | numbers) & set(trained))
+def _frozen(net: Net, trained: Collection[str], in_nodes: Collection[str]) -> frozenset[str]:
+    """Params that are no weights.
+
+    Statistics are of data, and a step can make a variance negative; an exponent's gradient needs a logarithm; a single number
+    without an axis, or in a Constant node, is part of a formula (the epsilon of a norm that is spelled out).
+    """
+    fixed = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
+    fixed |= {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
+    fixed |= {name for name in trained if net.params[name].ndim == 0}
+    fixed |= {name for name in trained if net.params[name].size == 1 and name in in_nodes}
+    return frozenset(name for name in trained if name in fixed)

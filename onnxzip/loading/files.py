@@ -67,13 +67,19 @@ def parse(content: bytes, where: Path) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(where, model)
-    if any(uses_external_data(t) for t in model.graph.initializer):
+    if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
     try:
         onnx.checker.check_model(content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model
+
+
+def has_external_data(model: ModelProto) -> bool:
+    """Whether some of the numbers lie in other files; not so after they were loaded."""
+    held = (a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))
+    return any(uses_external_data(t) for t in (*model.graph.initializer, *held))
 
 
 def opset_of(model: ModelProto) -> int:

@@ -19,12 +19,17 @@ from onnxzip.ops import find
 
 Arrays = dict[str, np.ndarray]
 
+_FLOATS: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
+
 # attributes that stand for one number even where a file holds them as a list of one
 _SCALARS = frozenset({"min", "max", "constant_value", "axis", "k"})
 
 
-def to_net(path: Path, name: str, model: ModelProto, runs: Runs) -> Net:
+def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Container[np.dtype] = _FLOATS) -> Net:
     """The net that two folded graphs of one prepared model describe; attributes are complete, not yet normalised.
+
+    Args:
+        floats: types that a constant of floats may have.
 
     Raises:
         UnsupportedError: a value has no shape, a param depends on the batch, a node holds a subgraph.
@@ -40,7 +45,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs) -> Net:
     values = dict.fromkeys([*(t.name for t in graph.inputs), *(v for node in nodes for v in node.outputs)])
     _refuse_constant_outputs(path, graph, values)
     shapes = {v: _shape(path, first[v], second[v]) for v in values}
-    params = {v: _param(path, v, constants[v], others[v]) for v in constants if v in read}
+    params = {v: _param(path, v, constants[v], others[v], floats) for v in constants if v in read}
     return Net(
         name=name,
         inputs=tuple(Port(t.name, _dtype(path, t), shapes[t.name]) for t in graph.inputs),
@@ -120,10 +125,10 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats: Container[np.dtype]) -> np.ndarray:
     if first is not second and not np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
         raise _batch_dependent(path, name)
-    if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype != np.float32):
+    if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
     return np.array(first, order="C")
 

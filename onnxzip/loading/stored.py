@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from onnxzip.errors import InvalidDataError, UnsupportedError
+from onnxzip.errors import InvalidDataError
 
 Holder = TensorProto | AttributeProto
 
-_BITS = {
+_BITS: dict[int, np.dtype] = {
     TensorProto.FLOAT: np.dtype("<f4"),
     TensorProto.DOUBLE: np.dtype("<f8"),
     TensorProto.FLOAT16: np.dtype("<f2"),
     TensorProto.BFLOAT16: np.dtype("<u2"),
 }
-_FIELDS = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
-HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
+HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def holders(model: ModelProto) -> Iterator[tuple[str, Holder]]:
@@ -41,10 +41,9 @@ def held_by(node: NodeProto) -> Holder | None:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
     for attribute in node.attribute:
-        if attribute.name in ("value_float", "value_floats"):
-            return attribute
-        if attribute.name == "value" and attribute.t.data_type in _BITS:
-            return attribute.t
+        held: Holder = attribute.t if attribute.name == "value" else attribute
+        if attribute.name in ("value_float", "value_floats") or (attribute.name == "value" and held.data_type in _BITS):
+            return held
     return None
 
 
@@ -52,8 +51,8 @@ def read_floats(holder: Holder) -> np.ndarray:
     """The numbers, float64 or float32."""
     bits = _bits(holder)
     if isinstance(holder, TensorProto) and holder.data_type == TensorProto.BFLOAT16:
-        return (bits.astype(np.uint32) << 16).view(np.float32)
-    return bits.astype(np.float64 if bits.dtype.itemsize == 8 else np.float32)
+        return np.asarray((bits.astype(np.uint32) << 16).view(np.float32))
+    return np.array(bits, np.float64 if bits.dtype.itemsize == 8 else np.float32)
 
 
 def write_floats(holder: Holder, array: np.ndarray) -> bool:
@@ -91,13 +90,13 @@ def _bits(holder: Holder) -> np.ndarray:
     if holder.HasField("raw_data"):
         return np.frombuffer(holder.raw_data, _BITS[kind]).reshape(shape)
     entries = np.array(getattr(holder, _FIELDS.get(kind, "int32_data")), None if kind in _FIELDS else np.int64)
-    return entries.astype(_unsigned(kind)).view(_BITS[kind]).reshape(shape)
+    return np.asarray(entries, _unsigned(kind)).view(_BITS[kind]).reshape(shape)
 
 
 def _rounded(array: np.ndarray, kind: int) -> np.ndarray:
     """The array in the stored type; a bfloat16 is the upper half of a float32."""
     if kind != TensorProto.BFLOAT16:
-        return np.asarray(array).astype(_BITS[kind])
+        return np.array(array, _BITS[kind])
     wide = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
     return ((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.dtype("<u2"))
 
@@ -107,7 +106,6 @@ def replaced(content: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
 
     Raises:
         InvalidDataError: a value is NaN or infinite that was not, or becomes so in the type of its param.
-        UnsupportedError: the file would be above 2 GB.
     """
     model = ModelProto.FromString(content)
     changed = False
@@ -117,9 +115,4 @@ def replaced(content: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
             changed |= write_floats(holder, arrays[name])
             if before and not np.isfinite(read_floats(holder)).all():
                 raise InvalidDataError(f"param {name!r} has become NaN or infinite. Train with a smaller learning rate.")
-    if not changed:
-        return content
-    try:
-        return bytes(model.SerializeToString())
-    except ValueError as error:
-        raise UnsupportedError("the net is above the 2 GB that one ONNX file can hold.") from error
+    return bytes(model.SerializeToString()) if changed else content

@@ -101,8 +101,10 @@ def program_of(net: Net, outputs: Iterable[str] | None = None) -> Program:
     results = {port.name: slots[port.name] for port in wanted.outputs}
     last = {v: node.name for node in wanted.nodes for v in (*_reads(node, batched), *node.outputs)}
     kept = {*results, *sources}
-    steps = [_step(node, slots, batched, [v for v in _touched(node, batched) if last[v] == node.name and v not in kept])
-             for node in wanted.nodes]
+    steps = [
+        _step(node, slots, batched, [v for v in _touched(node, batched) if last[v] == node.name and v not in kept])
+        for node in wanted.nodes
+    ]
     return Program(net.name, {name: slots[name] for name in sources}, tuple(steps), results, len(slots) + 1)
 
 
@@ -144,7 +146,7 @@ def _obstacle(node: Node) -> str | None:
     operator = find(node.op)
     if operator is None:
         return "is not registered"
-    if node.attrs.get("training_mode"):
+    if node.attrs.get("training_mode") and node.attrs.get("ratio") != 0:
         return "is in training mode"
     computed = [name for k, name in operator.constants.items() if k < len(node.inputs) and node.inputs[k] is not None]
     return f"has a computed {computed[0]}, which must be constant" if computed else None

@@ -36,7 +36,10 @@ def _gemm_line(view: View) -> Line:
 
 
 def _gemm(a: Any, b: Any, c: Any = None, *, alpha: float, beta: float, transA: int, transB: int) -> Any:
-    y = alpha * ((a.T if transA else a) @ (b.T if transB else b))
+    a, b = a.T if transA else a, b if transB else b.T
+    if alpha == beta == 1.0 and (c is None or c.shape == b.shape[:1]):
+        return torch.nn.functional.linear(a, b, c)
+    y = alpha * torch.nn.functional.linear(a, b)
     return y if c is None else y + beta * c
 
 

@@ -23,6 +23,10 @@ def _along(x: Any, values: Any) -> Any:
 
 
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *, epsilon: float, **_: Any) -> Any:
+    """torch's own function has no gradient for the statistics, and knows no types but one, or halves with float32 params."""
+    one = x.dtype == weight.dtype or (x.dtype in (torch.float16, torch.bfloat16) and weight.dtype == torch.float32)
+    if one and weight.dtype == mean.dtype and not (mean.requires_grad or variance.requires_grad):
+        return torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon)
     factor = weight / torch.sqrt(variance + epsilon)
     return x * _along(x, factor) + _along(x, bias - mean * factor)
 

@@ -30,7 +30,10 @@ def _gelu(x: Any, *, approximate: str) -> Any:
 
 
 def _clip(x: Any, *, min: Any = None, max: Any = None) -> Any:
+    """Between two bounds by hardtanh, which is one pass where the gradient of clamp takes four."""
     low, high = floats(min), floats(max)
+    if low and high and low[0] <= high[0] and x.is_floating_point():
+        return torch.nn.functional.hardtanh(x, low[0], high[0])
     return torch.clamp(x, low[0] if low else None, high[0] if high else None) if low or high else x
 
 
@@ -70,7 +73,7 @@ def _clip_bounds(node: Node) -> tuple[float, float]:
 
 
 _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
-    "LeakyRelu": (lambda x, alpha: torch.where(x >= 0, x, alpha * x), Symmetry.SCALING),
+    "LeakyRelu": (lambda x, alpha: torch.nn.functional.leaky_relu(x, alpha), Symmetry.SCALING),
     "Abs": (lambda x: torch.abs(x), Symmetry.SCALING),
     "Neg": (lambda x: -x, Symmetry.LINEAR),
     "Identity": (lambda x: x, Symmetry.LINEAR),
@@ -80,7 +83,7 @@ _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
     "ThresholdedRelu": (lambda x, alpha: torch.where(x > alpha, x, torch.zeros_like(x)), Symmetry.PERMUTATION),
     "Sigmoid": (lambda x: torch.sigmoid(x), Symmetry.PERMUTATION),
     "HardSigmoid": (lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), Symmetry.PERMUTATION),
-    "HardSwish": (lambda x: x * torch.clamp(x / 6 + 0.5, 0, 1), Symmetry.PERMUTATION),
+    "HardSwish": (lambda x: torch.nn.functional.hardswish(x), Symmetry.PERMUTATION),
     "Swish": (lambda x, alpha: x * torch.sigmoid(alpha * x), Symmetry.PERMUTATION),
     "Gelu": (_gelu, Symmetry.PERMUTATION),
     "Mish": (lambda x: torch.nn.functional.mish(x), Symmetry.PERMUTATION),

@@ -74,6 +74,8 @@ def _max_pool(x: Any, **attrs: Any) -> Any:
 
 def _average_pool(x: Any, **attrs: Any) -> Any:
     w = _windows(x, attrs)
+    if not any(map(any, (*w.pads, *w.extra))) and all(d == 1 for d in w.dilations):
+        return getattr(torch.nn.functional, f"avg_pool{len(w.kernel)}d")(x, w.kernel, w.strides)
     counted = _padded(torch.ones_like(x[:1, :1]), w.pads, 1.0 if attrs["count_include_pad"] else 0.0)
     y = _summed(_padded(_padded(x, w.pads, 0.0), w.extra, 0.0), w)
     return y / _summed(_padded(counted, w.extra, 0.0), w)

@@ -49,11 +49,15 @@ def parameter(view: View, position: int) -> bool:
 
 def ints(value: Any) -> tuple[int, ...]:
     """An attribute that lists ints; empty where it is omitted."""
+    if type(value) is tuple and all(type(v) is int for v in value):
+        return value
     return () if value is None else tuple(int(v) for v in np.asarray(value).reshape(-1))
 
 
 def floats(value: Any) -> tuple[float, ...]:
     """An attribute that lists floats; empty where it is omitted."""
+    if type(value) is float:
+        return (value,)
     return () if value is None else tuple(float(v) for v in np.asarray(value).reshape(-1))
 
 

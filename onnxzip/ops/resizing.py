@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ def _resized(shape: tuple[int, ...], attrs: Mapping[str, Any]) -> dict[int, _Axi
             outs = [int(scales[0] * shape[a] + 0.5) for a in axes]
     else:
         scales = list(floats(attrs["scales"]))
-        outs = [math.floor(scale * shape[a] + 1e-9) for a, scale in zip(axes, scales, strict=True)]
+        outs = [
+            shape[a] if scale == 1.0 else math.floor(scale * shape[a] + 1e-9) for a, scale in zip(axes, scales, strict=True)
+        ]
     for k, a in enumerate(axes):
         region = (roi[k], roi[k + len(axes)]) if crop else (0.0, 1.0)
         if outs[k] != shape[a] or not math.isclose(scales[k], 1.0) or region != (0.0, 1.0):
@@ -109,13 +112,27 @@ def _matrix(axis: _Axis, x: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
     return matrix
 
 
+_SHAPING = (
+    "coordinate_transformation_mode", "mode", "nearest_mode", "antialias", "exclude_outside", "cubic_coeff_a",
+    "extrapolation_value",
+)
+
+
+@lru_cache(maxsize=256)
+def _interpolation(axis: _Axis, *shaping: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [out, size] and what is added [out], for the attributes in `_SHAPING`."""
+    attrs = dict(zip(_SHAPING, shaping, strict=True))
+    at = _coordinates(axis, attrs["coordinate_transformation_mode"])
+    matrix, extra = _matrix(axis, at, attrs), np.zeros(axis.out)
+    if attrs["coordinate_transformation_mode"] == "tf_crop_and_resize":
+        outside = (at < 0) | (at > axis.size - 1)
+        matrix[outside], extra[outside] = 0.0, attrs["extrapolation_value"]
+    return matrix, extra
+
+
 def _resize(x: Any, **attrs: Any) -> Any:
     for position, axis in _resized(tuple(x.shape), attrs).items():
-        at = _coordinates(axis, attrs["coordinate_transformation_mode"])
-        matrix, extra = _matrix(axis, at, attrs), np.zeros(axis.out)
-        if attrs["coordinate_transformation_mode"] == "tf_crop_and_resize":
-            outside = (at < 0) | (at > axis.size - 1)
-            matrix[outside], extra[outside] = 0.0, attrs["extrapolation_value"]
+        matrix, extra = _interpolation(axis, *(attrs.get(name) for name in _SHAPING))
         w = torch.as_tensor(matrix, dtype=x.dtype, device=x.device)
         y = torch.matmul(x.movedim(position, -1), w.T)
         if extra.any():

@@ -15,6 +15,8 @@ from onnxzip.ops.reading import first, floats, ints, names, positive_axes, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
+_END = 2**31 - 1  # the least that exporters write for "to the end"
+
 
 def _slices(attrs: Mapping[str, Any], rank: int) -> dict[int, slice]:
     """The slice of each axis that the node names."""
@@ -45,6 +47,8 @@ def _slice_line(view: View) -> Line:
 
 def _slice(x: Any, *, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
     for axis, cut in _slices({"starts": starts, "ends": ends, "axes": axes, "steps": steps}, x.ndim).items():
+        if cut.start == 0 and cut.stop >= _END and cut.step == 1:
+            continue
         at = range(*cut.indices(x.shape[axis]))
         if at.step > 0:
             x = x.narrow(axis, at.start, max(0, at.stop - at.start))

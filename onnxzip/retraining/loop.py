@@ -1,8 +1,10 @@
 """One course of retraining: steps, the rows that judge, the best weights so far.
 
-    step    losses of all tasks, each over its loss at the start, summed; rate * warm-up * cosine down to 0
-    watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start in any respect,
-            and the mean loss (over the loss at the start) is the lowest so far
+    step    losses of all tasks, each over the root of its loss at the start, summed; rate * warm-up * cosine down to 0
+            (measured on LeNet-5, fashion + digits, 1.7 points at the start, 300 steps: over the root 0.7, over the loss 0.9;
+            over 1 the easier task falls behind its start and nothing is kept); a task above its start gains weight
+    watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start, and the mean loss
+            (over the loss at the start) is the lowest so far
     stop    after the last step, when asked to, or when nothing better has come for long
 
 The weights at the start are the best so far until others are, so no course ends below its start.
@@ -11,7 +13,7 @@ The weights at the start are the best so far until others are, so no course ends
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -40,12 +42,14 @@ class Job:
         losses: the net and its losses.
         streams: of all pools.
         start: how the weights at the start were judged.
+        accepts: whether a task, judged so, is no worse than judged so at the start.
         peers: the processes that train together.
     """
 
     losses: Losses
     streams: tuple[Stream, ...]
     start: Mapping[str, Judgement]
+    accepts: Callable[[Judgement, Judgement], bool]
     peers: Peers = ALONE
 
     @cached_property
@@ -68,8 +72,8 @@ class Job:
         """The weights as they are."""
         return judge(self.losses, (p for s in self.streams for p in s.judging_here()), self.peers)
 
-    def scales(self) -> list[float]:
-        """What each task's loss is divided by."""
+    def starts(self) -> list[float]:
+        """Each task's loss at the start, none of them negligible."""
         starts = [self.start[t].loss for t in self.losses.tasks]
         floor = max(FLOOR * max(starts), torch.finfo(torch.float32).tiny)
         return [max(s, floor) for s in starts]
@@ -77,11 +81,11 @@ class Job:
     def score(self, now: Mapping[str, Judgement]) -> float:
         """Mean loss, each over its loss at the start."""
         losses = [now[t].loss for t in self.losses.tasks]
-        return sum(n / s for n, s in zip(losses, self.scales(), strict=True)) / len(losses)
+        return sum(n / s for n, s in zip(losses, self.starts(), strict=True)) / len(losses)
 
     def allows(self, now: Mapping[str, Judgement]) -> bool:
         """Whether no task is worse than at the start."""
-        return all(now[task].no_worse_than(start) for task, start in self.start.items())
+        return all(self.accepts(now[task], start) for task, start in self.start.items())
 
 
 @dataclass
@@ -94,6 +98,7 @@ class Course:
         steps: in all.
         step: done.
         best, best_score, best_step: the best weights so far.
+        balance: what each task's loss is multiplied by.
         history: [step, score] of every watch.
     """
 
@@ -102,6 +107,7 @@ class Course:
     steps: int
     best: Weights
     best_score: float
+    balance: list[float]
     step: int = 0
     best_step: int = 0
     history: list[list[float]] = field(default_factory=list)
@@ -118,8 +124,7 @@ class Course:
         batch = batch_at(self.job.streams, self.step)
         self.job.peers.any(False)  # whoever has no batch says so before the others wait for its gradients
         losses = self.job.forward(batch)
-        scales = torch.tensor(self.job.scales(), device=losses.device)
-        (losses / scales).sum().backward()
+        (losses * torch.tensor(self.balance, device=losses.device)).sum().backward()
         self.optimizer.step()
         self.step += 1
         return [float(x) for x in losses.detach().cpu()]
@@ -134,6 +139,7 @@ class Course:
         """Judge, and keep the weights if they are the best."""
         judged = self.job.judged()
         score = self.job.score(judged)
+        self.balance = rebalanced(self.balance, [judged[t].loss for t in self.job.losses.tasks], self.job.starts())
         self.history.append([self.step, score])
         if score < self.best_score and self.job.allows(judged):
             self.best, self.best_score, self.best_step = self.job.weights(), score, self.step
@@ -157,6 +163,7 @@ class Course:
             "step": self.step,
             "best": self.best,
             "best_score": self.best_score,
+            "balance": self.balance,
             "best_step": self.best_step,
             "history": self.history,
         }
@@ -164,13 +171,22 @@ class Course:
 
 def begun(job: Job, rate: float, steps: int) -> Course:
     """A course from the job's weights at the start."""
-    return Course(job, rate, steps, job.weights(), job.score(job.start))
+    return Course(job, rate, steps, job.weights(), job.score(job.start), [s**-0.5 for s in job.starts()])
+
+
+def rebalanced(balance: Sequence[float], losses: Sequence[float], starts: Sequence[float]) -> list[float]:
+    """Weights of the tasks after a look at them: one that is above its start counts more, the others as much less."""
+    above = [max(1.0, loss / start) for loss, start in zip(losses, starts, strict=True)]
+    mean = sum(above) / len(above)
+    if not math.isfinite(mean):
+        return list(balance)
+    return [b * a / mean for b, a in zip(balance, above, strict=True)]
 
 
 def resumed(job: Job, state: Mapping[str, Any]) -> Course:
     """The course that a checkpoint holds."""
     job.put(state["weights"])
-    course = Course(job, **{k: state[k] for k in ("rate", "steps", "step", "best", "best_score", "best_step", "history")})
+    course = Course(job, **{k: state[k] for k in ("rate", "steps", "step", "best", "best_score", "balance", "best_step", "history")})
     course.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return course

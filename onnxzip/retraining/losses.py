@@ -76,10 +76,18 @@ class Judgement:
     relative_error: float
     top1_agreement: float | None
 
-    def no_worse_than(self, other: Judgement) -> bool:
-        """Whether it is as good in every respect."""
-        agrees = (self.top1_agreement or 0.0) >= (other.top1_agreement or 0.0)
-        return agrees and self.loss <= other.loss and self.relative_error <= other.relative_error
+
+def as_low(now: Judgement, start: Judgement) -> bool:
+    """Whether the loss has not risen: all that can be asked where the teacher is not the only aim."""
+    return now.loss <= start.loss
+
+
+def as_close(now: Judgement, start: Judgement) -> bool:
+    """Whether neither the loss nor the distance to the teacher has risen.
+
+    The top-1 agreement is reported and not asked for: it moves by single samples.
+    """
+    return as_low(now, start) and now.relative_error <= start.relative_error
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,20 +84,33 @@ class TorchNet(nn.Module):
         self.outputs: tuple[Port, ...] = net.outputs
         self.metadata: dict[str, str] = dict(net.metadata)
         self._all_outputs = tuple(p.name for p in net.outputs)
-        self._constants: dict[str, str] = {}
+        trainable = reading.faithful.trainable
+        self._constants = {v: f"_constant_{k}" for k, v in enumerate(net.params) if v not in trainable}
+        for name, buffer in self._constants.items():
+            self.register_buffer(buffer, torch.from_numpy(np.array(net.params[name])), persistent=False)
         self.keys: dict[str, str] = {}
-        self.keys |= keys_of(reading.faithful.trainable, self)
-        for name, key in self.keys.items():
+        self.keys |= keys_of(trainable, self)
+        self._paths = {name: key.split(".") for name, key in self.keys.items()}
+        for name, path in self._paths.items():
+            owner: nn.Module = self
+            for part in path[:-1]:
+                if part not in owner._modules:
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
             array = torch.from_numpy(np.array(net.params[name]))
-            owner, leaf = self._owner(key, make=True)
-            owner.register_parameter(leaf, nn.Parameter(array, requires_grad=name not in reading.faithful.frozen))
-        for number, name in enumerate(v for v in net.params if v not in self.keys):
-            self._constants[name] = f"_constant_{number}"
-            self.register_buffer(f"_constant_{number}", torch.from_numpy(np.array(net.params[name])), persistent=False)
+            owner.register_parameter(path[-1], nn.Parameter(array, requires_grad=name not in reading.faithful.frozen))
 
     def forward(self, *inputs: Tensor, **by_name: Tensor) -> dict[str, Tensor]:
-        """All outputs by name, for inputs in the net's order or by name."""
-        feeds = dict(zip((p.name for p in self.inputs), inputs, strict=False)) | by_name
+        """All outputs by name, for inputs in the net's order or by name.
+
+        Raises:
+            UsageError: an input is missing, or the net has no such input.
+        """
+        names = [p.name for p in self.inputs]
+        feeds = dict(zip(names, inputs, strict=False)) | by_name
+        if len(inputs) > len(names) or not feeds.keys() <= set(names):
+            given = f"{len(inputs)} inputs by position" + (f" and {', '.join(by_name)} by name" if by_name else "")
+            raise UsageError(f"net {self.reading.net.name!r} has the inputs {', '.join(names)}; it was given {given}.")
         return self.compute(feeds, self._all_outputs)
 
     def compute(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -107,11 +120,10 @@ class TorchNet(nn.Module):
             UsageError: the net has no such output, or an input is missing.
         """
         program = self.reading.program(outputs)
-        given = {}
+        given: dict[str, Tensor] = {}
         for name in program.given:
-            if name in self.keys:
-                owner, leaf = self._owner(self.keys[name])
-                given[name] = getattr(owner, leaf)
+            if name in self._paths:
+                given[name] = self._param(name)
             elif name in self._constants:
                 given[name] = getattr(self, self._constants[name])
             elif name in feeds:
@@ -123,23 +135,19 @@ class TorchNet(nn.Module):
 
     def params(self) -> dict[str, nn.Parameter]:
         """Every Parameter by its ONNX name."""
-        owners = {name: self._owner(key) for name, key in self.keys.items()}
-        return {name: getattr(owner, leaf) for name, (owner, leaf) in owners.items()}
+        return {name: self._param(name) for name in self._paths}
 
     def extra_repr(self) -> str:
         """The net's name and ports."""
         ports = ", ".join(p.name for p in self.inputs), ", ".join(p.name for p in self.outputs)
         return f"{self.reading.net.name}: {ports[0]} -> {ports[1]}"
 
-    def _owner(self, key: str, make: bool = False) -> tuple[nn.Module, str]:
-        """The module in which a key's Parameter stands, and its name there."""
-        *path, leaf = key.split(".")
-        owner: nn.Module = self
-        for part in path:
-            if make and part not in owner._modules:
-                owner.add_module(part, nn.Module())
-            owner = getattr(owner, part)
-        return owner, leaf
+    def _param(self, name: str) -> nn.Parameter:
+        """Looked up whenever it is read: whoever traces or wraps a module puts other tensors in its place."""
+        found: Any = self
+        for part in self._paths[name]:
+            found = getattr(found, part)
+        return cast("nn.Parameter", found)
 
 
 def read_module(content: bytes | Path) -> TorchNet:
@@ -161,7 +169,6 @@ def write_params(module: TorchNet) -> bytes:
     Raises:
         UsageError: a param has another shape than the file's.
         InvalidDataError: a param is NaN or infinite where it was not in the file, or too large for its type.
-        UnsupportedError: the file would be above 2 GB.
     """
     arrays = {}
     for name, parameter in module.params().items():

@@ -20,7 +20,8 @@ def to_torch(path: str | PathLike[str]) -> TorchNet:
 
     Raises:
         InvalidModelError: it is no valid ONNX net.
-        UnsupportedError: operators in it have no torch function; all of them are named.
+        UnsupportedError: operators in it have no torch function (all of them are named); with its external data it is above
+            the 2 GB that one file can hold.
     """
     from onnxzip.retraining.module import read_module
 
@@ -38,7 +39,6 @@ def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False)
     Raises:
         UsageError: the file exists (without force) or cannot be written; a param has another shape than the file's.
         InvalidDataError: a param is NaN or infinite.
-        UnsupportedError: the file would be above 2 GB.
     """
     from onnxzip.retraining.module import write_params
 

@@ -18,7 +18,7 @@ import torch
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
-from onnxzip.errors import BackendMissingError
+from onnxzip.errors import BackendMissingError, InvalidModelError
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parted
@@ -26,7 +26,7 @@ from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
 from onnxzip.retraining.interrupt import Interrupt, Wish
 from onnxzip.retraining.loop import Course, Job, begun, resumed
-from onnxzip.retraining.losses import Judgement, Losses, judge
+from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_module, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
 from onnxzip.retraining.search import Found, find_rate
@@ -112,8 +112,10 @@ def retrain_content(
     net = read_module(content).to(device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
     heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
+    _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
-    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), peers)
+    accepts = as_low if options.loss or options.label_weight else as_close
+    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), accepts, peers)
     belongs = belonging(content, _telling(steps, options, run), streams)
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
     with Interrupt() as interrupt:
@@ -175,6 +177,23 @@ def _streams(
         )
         for number, pool in enumerate(lesson.pools)
     )
+
+
+def _check_shapes(net: TorchNet, streams: Sequence[Stream]) -> None:
+    """Refuse teachers that say something else than the net.
+
+    Raises:
+        InvalidModelError: an output has another shape.
+    """
+    ports = {p.name: p for p in net.outputs}
+    for stream in streams:
+        for name, answer in next(stream.judging()).targets.items():
+            have, want = tuple(answer.shape[1:]), tuple(ports[name].shape[1:])
+            if have != want:
+                raise InvalidModelError(
+                    f"output {name!r}: the fused net gives {list(want)} for a sample, the teacher {list(have)}. Give the "
+                    "original net of that task."
+                )
 
 
 def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:

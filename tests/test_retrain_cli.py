@@ -1,0 +1,216 @@
+"""`retrain`, and `merge --retrain`: what they write and say, what they refuse, how they are interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from merging import Ran, failed, images, run, snapshot, write_net
+
+import onnxzip
+
+RUN = ("retrain", "m.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--data", "d.npz", "--device", "cpu")
+SHORT = ("--batch", 16, "--learning-rate", 0.01)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two nets, the two merged on few samples, and more samples."""
+    folder = tmp_path_factory.mktemp("made")
+    nets = {n: write_net(folder / f"{n}.onnx", k, classes=3 + k) for k, n in enumerate("ab")}
+    x = images(600)
+    np.savez(folder / "d.npz", x=x, y=np.arange(600) % 3)
+    onnxzip.merge(nets, x[:64]).save(folder / "m.onnx")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it as the current folder."""
+    for path in made.iterdir():
+        shutil.copy(path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def retrained(*arguments: object) -> Ran:
+    return run(*RUN, *SHORT, *arguments)
+
+
+class TestRetrain:
+    def test_result(self, folder: Path) -> None:
+        before = snapshot(folder)
+        ran = retrained("--steps", 40, "-o", "r.onnx", "--report", "r.json")
+        assert ran.code == 0 and ran.err == ""
+        assert set(snapshot(folder)) == {*before, "r.onnx", "r.json"} and before.items() <= snapshot(folder).items()
+        for word in ("Fidelity", "40 steps", "loss before", "relative error before", "accuracy before", "learning rate 0.01"):
+            assert word in ran.out
+        report = json.loads((folder / "r.json").read_text())
+        assert report["retrain"]["steps"] == 40 and report["retrain"]["seconds"] > 0 and report["samples"] == {"a": 600, "b": 600}
+        assert {"load", "data", "retrain", "verify", "total"} == set(report["seconds"])
+        for task in report["tasks"].values():
+            assert task["fidelity"]["relative_error"] < task["start"]["fidelity"]["relative_error"]
+            assert task["accuracy"]["before"] == task["start"]["accuracy"]["before"] and task["same_source"]
+        assert run("verify", "r.onnx", "--against", "a=a.onnx", "--against", "b=b.onnx", "--data", "d.npz").code == 0
+        assert run("split", "r.onnx", "--task", "a", "-o", "s.onnx").code == 0
+
+    def test_no_steps_copy_the_file(self, folder: Path) -> None:
+        ran = retrained("--steps", 0, "-o", "r.onnx")
+        assert ran.code == 0 and "the start" in ran.out
+        assert (folder / "r.onnx").read_bytes() == (folder / "m.onnx").read_bytes()
+
+    def test_json_is_the_report(self, folder: Path) -> None:
+        ran = retrained("--steps", 5, "-o", "r.onnx", "--json", "--report", "r.json")
+        assert json.loads(ran.out) == json.loads((folder / "r.json").read_text())
+
+    def test_without_data_the_first_line_says_so(self, folder: Path) -> None:
+        ran = run("retrain", "m.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--steps", 2, "-o", "r.onnx", *SHORT)
+        assert ran.code == 0 and "samples of noise (seed 0)" in ran.out.splitlines()[0]
+
+    def test_options_from_a_file(self, folder: Path) -> None:
+        (folder / "c.yaml").write_text("steps: 7\nbatch: 8\nlearning-rate: 0.003\nhead: [a_logits=values]\nsamples: 100\n")
+        arguments = [a for a in RUN if a not in SHORT]
+        report = json.loads(run(*arguments, "--config", "c.yaml", "-o", "r.onnx", "--json").out)
+        assert (report["retrain"]["steps"], report["retrain"]["learning_rate"]) == (7, 0.003)
+        assert report["samples"] == {"a": 100, "b": 100}
+        assert report["retrain"]["tasks"]["a"]["start"]["top1_agreement"] is None
+
+    def test_bars_tell_the_losses(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("COLUMNS", "160")
+        err = retrained("--steps", 5, "-o", "r.onnx").err
+        assert all(word in err for word in ("load", "data", "retrain", "verify", "5/5", "a 0.", "b 0."))
+
+
+class TestMerge:
+    def test_it_retrains_before_it_verifies(self, folder: Path) -> None:
+        arguments = ("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--samples", 64, "--device", "cpu", *SHORT)
+        plain = json.loads(run(*arguments, "-o", "p.onnx", "--json").out)
+        ran = run(*arguments, "-o", "r.onnx", "--retrain", 40, "--report", "r.json")
+        report = json.loads((folder / "r.json").read_text())
+        assert ran.code == 0 and "Retraining: 40 steps" in ran.out
+        assert plain["retrain"] is None and {"steps", "seconds"} <= set(report["retrain"])
+        for name, task in report["tasks"].items():
+            assert task["fidelity"]["relative_error"] < plain["tasks"][name]["fidelity"]["relative_error"]
+        assert report["seconds"]["retrain"] >= report["retrain"]["seconds"] > 0
+        assert report["merged"]["params"] == plain["merged"]["params"]
+
+    def test_no_steps(self, folder: Path) -> None:
+        for name, extra in (("p.onnx", ()), ("q.onnx", ("--retrain", "0"))):
+            assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", name, *extra).code == 0
+        assert (folder / "p.onnx").read_bytes() == (folder / "q.onnx").read_bytes()
+
+
+class TestRefusals:
+    def refused(self, code: int, folder: Path, *arguments: object, words: tuple[str, ...]) -> None:
+        before = snapshot(folder)
+        failed(code, *arguments, words=words)
+        assert snapshot(folder) == before
+
+    def test_teachers(self, folder: Path) -> None:
+        write_net(folder / "other.onnx", 9, classes=3)
+        write_net(folder / "wide.onnx", 9, classes=7)
+        start = ("retrain", "m.onnx", "--data", "d.npz", "-o", "r.onnx", "--steps", 3)
+        a, b = ("--teacher", "a=a.onnx"), ("--teacher", "b=b.onnx")
+        self.refused(2, folder, *start, *a, words=("'b'", "no teacher", "--teacher b="))
+        self.refused(2, folder, *start, *a, *b, "--teacher", "c=a.onnx", words=("no task 'c'",))
+        self.refused(2, folder, *start, "--teacher", "a=other.onnx", *b, words=("other.onnx", "'a'", "--any-teacher"))
+        self.refused(3, folder, *start, "--teacher", "a=none.onnx", *b, words=("none.onnx", "no such file"))
+        self.refused(3, folder, *start, "--teacher", "a=wide.onnx", *b, "--any-teacher", words=("a_logits", "7"))
+        self.refused(3, folder, "retrain", "a.onnx", *a, *b, "-o", "r.onnx", words=("a.onnx", "not made by onnxzip"))
+        ran = run(*start, "--teacher", "a=other.onnx", *b, "--any-teacher", *SHORT)
+        assert ran.code == 0 and "not byte for byte" in ran.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("--steps", -1), ("--steps -1", "negative")),
+            (("--batch", 0), ("--batch 0",)),
+            (("--learning-rate", 0), ("--learning-rate 0", "not positive")),
+            (("--temperature", -2), ("--temperature -2",)),
+            (("--label-weight", 1.5), ("--label-weight 1.5", "between 0 and 1")),
+            (("--head", "a_logits=wrong"), ("OUTPUT=KIND",)),
+            (("--head", "c=values"), ("no such output", "a_logits")),
+            (("--loss", "nothing:here"), ("--loss nothing:here",)),
+            (("--resume",), ("--checkpoint",)),
+            (("--resume", "--checkpoint", "none.pt"), ("none.pt", "no such checkpoint")),
+            (("--checkpoint", "a.onnx"), ("a.onnx", "is read by this command")),
+            (("--checkpoint", "nowhere/c.pt"), ("nowhere", "does not exist")),
+            (("--checkpoint-every", 0), ("--checkpoint-every 0",)),
+        ],
+    )
+    def test_options(self, folder: Path, arguments: tuple[object, ...], words: tuple[str, ...]) -> None:
+        self.refused(2, folder, *RUN, "-o", "r.onnx", *arguments, words=words)
+
+    def test_data(self, folder: Path) -> None:
+        np.savez(folder / "few.npz", x=images(10))
+        start = RUN[:6]
+        self.refused(3, folder, *start, "--data", "few.npz", "-o", "r.onnx", words=("few.npz", "10 samples", "32"))
+        self.refused(3, folder, *start, "--data", "none.npz", "-o", "r.onnx", words=("none.npz", "no such file"))
+
+    def test_outputs_that_exist(self, folder: Path) -> None:
+        for name, flag in (("r.onnx", "-o"), ("c.pt", "--checkpoint")):
+            (folder / name).write_bytes(b"mine")
+            others = () if flag == "-o" else ("-o", "q.onnx")
+            self.refused(2, folder, *RUN, *others, flag, name, words=(name, "--force"))
+
+
+def _alone() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgrp()
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "onnxzip", *RUN, *SHORT, *arguments]
+    return subprocess.Popen(
+        [str(a) for a in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_alone
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert path.exists(), process.communicate()
+
+
+class TestProcess:
+    def test_killed_and_resumed(self, folder: Path) -> None:
+        """20,000 steps would take minutes: the process is killed at its first checkpoint; resumed, it goes on from there."""
+        steps = ("--steps", 60, "--checkpoint-every", 20, "--checkpoint", "c.pt")
+        straight = retrained(*steps, "-o", "s.onnx")
+        assert straight.code == 0
+        (folder / "c.pt").unlink()
+        (folder / "slow.py").write_text(
+            "import time\n"
+            "def batches():\n    import numpy\n    d = numpy.load('d.npz')\n    yield d['x'], d['y']\n"
+        )
+        process = started(*steps, "-o", "r.onnx")
+        wait_for(folder / "c.pt", process)
+        process.kill()
+        process.communicate(timeout=60)
+        (folder / "r.onnx").unlink(missing_ok=True)
+        assert retrained(*steps, "--resume", "-o", "r.onnx").code == 0
+        assert (folder / "r.onnx").read_bytes() == (folder / "s.onnx").read_bytes()
+        assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
+
+    def test_interrupted(self, folder: Path) -> None:
+        process = started("--steps", 200_000, "--checkpoint", "c.pt", "--checkpoint-every", 50, "-o", "r.onnx", "--report", "r.json")
+        wait_for(folder / "c.pt", process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 130, err
+        assert "best weights so far were written" in err and "Traceback" not in err and "Retraining:" in out
+        report = json.loads((folder / "r.json").read_text())
+        assert report["retrain"]["interrupted"] and 50 <= report["retrain"]["steps"] < 200_000
+        assert run("verify", "r.onnx", "--against", "a=a.onnx", "--data", "d.npz").code == 0
