@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import Source
-from onnxzip.calibration.sources import collect
+from onnxzip.calibration.sources import Given, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions, size_of
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins
@@ -114,23 +114,24 @@ def retrain_files(
             compare(c, originals, sources, lambda s: _mine(s, peers), run.device, tick, peers)
             for c in (content, done.content)
         )
-    tasks = _tasks(originals, before, after)
-    return Merged(
-        done.content,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
-            "tasks": tasks,
-            "retrain": done.as_dict(),
-            "noise": {"samples": len(pools[0].order), "seed": run.seed} if given.noise else None,
-            "scaled_uint8": list(given.scaled),
-            "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
-            "seconds": stages.measured(),
-            "peak_rss_bytes": peak_rss_bytes(),
-            "seed": run.seed,
-            "versions": versions(),
-        },
-    )
+    told = _report(path, _tasks(originals, before, after), done.as_dict(), pools, given, run)
+    return Merged(done.content, told | {"seconds": stages.measured(), "peak_rss_bytes": peak_rss_bytes()})
+
+
+def _report(
+    path: Path, tasks: dict[str, Any], retrained: dict[str, Any], pools: tuple[Pool, ...], given: Given, run: RunOptions
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
+        "tasks": tasks,
+        "retrain": retrained,
+        "noise": {"samples": len(pools[0].order), "seed": run.seed} if given.noise else None,
+        "scaled_uint8": list(given.scaled),
+        "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
+        "seed": run.seed,
+        "versions": versions(),
+    }
 
 
 def _mine(source: Source, peers: Peers) -> np.ndarray:

@@ -15,7 +15,7 @@ CEILING = 300
 
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
-    "errors", "linalg", "net", "ops", "runtime", "config", "progress", "peers", "loading", "analysis", "calibration",
+    "errors", "linalg", "net", "ops", "runtime", "values", "config", "progress", "peers", "loading", "analysis", "calibration",
     "matching", "fusion", "exporting", "retraining", "distributed", "inspection", "pipeline", "before_after", "teaching",
     "__init__", "flags", "bars", "cli", "__main__",
 )

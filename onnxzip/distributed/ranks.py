@@ -102,6 +102,9 @@ class Ranks(Peers):
         except RelayedError as relayed:
             error = relayed
             raise
+        except PeerError:
+            if error is None:
+                raise  # else what has happened here counts, though nobody is left to be told
         finally:
             if isinstance(error, RelayedError):
                 self._linger()

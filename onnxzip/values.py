@@ -1,0 +1,107 @@
+"""How the values of options are read: from the text of a flag, a list of such texts, or what YAML holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from onnxzip.errors import UsageError
+
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def shares_of(raw: Any) -> tuple[tuple[str, float], ...]:
+    """Shares by pattern from 0.5, {"stage3*": 0.3}, "stage3*=0.3" or a list of such; the last that fits counts.
+
+    Raises:
+        UsageError: no number, or not in 0..1.
+    """
+    if isinstance(raw, Mapping):
+        return tuple((str(glob), _share(value)) for glob, value in raw.items())
+    if isinstance(raw, (list, tuple)):
+        return tuple(pair for item in raw for pair in ([item] if _is_pair(item) else shares_of(item)))
+    glob, found, value = str(raw).rpartition("=")
+    if found and not glob:
+        raise UsageError(f"share {raw!r}: nothing stands before '='. Write F for all spaces or GLOB=F for some.")
+    return ((glob or "*", _share(value)),)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], float)
+
+
+def _share(value: Any) -> float:
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"share {value!r} is not a number. Give a fraction from 0 to 1.") from None
+    if not 0 <= share <= 1:
+        raise UsageError(f"share {value} is not between 0 and 1. Give the fraction of channels to share.")
+    return share
+
+
+def size_of(raw: Any) -> int:
+    """A number of bytes from 1000000, "500M" or "2G" (powers of 1024).
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(raw).strip(), re.IGNORECASE)
+    if found is None:
+        raise UsageError(f"memory {raw!r} is not an amount of memory. Write it as 500M or 2G.")
+    return int(float(found[1]) * _SIZES[found[2].upper()])
+
+
+def whole_number(raw: Any) -> int:
+    """An int.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(raw, bool) or not re.fullmatch(r"[+-]?\d+", str(raw).strip()):
+        raise UsageError(f"{raw!r} is not a whole number")
+    return int(raw)
+
+
+def shard_of(raw: Any) -> tuple[int, int]:
+    """Which of how many shards, from "2/3".
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", str(raw).strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"shard {raw!r} is none. Write the second of three as 2/3.")
+    return int(found[1]), int(found[2])
+
+
+def numbers(raw: Any) -> tuple[float, ...]:
+    """Floats from 0.5, "0.1,0.2,0.3" or a list.
+
+    Raises:
+        UsageError: they are none.
+    """
+    parts = raw if isinstance(raw, (list, tuple)) else str(raw).split(",")
+    try:
+        return tuple(float(p) for p in parts)
+    except (TypeError, ValueError):
+        raise UsageError(f"{raw!r} is not a number, or some with commas between them") from None
+
+
+def texts(raw: Any) -> tuple[str, ...]:
+    """Strings from one, from a list, or from a mapping (as NAME=VALUE)."""
+    if isinstance(raw, Mapping):
+        return tuple(f"{k}={v}" for k, v in raw.items())
+    return tuple(str(r) for r in raw) if isinstance(raw, (list, tuple)) else (str(raw),)
+
+
+def yes_or_no(raw: Any) -> bool:
+    """A bool.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(raw, bool):
+        raise UsageError(f"{raw!r} is neither true nor false")
+    return raw
