@@ -104,6 +104,12 @@ def test_other_samples_than_last_time_are_refused(folder: Path) -> None:
         shard(1, 2, timeout=1)
 
 
+def test_another_number_of_shards_is_refused(folder: Path) -> None:
+    [done.result() for done in together(None, None)]
+    with pytest.raises(UsageError, match="another number of shards than 3"):
+        shard(1, 3, timeout=1)
+
+
 def test_a_damaged_file_is_refused(folder: Path) -> None:
     [done.result() for done in together(None, None)]
     path = folder / "meet" / "00003-2-of-2.npz"

@@ -48,6 +48,12 @@ class Exchange(Peers):
         """See `Peers`; the samples must be the same whenever one shard is started."""
         self._job = dict(job) | {"shards": self.size}
         self._samples = {OWN: samples()}
+        others = sorted(p for p in self.folder.glob("*-of-*.npz") if not p.stem.endswith(f"-of-{self.size}"))
+        if others:
+            raise UsageError(
+                f"{others[0]}: is of a merge in another number of shards than {self.size}. Give all shards the same number, "
+                "and a folder of their own."
+            )
         self._meet("begin", {}, range(self.size))
 
     def any(self, mine: bool) -> bool:
