@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxzip.analysis import analyse
 from onnxzip.calibration.sources import Samples, gather
-from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions, shares_of
+from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
@@ -25,6 +25,7 @@ from onnxzip.loading import load_all
 from onnxzip.loading.files import read
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for, to_model
+from onnxzip.values import shares_of
 
 Path_ = str | PathLike[str]
 

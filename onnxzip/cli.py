@@ -22,6 +22,7 @@ from onnxzip.config import (
     PlanOptions,
     RetrainData,
     RetrainOptions,
+    RetrainSettings,
     RetrainSteps,
     RunOptions,
     VerifyOptions,
@@ -158,7 +159,7 @@ def retrain(
         if peers.leads:
             _check_all_outputs(output, out, options, [fused, *files.values(), *map(Path, (given or {}).values())])
         with _shown(peers) as progress:
-            done = retrain_files(fused, files, given, data, steps, options, run, progress, peers)
+            done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), progress, peers)
         if peers.leads:
             _save(done, output, out)
             _emit(done.report, retrain_tables, json)

@@ -7,70 +7,31 @@ so no stage is ever handed an option that it cannot use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from onnxzip.errors import UsageError
-from onnxzip.values import numbers, shard_of, texts, whole_number, yes_or_no
-from onnxzip.values import shares_of as shares_of
-from onnxzip.values import size_of as size_of
+from onnxzip.values import numbers, option, shard_of, shares_of, size_of, texts, whole_number, yes_or_no
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
 
 
 @dataclass(frozen=True)
-class Flag:
-    """How an option is given.
-
-    Attributes:
-        help: one line.
-        read: text, or a list of texts, or what YAML holds -> value.
-        metavar: what stands for the value in the help.
-        many: whether it may be given more than once.
-        shown: the default in the help, where it is not the value itself.
-    """
-
-    help: str
-    read: Callable[[Any], Any]
-    metavar: str = ""
-    many: bool = False
-    shown: str = ""
-
-
-def _option(
-    default: Any, help: str, read: Callable[[Any], Any], metavar: str = "", many: bool = False, shown: str = ""
-) -> Any:
-    return field(default=default, metadata={"flag": Flag(help, read, metavar, many, shown)})
-
-
-def flag_of(metadata: Mapping[str, Any]) -> Flag:
-    """The flag in a field's metadata."""
-    flag = metadata["flag"]
-    assert isinstance(flag, Flag)
-    return flag
-
-
-# records ----------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
 class DataOptions:
     """What the nets are calibrated or compared with."""
 
-    data: tuple[str, ...] = _option(
+    data: tuple[str, ...] = option(
         (),
         "Samples: .npz, .npy, a folder of images, or module:callable; without NAME= for all tasks. Default: noise.",
         texts,
         "[NAME=]FILE",
         many=True,
     )
-    samples: int = _option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
-    mean: tuple[float, ...] = _option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
-    std: tuple[float, ...] = _option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
-    size: int | None = _option(
+    samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
+    mean: tuple[float, ...] = option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
+    std: tuple[float, ...] = option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
+    size: int | None = option(
         None, "Shorter side that images of a folder are resized to before the centre is cut out.", whole_number, "PIXELS"
     )
 
@@ -87,17 +48,17 @@ class DataOptions:
 class RetrainData(DataOptions):
     """What a net is retrained with: everything, unless less is asked for."""
 
-    samples: int = _option(ALL, "Samples used of each source at most.", whole_number, "N", shown="all")
+    samples: int = option(ALL, "Samples used of each source at most.", whole_number, "N", shown="all")
 
 
 @dataclass(frozen=True)
 class PlanOptions:
     """What is shared, and how the fused net is laid out."""
 
-    share: tuple[tuple[str, float], ...] = _option(
+    share: tuple[tuple[str, float], ...] = option(
         (("*", 1.0),), "Fraction of channels to share, for all or for spaces that GLOB fits.", shares_of, "[GLOB=]F", many=True
     )
-    layout: str = _option(
+    layout: str = option(
         "strands", "strands: each task can run alone; wide: every row reads every channel.", str, "strands|wide"
     )
 
@@ -110,8 +71,8 @@ class PlanOptions:
 class ZipOptions:
     """How channels are matched and weights are found."""
 
-    method: str = _option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
-    memory: int = _option(
+    method: str = option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
+    memory: int = option(
         1 << 30, "Memory for live values; what is beyond goes to a scratch file. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )
 
@@ -124,8 +85,8 @@ class ZipOptions:
 class RunOptions:
     """What nets run on, and where chance comes from."""
 
-    seed: int = _option(0, "Of everything that is drawn at random.", whole_number, "N")
-    device: str = _option("auto", "Where nets run.", str, "auto|cpu|cuda")
+    seed: int = option(0, "Of everything that is drawn at random.", whole_number, "N")
+    device: str = option("auto", "Where nets run.", str, "auto|cpu|cuda")
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -138,7 +99,7 @@ class RunOptions:
 class MergeSteps:
     """How long `merge` retrains after the zip."""
 
-    retrain: int = _option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
+    retrain: int = option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
 
     def __post_init__(self) -> None:
         if self.retrain < 0:
@@ -149,12 +110,12 @@ class MergeSteps:
 class RetrainSteps:
     """How long `retrain` retrains, and on how much."""
 
-    steps: int = _option(1000, "Steps; some of them find the learning rate.", whole_number, "N")
-    memory: int = _option(
+    steps: int = option(1000, "Steps; some of them find the learning rate.", whole_number, "N")
+    memory: int = option(
         1 << 30, "Memory for params, optimizer and kept answers of the teachers. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )
 
-    any_teacher: bool = _option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
+    any_teacher: bool = option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -165,22 +126,22 @@ class RetrainSteps:
 class RetrainOptions:
     """How a fused net is retrained."""
 
-    batch: int = _option(64, "Samples of each task a step.", whole_number, "N")
-    learning_rate: float | None = _option(
+    batch: int = option(64, "Samples of each task a step.", whole_number, "N")
+    learning_rate: float | None = option(
         None, "Fraction of its size that a weight tensor moves in a step. Default: found.", lambda raw: numbers(raw)[0], "F"
     )
-    temperature: float = _option(2.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
-    head: tuple[str, ...] = _option(
+    temperature: float = option(2.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
+    head: tuple[str, ...] = option(
         (), "What an output of the fused net says, where its graph does not tell.", texts,
         "OUTPUT=logits|probabilities|values", many=True,
     )
-    label_weight: float = _option(
+    label_weight: float = option(
         0.0, "Part of the loss that labels 'y' make up, where they were given.", lambda raw: numbers(raw)[0], "F"
     )
-    loss: str = _option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
-    checkpoint: Path | None = _option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
-    checkpoint_every: int = _option(100, "Steps between two checkpoints.", whole_number, "N")
-    resume: bool = _option(False, "Go on from the checkpoint.", yes_or_no)
+    loss: str = option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
+    checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
+    checkpoint_every: int = option(100, "Steps between two checkpoints.", whole_number, "N")
+    resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("checkpoint_every", 1)):
@@ -199,11 +160,11 @@ class RetrainOptions:
 class JobOptions:
     """One job in several processes that meet in a folder; see also torchrun."""
 
-    shard: tuple[int, int] | None = _option(
+    shard: tuple[int, int] | None = option(
         None, "Take the K-th of N parts of the data; the others find its moments in --exchange.", shard_of, "K/N"
     )
-    exchange: Path | None = _option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
-    exchange_timeout: float = _option(
+    exchange: Path | None = option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
+    exchange_timeout: float = option(
         1800.0, "How long to wait for another process, in seconds.", lambda raw: numbers(raw)[0], "SECONDS"
     )
 
@@ -218,16 +179,16 @@ class JobOptions:
 class OutputOptions:
     """What is written besides the net."""
 
-    report: Path | None = _option(None, "Write the report there, as JSON.", Path, "FILE")  # noqa: RUF009 - a field
-    force: bool = _option(False, "Replace files that exist.", yes_or_no)
+    report: Path | None = option(None, "Write the report there, as JSON.", Path, "FILE")  # noqa: RUF009 - a field
+    force: bool = option(False, "Replace files that exist.", yes_or_no)
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
     """When a comparison fails."""
 
-    tolerance: float | None = _option(None, "Largest relative error that passes.", lambda raw: numbers(raw)[0], "F")
-    min_agreement: float | None = _option(None, "Smallest top-1 agreement that passes.", lambda raw: numbers(raw)[0], "F")
+    tolerance: float | None = option(None, "Largest relative error that passes.", lambda raw: numbers(raw)[0], "F")
+    min_agreement: float | None = option(None, "Smallest top-1 agreement that passes.", lambda raw: numbers(raw)[0], "F")
 
     def __post_init__(self) -> None:
         for name, value in (("tolerance", self.tolerance), ("min-agreement", self.min_agreement)):
@@ -245,3 +206,13 @@ class Options:
     run: RunOptions = field(default_factory=RunOptions)
     steps: MergeSteps = field(default_factory=MergeSteps)
     retrain: RetrainOptions = field(default_factory=RetrainOptions)
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """All options of a retraining."""
+
+    data: RetrainData = field(default_factory=RetrainData)
+    steps: RetrainSteps = field(default_factory=RetrainSteps)
+    retrain: RetrainOptions = field(default_factory=RetrainOptions)
+    run: RunOptions = field(default_factory=RunOptions)

@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 import yaml
 
-from onnxzip.config import Flag, flag_of
 from onnxzip.errors import UsageError
+from onnxzip.values import Flag, flag_of
 
 Result = TypeVar("Result")
 CONFIG = "config"

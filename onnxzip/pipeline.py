@@ -23,17 +23,7 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
-from onnxzip.config import (
-    DataOptions,
-    MergeSteps,
-    Options,
-    PlanOptions,
-    RetrainOptions,
-    RunOptions,
-    ZipOptions,
-    shares_of,
-    size_of,
-)
+from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
@@ -49,6 +39,7 @@ from onnxzip.net import Net
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for, to_model
+from onnxzip.values import shares_of, size_of
 
 REPAIR = True  # a branch also repairs its skip; measured on ResNet pairs: 2.0 points against 2.1, at share 0.5 0.7 against 0.8
 UNSHARED_ERROR = 1e-5

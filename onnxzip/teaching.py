@@ -5,8 +5,9 @@ load -> data -> retrain -> verify      (each a stage of the progress, and of `se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, collect
-from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSteps, RunOptions, size_of
+from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
@@ -27,6 +28,7 @@ from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import Merged
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
+from onnxzip.values import size_of
 
 Path_ = str | PathLike[str]
 
@@ -66,22 +68,20 @@ def retrain(
         UsageError: a teacher is missing or is another file, or an option cannot be used.
         UnsupportedError: an operator cannot be differentiated.
     """
-    data_options = RetrainData(samples=samples, mean=mean, std=std, size=size)
-    steps_options = RetrainSteps(steps, size_of(memory), any_teacher)
-    run = RunOptions(seed, device)
-    return retrain_files(
-        fused, teachers, data, data_options, steps_options, options or RetrainOptions(), run, progress or Silent()
+    settings = RetrainSettings(
+        RetrainData(samples=samples, mean=mean, std=std, size=size),
+        RetrainSteps(steps, size_of(memory), any_teacher),
+        options or RetrainOptions(),
+        RunOptions(seed, device),
     )
+    return retrain_files(fused, teachers, data, settings, progress or Silent())
 
 
 def retrain_files(
     fused: Path_,
     teachers: Mapping[str, Path_],
     data: Any,
-    data_options: RetrainData,
-    steps: RetrainSteps,
-    options: RetrainOptions,
-    run: RunOptions,
+    settings: RetrainSettings,
     progress: Progress,
     peers: Peers = ALONE,
 ) -> Merged:
@@ -93,45 +93,35 @@ def retrain_files(
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
     from onnxzip.retraining.teachers import teachers_of
 
-    path, stages = Path(fused), Stages(progress)
+    path, stages, run = Path(fused), Stages(progress), settings.run
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
         model, content = read(path), path.read_bytes()
-        originals = _teachers(path, teachers, steps.any_teacher, progress)
+        originals = _teachers(path, teachers, settings.steps.any_teacher, progress)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
-        limit = min(data_options.samples, wanted_rows(steps.steps, options))
-        given = collect(data, feeds_for(model, originals), data_options, rng, progress.note, limit=limit)
-        pools = tuple(replace(p, order=p.order[: data_options.samples]) for p in given.pools)
-    peers.begin(_job(path, originals, pools, steps, options, run), lambda: "")
-    with stages.stage("retrain", steps.steps):
-        lesson = Lesson(teachers_of(originals, run.device), pools, 0, steps.memory)
-        done = retrain_content(content, lesson, steps.steps, options, run, progress, peers)
-    sources = judging_sources(pools)
-    count = sum(int(_mine(s, peers).sum()) for s in sources)
-    with stages.stage("verify", 2 * count) as tick:
-        before, after = (
-            compare(c, originals, sources, lambda s: _mine(s, peers), run.device, tick, peers)
-            for c in (content, done.content)
-        )
-    told = _report(path, _tasks(originals, before, after), done.as_dict(), pools, given, run)
-    return Merged(done.content, told | {"seconds": stages.measured(), "peak_rss_bytes": peak_rss_bytes()})
-
-
-def _report(
-    path: Path, tasks: dict[str, Any], retrained: dict[str, Any], pools: tuple[Pool, ...], given: Given, run: RunOptions
-) -> dict[str, Any]:
-    return {
+        limit = min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
+        given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
+        pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
+    peers.begin(_job(path, originals, pools, settings), lambda: "")
+    lesson = Lesson(teachers_of(originals, run.device), pools, 0, settings.steps.memory)
+    with stages.stage("retrain", settings.steps.steps):
+        done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
+    sources, mine = judging_sources(pools), partial(_mine, peers=peers)
+    with stages.stage("verify", 2 * sum(int(mine(s).sum()) for s in sources)) as tick:
+        before, after = (compare(c, originals, sources, mine, run.device, tick, peers) for c in (content, done.content))
+    report = {
         "schema_version": SCHEMA_VERSION,
         "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
-        "tasks": tasks,
-        "retrain": retrained,
-        "noise": {"samples": len(pools[0].order), "seed": run.seed} if given.noise else None,
-        "scaled_uint8": list(given.scaled),
-        "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
+        "tasks": _tasks(originals, before, after),
+        "retrain": done.as_dict(),
+        **_data_entry(given, pools, run.seed),
+        "seconds": stages.measured(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "seed": run.seed,
         "versions": versions(),
     }
+    return Merged(done.content, report)
 
 
 def _mine(source: Source, peers: Peers) -> np.ndarray:
@@ -139,16 +129,14 @@ def _mine(source: Source, peers: Peers) -> np.ndarray:
     return np.asarray(np.arange(source.count) % peers.size == peers.place)
 
 
-def _job(
-    path: Path, originals: Originals, pools: tuple[Pool, ...], steps: RetrainSteps, options: RetrainOptions, run: RunOptions
-) -> dict[str, object]:
+def _job(path: Path, originals: Originals, pools: tuple[Pool, ...], settings: RetrainSettings) -> dict[str, object]:
     """All that must be the same in every process; files of checkpoints are the first one's alone."""
     return {
         "onnxzip": own_version(),
         "sha256 of the net": sha256_of(path),
         **{f"sha256 of the teacher of {t}": sha256_of(file) for t, (file, _) in originals.items()},
         **{f"samples of {', '.join(p.tasks)}": p.rows.count for p in pools},
-        "options": str((replace(steps, memory=0), replace(options, checkpoint=None, resume=False), run)),
+        "options": str((settings.steps.steps, replace(settings.retrain, checkpoint=None, resume=False), settings.run)),
     }
 
 
@@ -171,6 +159,15 @@ def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progres
         lost = missing[0]
         raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
     return found
+
+
+def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any]:
+    """What was taught with."""
+    return {
+        "noise": {"samples": len(pools[0].order), "seed": seed} if given.noise else None,
+        "scaled_uint8": list(given.scaled),
+        "samples": {t: len(pool.order) for pool in pools for t in pool.tasks},
+    }
 
 
 def _tasks(originals: Originals, before: Mapping[str, Evidence], after: Mapping[str, Evidence]) -> dict[str, Any]:

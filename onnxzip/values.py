@@ -1,14 +1,48 @@
-"""How the values of options are read: from the text of a flag, a list of such texts, or what YAML holds."""
+"""How options are given: what a flag says of itself, and how values are read from text or from YAML."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxzip.errors import UsageError
 
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How an option is given.
+
+    Attributes:
+        help: one line.
+        read: text, or a list of texts, or what YAML holds -> value.
+        metavar: what stands for the value in the help.
+        many: whether it may be given more than once.
+        shown: the default in the help, where it is not the value itself.
+    """
+
+    help: str
+    read: Callable[[Any], Any]
+    metavar: str = ""
+    many: bool = False
+    shown: str = ""
+
+
+def option(
+    default: Any, help: str, read: Callable[[Any], Any], metavar: str = "", many: bool = False, shown: str = ""
+) -> Any:
+    """A field of an option record; the arguments are its default and those of `Flag`."""
+    return field(default=default, metadata={"flag": Flag(help, read, metavar, many, shown)})
+
+
+def flag_of(metadata: Mapping[str, Any]) -> Flag:
+    """The flag in a field's metadata."""
+    flag = metadata["flag"]
+    assert isinstance(flag, Flag)
+    return flag
 
 
 def shares_of(raw: Any) -> tuple[tuple[str, float], ...]:

@@ -320,7 +320,7 @@ class TestInterrupts:
         [
             (onnxzip.pipeline, "load_all"),
             (onnxzip.pipeline, "analyse"),
-            (onnxzip.pipeline, "gather"),
+            (onnxzip.pipeline, "collect"),
             (Frontier, "sweep"),
             (Frontier, "advance"),
             (onnxzip.pipeline, "compare"),

@@ -30,10 +30,9 @@ from onnxzip.config import (
     RunOptions,
     VerifyOptions,
     ZipOptions,
-    shares_of,
-    size_of,
 )
 from onnxzip.errors import UsageError
+from onnxzip.values import shares_of, size_of
 
 
 @pytest.fixture

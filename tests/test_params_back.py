@@ -280,6 +280,18 @@ class TestWriting:
             onnxzip.from_torch(module, file.with_name("new.onnx"))
         assert snapshot(file.parent) == before
 
+    def test_a_param_that_is_too_large_for_its_type_is_refused(self) -> None:
+        model = plain()
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+        for port in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+            port.type.tensor_type.elem_type = TensorProto.FLOAT16
+        module = read_module(model.SerializeToString())
+        with torch.no_grad():
+            module.params()["w0"][0, 0, 0, 0] = 1e5
+        with pytest.raises(InvalidDataError, match="'w0'"):
+            write_params(module)
+
     def test_infinities_of_the_file_stay(self) -> None:
         model = plain()
         mask = np.array([0, -np.inf, 0, 0, 0], np.float32)

@@ -54,7 +54,8 @@ class TestRetrain:
         for word in ("Fidelity", "40 steps", "loss before", "relative error before", "accuracy before", "learning rate 0.01"):
             assert word in ran.out
         report = json.loads((folder / "r.json").read_text())
-        assert report["retrain"]["steps"] == 40 and report["retrain"]["seconds"] > 0 and report["samples"] == {"a": 600, "b": 600}
+        assert report["retrain"]["steps"] == 40 and report["retrain"]["seconds"] > 0
+        assert report["samples"] == {"a": 600, "b": 600}
         assert {"load", "data", "retrain", "verify", "total"} == set(report["seconds"])
         for task in report["tasks"].values():
             assert task["fidelity"]["relative_error"] < task["start"]["fidelity"]["relative_error"]
@@ -186,15 +187,11 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 class TestProcess:
     def test_killed_and_resumed(self, folder: Path) -> None:
-        """20,000 steps would take minutes: the process is killed at its first checkpoint; resumed, it goes on from there."""
+        """The process is killed behind its first checkpoint; resumed, it writes what it would have written."""
         steps = ("--steps", 60, "--checkpoint-every", 20, "--checkpoint", "c.pt")
         straight = retrained(*steps, "-o", "s.onnx")
         assert straight.code == 0
         (folder / "c.pt").unlink()
-        (folder / "slow.py").write_text(
-            "import time\n"
-            "def batches():\n    import numpy\n    d = numpy.load('d.npz')\n    yield d['x'], d['y']\n"
-        )
         process = started(*steps, "-o", "r.onnx")
         wait_for(folder / "c.pt", process)
         process.kill()
@@ -205,7 +202,8 @@ class TestProcess:
         assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
 
     def test_interrupted(self, folder: Path) -> None:
-        process = started("--steps", 200_000, "--checkpoint", "c.pt", "--checkpoint-every", 50, "-o", "r.onnx", "--report", "r.json")
+        long = "--steps", 200_000, "--checkpoint", "c.pt", "--checkpoint-every", 50
+        process = started(*long, "-o", "r.onnx", "--report", "r.json")
         wait_for(folder / "c.pt", process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)

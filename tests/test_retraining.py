@@ -194,6 +194,9 @@ class TestDistillation:
         monkeypatch.chdir(tmp_path)
         done = pair.retrain(loss="mine:loss")
         assert done.content not in (pair.retrain().content, pair.fused.read_bytes())
+        (tmp_path / "flawed.py").write_text("def loss(y, t, labels):\n    return (y['logits'] - t['logits']).abs()\n")
+        with pytest.raises(UsageError, match="no tensor of one number"):
+            pair.retrain(loss="flawed:loss")
         for text in ("mine:other", "none:loss", "mine", "mine:__name__"):
             with pytest.raises(UsageError, match="--loss"):
                 custom_loss(text)

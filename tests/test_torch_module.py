@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from architectures import ARCHITECTURES, model_of
-from fusing import fuse, make
+from fusing import fuse, make, net_of
 from netfiles import written
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch.export import Dim
@@ -134,22 +134,36 @@ def test_merged_nets_trace(layout: str, tmp_path: Path) -> None:
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+TOKENS = """net (float[N,4,6] x, float[1,1,8] token, float[6,8] w, float[8,3] v) => (float[N,5,3] y) {
+    shape = Shape (x)
+    first = Constant <value_ints = [0]> ()
+    batch = Gather (shape, first)
+    rest = Constant <value_ints = [1, 8]> ()
+    full = Concat <axis = 0> (batch, rest)
+    tokens = Expand (token, full)
+    a = MatMul (x, w)
+    h = Concat <axis = 1> (tokens, a)
+    y = MatMul (h, v)
+}"""
+
+
 def test_a_token_that_is_repeated_for_every_sample_takes_the_batch_of_the_input(tmp_path: Path) -> None:
-    graph = """net (float[N,4,6] x, float[1,1,6] token, float[6,6] w) => (float[N,5,6] y) {
-        shape = Shape (x)
-        first = Constant <value_ints = [0]> ()
-        batch = Gather (shape, first)
-        rest = Constant <value_ints = [1, 6]> ()
-        full = Concat <axis = 0> (batch, rest)
-        tokens = Expand (token, full)
-        h = Concat <axis = 1> (tokens, x)
-        y = MatMul (h, w)
-    }"""
-    content = model(graph, tmp_path)
+    content = model(TOKENS, tmp_path)
     module = read_module(content)
     check_runs_as_onnx_runtime(content, module, (1, 2, 5))
     exported = torch.export.export(module, (torch.rand(3, 4, 6),), dynamic_shapes=(({0: Dim("batch")},),))
-    assert exported.module()(torch.rand(8, 4, 6))["y"].shape == (8, 5, 6)
+    assert exported.module()(torch.rand(8, 4, 6))["y"].shape == (8, 5, 3)
+
+
+def test_a_merged_net_repeats_its_token_for_every_sample(tmp_path: Path) -> None:
+    nets = [net_of(tmp_path, ModelProto.FromString(model(TOKENS, tmp_path)), name) for name in "ab"]
+    content = to_model(fuse(nets).net).SerializeToString()
+    module = read_module(content)
+    check_runs_as_onnx_runtime(content, module, (1, 5))
+    feeds = feeds_for(module, 5)
+    want = read_module(model(TOKENS, tmp_path))(**feeds)["y"]
+    for got in module(**feeds).values():
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-3 * float(want.detach().abs().max()))
 
 
 class TestReading:
@@ -230,6 +244,19 @@ class TestReading:
         for part in ("IsNaN (node 'first', 'sixth')", "vendor.Odd (node 'fifth')", str(path)):
             assert part in str(error.value)
         assert "Mul" not in str(error.value)
+
+    def test_control_flow_is_refused(self) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]>
+        net (float[N,2] x) => (float[N,2] y) {
+            top = ReduceMax <keepdims = 0> (x)
+            choice = Cast <to = 9> (top)
+            [branch] y = If (choice) <
+                then_branch = yes () => (float[N,2] a) { a = Relu (x) },
+                else_branch = no () => (float[N,2] b) { b = Neg (x) }
+            >
+        }"""
+        with pytest.raises(UnsupportedError, match=r"If \(node 'branch'\)"):
+            read_module(onnx.parser.parse_model(text).SerializeToString())
 
     @pytest.mark.parametrize("name", sorted(UNKNOWN))
     def test_families_with_unknown_operators_are_refused(self, name: str) -> None:

@@ -73,11 +73,6 @@ def write_floats(holder: Holder, array: np.ndarray) -> bool:
     return True
 
 
-def stored_values(model: ModelProto) -> Mapping[str, np.ndarray]:
-    """All float params by name."""
-    return {name: read_floats(holder) for name, holder in holders(model)}
-
-
 def _unsigned(kind: int) -> np.dtype:
     """The type of an entry of the field that holds numbers of this kind: half types stand there by their bits."""
     return np.dtype("<u2") if kind in HALVES else _BITS[kind]
@@ -96,7 +91,8 @@ def _bits(holder: Holder) -> np.ndarray:
 def _rounded(array: np.ndarray, kind: int) -> np.ndarray:
     """The array in the stored type; a bfloat16 is the upper half of a float32."""
     if kind != TensorProto.BFLOAT16:
-        return np.array(array, _BITS[kind])
+        with np.errstate(over="ignore"):  # whoever writes looks at what became infinite
+            return np.array(array, _BITS[kind])
     wide = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
     return ((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.dtype("<u2"))
 

@@ -80,7 +80,10 @@ def _expand(x: Any, *, shape: Any) -> Any:
 def _adapt_expand(
     node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    return {"shape": tuple(max(d, 1) for d in outputs[0])}
+    """The output's shape, but 1 where the input has the batch already."""
+    assert inputs[0] is not None
+    own = (1,) * (len(outputs[0]) - len(inputs[0])) + inputs[0]
+    return {"shape": tuple(1 if d < 0 and d == mine else d for d, mine in zip(outputs[0], own, strict=True))}
 
 
 def _depth_line(view: View) -> Line:

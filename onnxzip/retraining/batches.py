@@ -110,7 +110,8 @@ class Stream:
             raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
         self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
         self.held = held[:HELD]
-        self.held_answers = Answers(pool, self.held, teachers, batch, room)
+        left = room - self.answers.bytes if self.answers.keeps else room
+        self.held_answers = Answers(pool, self.held, teachers, batch, left)
         self.block = batch
 
     def at(self, step: int) -> Portion:

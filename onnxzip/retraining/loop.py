@@ -186,8 +186,8 @@ def rebalanced(balance: Sequence[float], losses: Sequence[float], starts: Sequen
 def resumed(job: Job, state: Mapping[str, Any]) -> Course:
     """The course that a checkpoint holds."""
     job.put(state["weights"])
-    kept = "rate", "steps", "step", "best", "best_score", "balance", "best_step", "history"
-    course = Course(job, **{k: state[k] for k in kept})
+    names = "rate", "steps", "step", "best", "best_score", "balance", "best_step", "history"
+    course = Course(job, **{name: state[name] for name in names})
     course.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return course

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from onnxzip.errors import UsageError
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Batch, Portion
 from onnxzip.retraining.heads import VALUES, Head
@@ -48,12 +49,19 @@ class Losses(nn.Module):
             return self.net.compute(portion.feeds, wanted)
 
     def of(self, portion: Portion, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss by task."""
+        """Loss by task.
+
+        Raises:
+            UsageError: a loss of the user's gives no single number.
+        """
         found = {}
         for task in portion.tasks:
             own = [h for h in self.heads if h.task == task]
             mine, wanted = {h.name: outputs[h.output] for h in own}, {h.name: portion.targets[h.output] for h in own}
-            found[task] = self.criteria[task](mine, wanted, portion.labels.get(task))
+            loss = self.criteria[task](mine, wanted, portion.labels.get(task))
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                raise UsageError(f"task {task!r}: the loss is no tensor of one number. Let your callable return a mean.")
+            found[task] = loss.reshape(())
         return found
 
 

@@ -5,8 +5,9 @@
     labels        (1 - F) distillation + F cross-entropy
     custom        whatever a callable of the user's makes of outputs, the teacher's outputs and labels
 
-T = 2 by default (measured on LeNet-5, fashion + digits, 300 steps: 0.5 points, with T = 1 0.7). Hinton, Vinyals, Dean 2015 (arXiv 1503.02531). The loss of a head without KL is its share of the teacher's variance that is not
-explained: 1 for a student that knows the mean alone, the same for outputs of every scale.
+T = 2 by default (measured on LeNet-5, fashion + digits, 300 steps: 0.5 points, with T = 1 0.7). Hinton, Vinyals, Dean 2015
+(arXiv 1503.02531). The loss of a head without KL is its share of the teacher's variance that is not explained: 1 for a
+student that knows the mean alone, the same for outputs of every scale.
 """
 
 from __future__ import annotations

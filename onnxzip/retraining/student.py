@@ -18,7 +18,7 @@ import torch
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
-from onnxzip.errors import BackendMissingError, InvalidModelError
+from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parted
@@ -105,13 +105,15 @@ def retrain_content(
 
     Raises:
         UsageError: heads, a loss or a checkpoint that cannot be used.
-        UnsupportedError: an operator has no torch function, or a task has no output that teaches.
+        UnsupportedError: an operator has no torch function, a task has no output that teaches, or nothing can be trained.
         InvalidDataError: samples that the nets cannot be fed with.
     """
     started = time.perf_counter()
     net = read_module(content).to(device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
     heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UnsupportedError("the fused net has no weights that can be trained")
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     accepts = as_low if options.loss or options.label_weight else as_close
