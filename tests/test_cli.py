@@ -20,6 +20,7 @@ import onnxzip
 from onnxzip.cli import main
 from onnxzip.config import (
     DataOptions,
+    JobOptions,
     MergeSteps,
     OutputOptions,
     PlanOptions,
@@ -125,7 +126,8 @@ class TestConfig:
 
     def test_keys_are_the_flags(self) -> None:
         text = run("merge", "--help").out
-        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions):
+        records = DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions, JobOptions
+        for record in records:
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
         text = run("retrain", "--help").out
