@@ -26,6 +26,7 @@ from onnxzip.config import (
     RetrainSteps,
     RunOptions,
     VerifyOptions,
+    WaitOptions,
     ZipOptions,
 )
 from onnxzip.distributed.joining import joined
@@ -117,13 +118,14 @@ def merge(
     retrain: RetrainOptions,
     out: OutputOptions,
     job: JobOptions,
+    wait: WaitOptions,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
     if job.shard is not None and steps.retrain:
         raise UsageError("--retrain cannot meet in a folder: merge with --shard, then `retrain`, alone or under torchrun")
-    with joined(job, run.device) as peers:
+    with joined(job, wait, run.device) as peers:
         files, given = named_files(nets), named_data(data.data)
         find_method(zip.method)
         if peers.leads:
@@ -147,6 +149,7 @@ def retrain(
     options: RetrainOptions,
     run: RunOptions,
     out: OutputOptions,
+    wait: WaitOptions,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -154,7 +157,7 @@ def retrain(
 
     Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
     """
-    with joined(JobOptions(), run.device) as peers:
+    with joined(JobOptions(), wait, run.device) as peers:
         files, given = named_files(teacher), named_data(data.data)
         if peers.leads:
             _check_all_outputs(output, out, options, [fused, *files.values(), *map(Path, (given or {}).values())])

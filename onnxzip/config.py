@@ -164,13 +164,21 @@ class JobOptions:
         None, "Take the K-th of N parts of the data; the others find its moments in --exchange.", shard_of, "K/N"
     )
     exchange: Path | None = option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        if (self.shard is None) != (self.exchange is None):
+            raise UsageError("--shard K/N and --exchange DIR belong together; give both or none")
+
+
+@dataclass(frozen=True)
+class WaitOptions:
+    """How long a job in several processes waits for one of them."""
+
     exchange_timeout: float = option(
         1800.0, "How long to wait for another process, in seconds.", lambda raw: numbers(raw)[0], "SECONDS"
     )
 
     def __post_init__(self) -> None:
-        if (self.shard is None) != (self.exchange is None):
-            raise UsageError("--shard K/N and --exchange DIR belong together; give both or none")
         if not self.exchange_timeout > 0:
             raise UsageError(f"--exchange-timeout {self.exchange_timeout:g} is not a positive number of seconds")
 

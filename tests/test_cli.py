@@ -29,6 +29,7 @@ from onnxzip.config import (
     RetrainSteps,
     RunOptions,
     VerifyOptions,
+    WaitOptions,
     ZipOptions,
 )
 from onnxzip.errors import UsageError
@@ -126,12 +127,12 @@ class TestConfig:
 
     def test_keys_are_the_flags(self) -> None:
         text = run("merge", "--help").out
-        records = DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions, JobOptions
-        for record in records:
+        records = DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions
+        for record in (*records, JobOptions, WaitOptions):
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
         text = run("retrain", "--help").out
-        for record in (RetrainData, RetrainSteps, RetrainOptions, RunOptions, OutputOptions):
+        for record in (RetrainData, RetrainSteps, RetrainOptions, RunOptions, OutputOptions, WaitOptions):
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
 

@@ -73,9 +73,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("ranks", "options"), [(2, ("--share", "0.5")), (3, ("--layout", "wide")), (2, ("--samples", "60"))])
+LEARN = ("--learning-rate", "0.01", "--batch", "32")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(2, ("--share", "0.5")), (3, ("--layout", "wide")), (2, ("--samples", "63")), (2, ("--retrain", "6", *LEARN))],
+)
 def test_a_merge_is_that_of_one_process(folder: Path, ranks: int, options: tuple[str, ...]) -> None:
-    """With 60 samples columns outnumber rows, so that the rows themselves are gathered."""
+    """With 63 samples columns outnumber rows, so that the rows themselves are gathered; none of the last block is held out."""
     one = alone(folder, *MERGE, *options, "-o", "one.onnx", "--json")
     many = torchrun(folder, ranks, *MERGE, *options, "-o", "many.onnx", "--json")
     assert one.code == many.code == 0, many.err
@@ -90,7 +96,7 @@ def test_a_merge_is_that_of_one_process(folder: Path, ranks: int, options: tuple
 
 RETRAIN = (
     *("retrain", "fused.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--data", "a=a.npz", "--data", "b=b.npz"),
-    *("--learning-rate", "0.01", "--batch", "32"),
+    *LEARN,
 )
 
 
@@ -153,12 +159,17 @@ def test_a_killed_rank_ends_the_job(folder: Path) -> None:
     assert not list(folder.glob("*m.onnx*"))
 
 
-def by_hand(folder: Path, *commands: tuple[object, ...]) -> list[tuple[int, str]]:
-    """Ranks started one by one, with the variables that torchrun would set: exit codes and messages."""
+def meeting(ranks: int) -> dict[str, str]:
+    """Where ranks that are started one by one meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+
+def by_hand(folder: Path, *commands: tuple[object, ...]) -> list[tuple[int, str]]:
+    """Ranks started one by one, with the variables that torchrun would set: exit codes and messages."""
+    shared = meeting(len(commands))
     found = []
     contexts = [started(folder, "-m", "onnxzip", *c, **shared, RANK=str(k)) for k, c in enumerate(commands)]
     processes = [c.__enter__() for c in contexts]
@@ -177,6 +188,13 @@ def test_survivors_of_a_killed_rank_say_so_without_torchrun(folder: Path) -> Non
     assert second[0] == -9
     assert first[0] == 5 and "another process of this job has ended" in first[1] and "Traceback" not in first[1]
     assert not list(folder.glob("*m.onnx*"))
+
+
+@pytest.mark.parametrize("command", [MERGE, RETRAIN])
+def test_a_rank_that_never_comes_is_waited_for_no_longer_than_asked(folder: Path, command: tuple[str, ...]) -> None:
+    ran = alone(folder, *command, "-o", "m.onnx", "--exchange-timeout", "2", **meeting(2), RANK="0")
+    assert ran.code == 5 and "another process of this job has ended or cannot be reached" in ran.err
+    assert not (folder / "m.onnx").exists()
 
 
 def test_ranks_that_do_different_jobs_are_refused(folder: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from onnxzip.config import JobOptions
+from onnxzip.config import JobOptions, WaitOptions
 from onnxzip.distributed.exchange import Exchange
 from onnxzip.errors import UsageError
 from onnxzip.peers import ALONE, Peers
@@ -20,7 +20,7 @@ def under_torchrun() -> bool:
 
 
 @contextmanager
-def joined(options: JobOptions, device: str) -> Iterator[Peers]:
+def joined(options: JobOptions, wait: WaitOptions, device: str) -> Iterator[Peers]:
     """The processes of a job, meanwhile; an error in one of them ends all.
 
     Args:
@@ -31,13 +31,13 @@ def joined(options: JobOptions, device: str) -> Iterator[Peers]:
         PeerError: another process has ended.
     """
     if not under_torchrun():
-        yield exchange_of(options)
+        yield exchange_of(options, wait)
         return
     if options.shard is not None:
         raise UsageError("--shard is for processes that torchrun has not started; leave out one of both")
     from onnxzip.distributed.ranks import Ranks, is_lost, lost
 
-    ranks = Ranks(device, options.exchange_timeout)
+    ranks = Ranks(device, wait.exchange_timeout)
     before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield ranks
@@ -51,12 +51,12 @@ def joined(options: JobOptions, device: str) -> Iterator[Peers]:
     signal.signal(signal.SIGTERM, before)
 
 
-def exchange_of(options: JobOptions) -> Peers:
+def exchange_of(options: JobOptions, wait: WaitOptions) -> Peers:
     """The shards of a folder, or one process alone."""
     if options.shard is None or options.exchange is None:
         return ALONE
     place, size = options.shard
-    return Exchange(options.exchange, place - 1, size, options.exchange_timeout)
+    return Exchange(options.exchange, place - 1, size, wait.exchange_timeout)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
