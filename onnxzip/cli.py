@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from onnxzip.bars import Bars
 from onnxzip.before_after import FailedBounds, plan_files, split, verify_files
 from onnxzip.config import (
     DataOptions,
+    JobOptions,
     MergeSteps,
     Options,
     OutputOptions,
@@ -24,9 +26,11 @@ from onnxzip.config import (
     RetrainSteps,
     RunOptions,
     VerifyOptions,
+    WaitOptions,
     ZipOptions,
 )
-from onnxzip.errors import OnnxzipError, UsageError
+from onnxzip.distributed.joining import joined
+from onnxzip.errors import OnnxzipError, RelayedError, UsageError
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.report import to_text
@@ -34,7 +38,9 @@ from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.flags import derived
 from onnxzip.inspection import merge_tables, plan_tables, retrain_tables, verify_tables
 from onnxzip.matching.methods import find_method
-from onnxzip.pipeline import merge_files
+from onnxzip.peers import Peers
+from onnxzip.pipeline import Merged, merge_files
+from onnxzip.progress import Progress, Silent
 from onnxzip.teaching import retrain_files
 
 INTERRUPTED = 130
@@ -68,6 +74,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         try:
             inner(**given)
+        except RelayedError as error:
+            raise typer.Exit(error.exit_code) from error
         except OnnxzipError as error:
             _say(f"error: {error}")
             raise typer.Exit(error.exit_code) from error
@@ -109,21 +117,24 @@ def merge(
     steps: MergeSteps,
     retrain: RetrainOptions,
     out: OutputOptions,
+    job: JobOptions,
+    wait: WaitOptions,
     config: Config = None,
     json: Json = False,
 ) -> None:
     """Merge nets into one: shared trunk, a head per task, checked by ONNX Runtime before it is written."""
-    files, given = named_files(nets), named_data(data.data)
-    find_method(zip.method)
-    inputs = [*files.values(), *map(Path, (given or {}).values())]
-    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
-    _check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
-    with Bars() as bars:
-        merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), bars)
-    merged.save(output, out.force)
-    if out.report:
-        merged.save_report(out.report, out.force)
-    _emit(merged.report, merge_tables, json)
+    if job.shard is not None and steps.retrain:
+        raise UsageError("--retrain cannot meet in a folder: merge with --shard, then `retrain`, alone or under torchrun")
+    with joined(job, wait, run.device) as peers:
+        files, given = named_files(nets), named_data(data.data)
+        find_method(zip.method)
+        if peers.leads:
+            _check_all_outputs(output, out, retrain, [*files.values(), *map(Path, (given or {}).values())])
+        with _shown(peers) as progress:
+            merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
+        if peers.leads:
+            _save(merged, output, out)
+            _emit(merged.report, merge_tables, json)
     _check_interrupted(merged.report)
 
 
@@ -138,6 +149,7 @@ def retrain(
     options: RetrainOptions,
     run: RunOptions,
     out: OutputOptions,
+    wait: WaitOptions,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -145,16 +157,15 @@ def retrain(
 
     Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
     """
-    files, given = named_files(teacher), named_data(data.data)
-    inputs = [fused, *files.values(), *map(Path, (given or {}).values())]
-    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
-    _check_outputs([options.checkpoint] if options.checkpoint else [], [*inputs, output], out.force or options.resume)
-    with Bars() as bars:
-        done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), bars)
-    done.save(output, out.force)
-    if out.report:
-        done.save_report(out.report, out.force)
-    _emit(done.report, retrain_tables, json)
+    with joined(JobOptions(), wait, run.device) as peers:
+        files, given = named_files(teacher), named_data(data.data)
+        if peers.leads:
+            _check_all_outputs(output, out, options, [fused, *files.values(), *map(Path, (given or {}).values())])
+        with _shown(peers) as progress:
+            done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), progress, peers)
+        if peers.leads:
+            _save(done, output, out)
+            _emit(done.report, retrain_tables, json)
     _check_interrupted(done.report)
 
 
@@ -224,6 +235,23 @@ def _check_interrupted(report: Mapping[str, Any]) -> None:
     if report["retrain"] and report["retrain"]["interrupted"]:
         _say("interrupted; the best weights so far were written")
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_all_outputs(output: Path, out: OutputOptions, retrain: RetrainOptions, inputs: Sequence[Path]) -> None:
+    """Net, report and checkpoint."""
+    _check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
+    _check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
+
+
+def _save(result: Merged, output: Path, out: OutputOptions) -> None:
+    result.save(output, out.force)
+    if out.report:
+        result.save_report(out.report, out.force)
+
+
+def _shown(peers: Peers) -> AbstractContextManager[Progress]:
+    """Bars, of one process alone."""
+    return Bars() if peers.leads else nullcontext(Silent())
 
 
 def _emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxzip.errors import UsageError
-from onnxzip.values import numbers, option, shares_of, size_of, texts, whole_number, yes_or_no
+from onnxzip.values import numbers, option, shard_of, shares_of, size_of, texts, whole_number, yes_or_no
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
@@ -154,6 +154,33 @@ class RetrainOptions:
             raise UsageError(f"--label-weight {self.label_weight:g} is not between 0 and 1")
         if self.resume and self.checkpoint is None:
             raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """One job in several processes that meet in a folder; see also torchrun."""
+
+    shard: tuple[int, int] | None = option(
+        None, "Take the K-th of N parts of the data; the others find its moments in --exchange.", shard_of, "K/N"
+    )
+    exchange: Path | None = option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        if (self.shard is None) != (self.exchange is None):
+            raise UsageError("--shard K/N and --exchange DIR belong together; give both or none")
+
+
+@dataclass(frozen=True)
+class WaitOptions:
+    """How long a job in several processes waits for one of them."""
+
+    exchange_timeout: float = option(
+        1800.0, "How long to wait for another process, in seconds.", lambda raw: numbers(raw)[0], "SECONDS"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.exchange_timeout > 0:
+            raise UsageError(f"--exchange-timeout {self.exchange_timeout:g} is not a positive number of seconds")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ load -> analyse -> data -> sweep -> zip [-> retrain] -> verify    (each a stage 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report, sha256_of, to_text
@@ -34,6 +36,7 @@ from onnxzip.fusion.zipping import Zipped, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method
 from onnxzip.net import Net
+from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for, to_model
 from onnxzip.values import shares_of, size_of
@@ -128,8 +131,12 @@ def merge(
     return merge_files(nets, data, options, progress or Silent())
 
 
-def merge_files(nets: Files, data: Any, options: Options, progress: Progress) -> Merged:
-    """`merge` with its options in records."""
+def merge_files(nets: Files, data: Any, options: Options, progress: Progress, peers: Peers = ALONE) -> Merged:
+    """`merge` with its options in records.
+
+    Args:
+        peers: the processes that merge together, each with its part of the data; all come to the same result.
+    """
     files, stages = checked_files(nets), Stages(progress)
     method = find_method(options.zip.method)
     provider_for(options.run.device)
@@ -142,31 +149,35 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress) ->
     _refuse_fixed_batches(plan)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
-        samples = _calibrating(given, options).drawn(options.data.samples)
+        samples = _calibrating(given, options).drawn(options.data.samples, peers)
+    peers.begin(job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
-        zipped = _zip(plan, method, samples, options.run, store, stages)
+        zipped = _zip(plan, method, samples, options.run, store, stages, peers)
     net, origins = _described(plan, zipped, files, options)
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
-        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages)
-    sources, rows = _verifying(given, samples, options)
+        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages, peers)
+    sources, rows = _verifying(given, samples, options, peers)
     with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
         originals = {t: (files[t], origins[t]) for t in files}
-        evidence = compare(content, originals, sources, rows, options.run.device, tick)
+        evidence = compare(content, originals, sources, rows, options.run.device, tick, peers)
     _check(plan, evidence)
     report = merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options)
     return Merged(content, report | {"retrain": retrained})
 
 
-def _zip(plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages) -> Zipped:
+def _zip(
+    plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
+) -> Zipped:
     """Calibrate, match and fuse."""
-    frontier = Frontier(plan, samples.sources, store, run.device, 0, run.seed) if method.needs_data else None
+    threads = 0 if peers.neighbours == 1 else max(1, (os.cpu_count() or 1) // peers.neighbours)
+    frontier = Frontier(plan, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
     if frontier is not None:
         with stages.stage("sweep", sum(s.count * len(s.tasks) for s in samples.sources)) as tick:
             frontier.sweep(plan.steps, not REPAIR, tick)
             give_back_freed()
     with stages.stage("zip", len(plan.steps)) as tick:
-        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick)
+        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, peers=peers)
 
 
 def _limit(options: Options) -> int:
@@ -184,30 +195,40 @@ def _calibrating(given: Given, options: Options) -> Given:
         return given
     from onnxzip.retraining.batches import parted
 
-    return replace(given, pools=tuple(replace(p, order=parted(p.order, 0)[0]) for p in given.pools))
+    return replace(given, pools=tuple(replace(p, order=parted(p.order)[0]) for p in given.pools))
 
 
 def _verifying(
-    given: Given, samples: Samples, options: Options
+    given: Given, samples: Samples, options: Options, peers: Peers
 ) -> tuple[tuple[Source, ...], Callable[[Source], np.ndarray]]:
     """What the result is compared on: the zip's held-out rows, or those that judged the retraining."""
     if not options.steps.retrain:
         return samples.sources, Source.held
     from onnxzip.retraining.student import judging_sources
 
-    return judging_sources(given.pools), lambda source: np.ones(source.count, bool)
+    return judging_sources(given.pools), partial(part_of, peers=peers)
+
+
+def part_of(source: Source, peers: Peers) -> np.ndarray:
+    """Which samples one of several processes compares, of a source that all of them have: bool [samples]."""
+    return np.asarray(np.arange(source.count) % peers.size == peers.place)
 
 
 def _retrained(
-    content: bytes, originals: Mapping[str, tuple[Path, Origin]], given: Given, options: Options, stages: Stages
+    content: bytes,
+    originals: Mapping[str, tuple[Path, Origin]],
+    given: Given,
+    options: Options,
+    stages: Stages,
+    peers: Peers,
 ) -> tuple[bytes, dict[str, Any]]:
     """The content with better params, and what the report says of it."""
     from onnxzip.retraining.student import Lesson, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     with stages.stage("retrain", options.steps.retrain):
-        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0, options.zip.memory)
-        done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress)
+        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.zip.memory)
+        done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress, peers)
     return done.content, done.as_dict()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from onnxzip.calibration.rows import Pool
-from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import entries_of, own_version, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, peak_rss_bytes, sha256_of, versions
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.loading.files import read
-from onnxzip.pipeline import Merged
+from onnxzip.peers import ALONE, Peers
+from onnxzip.pipeline import Merged, part_of
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
 from onnxzip.values import size_of
@@ -76,9 +77,18 @@ def retrain(
 
 
 def retrain_files(
-    fused: Path_, teachers: Mapping[str, Path_], data: Any, settings: RetrainSettings, progress: Progress
+    fused: Path_,
+    teachers: Mapping[str, Path_],
+    data: Any,
+    settings: RetrainSettings,
+    progress: Progress,
+    peers: Peers = ALONE,
 ) -> Merged:
-    """`retrain` with its options in records."""
+    """`retrain` with its options in records.
+
+    Args:
+        peers: the processes that retrain together, each with its part of every batch; all come to the same result.
+    """
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
     from onnxzip.retraining.teachers import teachers_of
 
@@ -92,12 +102,13 @@ def retrain_files(
         limit = min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
         given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
-    lesson = Lesson(teachers_of(originals, run.device), pools, 0, settings.steps.memory)
+    peers.begin(_job(path, originals, pools, settings), lambda: "")
+    lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
     with stages.stage("retrain", settings.steps.steps):
-        done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress)
-    sources = judging_sources(pools)
-    with stages.stage("verify", 2 * sum(s.count for s in sources)) as tick:
-        before, after = (compare(c, originals, sources, _every, run.device, tick) for c in (content, done.content))
+        done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
+    sources, mine = judging_sources(pools), partial(part_of, peers=peers)
+    with stages.stage("verify", 2 * sum(int(mine(s).sum()) for s in sources)) as tick:
+        before, after = (compare(c, originals, sources, mine, run.device, tick, peers) for c in (content, done.content))
     report = {
         "schema_version": SCHEMA_VERSION,
         "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
@@ -110,6 +121,17 @@ def retrain_files(
         "versions": versions(),
     }
     return Merged(done.content, report)
+
+
+def _job(path: Path, originals: Originals, pools: tuple[Pool, ...], settings: RetrainSettings) -> dict[str, object]:
+    """All that must be the same in every process; files of checkpoints are the first one's alone."""
+    return {
+        "onnxzip": own_version(),
+        "sha256 of the net": sha256_of(path),
+        **{f"sha256 of the teacher of {t}": sha256_of(file) for t, (file, _) in originals.items()},
+        **{f"samples of {', '.join(p.tasks)}": p.rows.count for p in pools},
+        "options": str((settings.steps.steps, replace(settings.retrain, checkpoint=None, resume=False), settings.run)),
+    }
 
 
 def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progress: Progress) -> Originals:
@@ -131,10 +153,6 @@ def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progres
         lost = missing[0]
         raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
     return found
-
-
-def _every(source: Source) -> np.ndarray:
-    return np.ones(source.count, bool)
 
 
 def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any]:

@@ -98,6 +98,18 @@ def whole_number(raw: Any) -> int:
     return int(raw)
 
 
+def shard_of(raw: Any) -> tuple[int, int]:
+    """Which of how many shards, from "2/3".
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", str(raw).strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"shard {raw!r} is none. Write the second of three as 2/3.")
+    return int(found[1]), int(found[2])
+
+
 def numbers(raw: Any) -> tuple[float, ...]:
     """Floats from 0.5, "0.1,0.2,0.3" or a list.
 

@@ -20,6 +20,7 @@ import onnxzip
 from onnxzip.cli import main
 from onnxzip.config import (
     DataOptions,
+    JobOptions,
     MergeSteps,
     OutputOptions,
     PlanOptions,
@@ -28,6 +29,7 @@ from onnxzip.config import (
     RetrainSteps,
     RunOptions,
     VerifyOptions,
+    WaitOptions,
     ZipOptions,
 )
 from onnxzip.errors import UsageError
@@ -125,11 +127,12 @@ class TestConfig:
 
     def test_keys_are_the_flags(self) -> None:
         text = run("merge", "--help").out
-        for record in (DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions):
+        records = DataOptions, PlanOptions, ZipOptions, RunOptions, MergeSteps, RetrainOptions, OutputOptions
+        for record in (*records, JobOptions, WaitOptions):
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
         text = run("retrain", "--help").out
-        for record in (RetrainData, RetrainSteps, RetrainOptions, RunOptions, OutputOptions):
+        for record in (RetrainData, RetrainSteps, RetrainOptions, RunOptions, OutputOptions, WaitOptions):
             for field in fields(record):
                 assert f"--{field.name.replace('_', '-')}" in text
 

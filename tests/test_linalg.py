@@ -51,6 +51,12 @@ def moments_of(*parts: tuple[np.ndarray, np.ndarray], held: bool = False) -> Mom
     return sums.moments(held)
 
 
+def check_identical(found: Moments, expected: Moments) -> None:
+    assert found.count == expected.count
+    for part in ("zz", "zp", "pp"):
+        assert np.array_equal(getattr(found, part), getattr(expected, part))
+
+
 def diagonal_moments_of(*parts: tuple[np.ndarray, np.ndarray]) -> ChannelMoments:
     """The same of rows in which each channel has columns of its own."""
     (_, channels, columns), targets = parts[0][0].shape, parts[0][1].shape[2]
@@ -96,6 +102,25 @@ class TestMoments:
         """Law 7."""
         z, p, _ = problem(20, 4, 3)
         check_same_moments(moments_of((z, p)), moments_of((z[:13], p[:13]), (z[13:], p[13:])))
+
+    def test_settled_sums_of_two_processes_are_those_of_one(self) -> None:
+        """To the last bit, though rows that are fewer than the columns would wait for the next ones, in float32."""
+        z, p, _ = problem(90, 60, 2)
+        blocks = [(z[a : a + 30].astype(np.float32), p[a : a + 30].astype(np.float32)) for a in (0, 30)]
+        one, first, second = (DenseSums(60, 2) for _ in range(3))
+        for sums, own in ((one, blocks), (first, blocks[:1]), (second, blocks[1:])):
+            for rows, targets in own:
+                for held, part in ((False, slice(24)), (True, slice(24, None))):
+                    sums.add(held, rows[part], targets[part])
+                sums.settle()
+        for array, other in zip(first.arrays().values(), second.arrays().values(), strict=True):
+            array += other
+        for held in (False, True):
+            check_identical(first.moments(held), one.moments(held))
+        waiting = DenseSums(60, 2)
+        for rows, targets in blocks:
+            waiting.add(False, rows[:24], targets[:24])
+        assert not np.array_equal(waiting.moments(False).zz, one.moments(False).zz), "this test could not fail"
 
     def test_both_sides_share_one_array(self) -> None:
         """The two largest matrices of a step take the room of one."""

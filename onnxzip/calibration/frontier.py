@@ -16,7 +16,7 @@ from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.gathering import draw, positions_per_image
 from onnxzip.calibration.places import Place, place_for
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Net, Port, per_sample, pruned, reachable
@@ -69,8 +69,14 @@ class Frontier:
                 for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs
             ),
         )
-        size = self.fixed_batch or max(1, min(256, BATCH_BYTES // (4 * widest)))
-        return [slice(a, min(a + size, self.sources[k].count)) for a in range(0, self.sources[k].count, size)]
+        size = self.fixed_batch or max(1, BATCH_BYTES // (4 * widest))
+        count, block = self.sources[k].count, block_of(self.sources[k].total)
+        blocks = [range(a, min(a + block, count)) for a in range(0, count, block)]
+        return [slice(b, min(b + size, one.stop)) for one in blocks for b in one[::size]]
+
+    def closes_block(self, k: int, b: int) -> bool:
+        """Whether a batch is the last one of its block of samples."""
+        return bool(self.batches[k][b].stop % block_of(self.sources[k].total) == 0)
 
     # original nets ----------------------------------------------------------------------------------------------------
 
@@ -79,11 +85,17 @@ class Frontier:
         key = (step.name, k)
         if key not in self._positions:
             linear, view = self.geometry(step, k)
-            count, samples = len(linear.taps(view)), self.sources[k].count
+            count, samples = len(linear.taps(view)), self.sources[k].total
             wanted = positions_per_image(samples, count, self.columns(step, k))
             index = [s.name for s in self.plan.steps].index(step.name)
-            self._positions[key] = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
+            drawn = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
+            dealt = self.sources[k].dealt
+            self._positions[key] = drawn if dealt is None else drawn[dealt]
         return self._positions[key]
+
+    def rows(self, step: Step, k: int) -> int:
+        """Rows of a step's least squares that a source gives in all processes together."""
+        return self.sources[k].total * int(self.positions(step, k).shape[1])
 
     def geometry(self, step: Step, k: int) -> tuple[Linear, View]:
         """How the step's first part reads its input, as one of the source's tasks sees it."""

@@ -99,7 +99,7 @@ class _HostAdder:
     def add(self, values: Mapping[Hashable, Value], at: np.ndarray, held: np.ndarray) -> None:
         """Add the rows of a batch."""
         arrays = {k: np.asarray(v) for k, v in values.items()}
-        for side in (False, True):
+        for side in np.unique(held).tolist():  # a small batch may hold one side alone
             z, p = rows_of(self._recipe, arrays, np.flatnonzero(held == side), at)
             self._sums.add(side, z, p)
             if self._rows is not None:

@@ -18,9 +18,11 @@ import numpy as np
 
 from onnxzip.calibration.checking import converted
 from onnxzip.calibration.images import read_images
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import Source, block_of, hand
 from onnxzip.config import DataOptions
+from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port
+from onnxzip.peers import ALONE, Peers
 
 
 class Rows(Protocol):
@@ -89,7 +91,20 @@ class Pool:
     labels: Mapping[str, np.ndarray]
     order: np.ndarray = field(repr=False)
 
-    def source(self, samples: int) -> Source:
-        """The first rows in order, at most so many, as the zip takes them."""
+    def source(self, samples: int, peers: Peers = ALONE) -> Source:
+        """The first rows in order, at most so many, as the zip takes them; of these, what one process is dealt.
+
+        Raises:
+            InvalidDataError: there are too few for all processes.
+        """
         index = self.order[:samples]
-        return Source(self.tasks, self.rows.take(index), {t: y[index] for t, y in self.labels.items()})
+        total, dealt = len(index), None
+        if peers.size > 1:
+            if (most := total // block_of(total)) < peers.size:
+                raise InvalidDataError(
+                    f"data for {', '.join(self.tasks)}: {total} samples are too few for {peers.size} processes. Start at "
+                    f"most {most}, or give more samples."
+                )
+            dealt = hand(total, peers.place, peers.size)
+            index = index[dealt]
+        return Source(self.tasks, self.rows.take(index), {t: y[index] for t, y in self.labels.items()}, dealt, total)

@@ -1,13 +1,32 @@
-"""Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out."""
+"""Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out.
+
+Samples are worked on in blocks. Several processes are dealt whole blocks, so that each has its part of those held out, and
+float32 products over a block are the same bits whoever has it: sums over blocks differ by float64 rounding alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 HELD_OUT = 5  # every fifth sample
+
+
+BLOCKS, LARGEST_BLOCK = 24, 100  # so many blocks or more where there are enough samples; samples in one
+
+
+def block_of(count: int) -> int:
+    """Samples in a block; some times HELD_OUT, so that every HELD_OUT-th sample of a process is held out, too."""
+    return HELD_OUT * math.ceil(min(count / BLOCKS, LARGEST_BLOCK) / HELD_OUT)
+
+
+def hand(count: int, place: int, size: int) -> np.ndarray:
+    """Which of some samples one process of several gets: ascending int indices."""
+    return np.flatnonzero(np.arange(count) // block_of(count) % size == place)
 
 
 @dataclass(frozen=True)
@@ -18,19 +37,36 @@ class Source:
         tasks: who they serve.
         inputs: laid-over input -> array [samples, ...].
         labels: task -> class per sample, where they were given.
+        dealt: of the whole source's samples those that are here; None for all.
+        whole: how many the whole source has; 0 where all are here.
     """
 
     tasks: tuple[str, ...]
     inputs: Mapping[str, np.ndarray]
     labels: Mapping[str, np.ndarray]
+    dealt: np.ndarray | None = None
+    whole: int = 0
 
     @property
     def count(self) -> int:
         return len(next(iter(self.inputs.values())))
 
+    @property
+    def total(self) -> int:
+        """Samples of all processes together."""
+        return self.whole or self.count
+
     def held(self) -> np.ndarray:
         """For each sample, whether it is held out."""
         return np.asarray(np.arange(self.count) % HELD_OUT == HELD_OUT - 1)
+
+    def digest(self) -> str:
+        """Hash of the samples that are here."""
+        found = hashlib.sha256()
+        for name, array in self.inputs.items():
+            found.update(f"{name} {array.dtype} {array.shape}".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     def shuffled(self, rng: np.random.Generator) -> Source:
         """The same samples in another order, so that what is held out is drawn from all of them."""

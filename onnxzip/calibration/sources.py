@@ -21,6 +21,7 @@ from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port, per_sample
+from onnxzip.peers import ALONE, Peers
 
 NOISE_SAMPLES = 1000
 NOISE_BYTES = 512 << 20
@@ -41,13 +42,13 @@ class Given:
     noise: bool
     scaled: tuple[str, ...]
 
-    def drawn(self, samples: int) -> Samples:
-        """So many samples of each pool at most.
+    def drawn(self, samples: int, peers: Peers = ALONE) -> Samples:
+        """So many samples of each pool at most, dealt to the processes that work together.
 
         Raises:
-            InvalidDataError: numbers that the nets cannot be fed with.
+            InvalidDataError: numbers that the nets cannot be fed with, or fewer samples than processes.
         """
-        return Samples(tuple(p.source(samples) for p in self.pools), self.noise, self.scaled)
+        return Samples(tuple(p.source(samples, peers) for p in self.pools), self.noise, self.scaled)
 
 
 @dataclass(frozen=True)

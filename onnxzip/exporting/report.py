@@ -181,9 +181,9 @@ def samples_entry(samples: Samples, seed: int) -> dict[str, Any]:
     """What was calibrated or compared with."""
     first = samples.sources[0]
     return {
-        "noise": {"samples": first.count, "seed": seed} if samples.noise else None,
+        "noise": {"samples": first.total, "seed": seed} if samples.noise else None,
         "scaled_uint8": list(samples.scaled),
-        "samples": {t: samples.of(t).count for s in samples.sources for t in s.tasks},
+        "samples": {t: samples.of(t).total for s in samples.sources for t in s.tasks},
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
 
 BATCH, BATCH_BYTES = 64, 32 << 20
@@ -74,20 +75,35 @@ class _Comparison:
     task: str
     origin: Origin
     session: Session
-    tallies: dict[str, _Tally] = field(default_factory=dict)
+    tallies: dict[str, _Tally] = field(init=False)
     right: list[int] = field(default_factory=lambda: [0, 0])
     labelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.tallies = {name: _Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
         found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
         for name, fused_name in self.origin.outputs.items():
             _check(self.task, fused_name, fused[fused_name], found[name])
-            self.tallies.setdefault(name, _Tally()).add(fused[fused_name], found[name])
+            self.tallies[name].add(fused[fused_name], found[name])
         scored = next((n for n in self.origin.outputs if found[n].ndim == 2 and found[n].shape[1] >= 2), None)
         if labels is not None and scored is not None:
             self.labelled += len(labels)
             for k, scores in enumerate((found[scored], fused[self.origin.outputs[scored]])):
                 self.right[k] += int((scores.argmax(axis=1) == labels).sum())
+
+    def sums(self) -> dict[str, np.ndarray]:
+        """All that is counted, as arrays that add up."""
+        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.samples, t.classes]) for n, t in self.tallies.items()}
+        return {**tallies, "right": np.array([*self.right, self.labelled])}
+
+    def take(self, sums: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `sums` has told, here or in all processes together."""
+        for name in self.tallies:
+            wrong, energy, agree, samples, classes = sums[f"tally.{name}"].tolist()
+            self.tallies[name] = _Tally(wrong, energy, int(agree), int(samples), classes > 0)
+        *self.right, self.labelled = sums["right"].tolist()
 
     def evidence(self) -> Evidence:
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
@@ -108,6 +124,7 @@ def compare(
     rows: Callable[[Source], np.ndarray],
     device: str,
     tick: Tick,
+    peers: Peers = ALONE,
 ) -> dict[str, Evidence]:
     """Run a fused file and the original files on the same samples.
 
@@ -118,6 +135,7 @@ def compare(
         rows: which samples of a source.
         device: of ONNX Runtime.
         tick: called with the number of samples done.
+        peers: the processes that compare the other samples; all find the same.
 
     Raises:
         VerificationError: an output is missing, has another shape, or is not finite.
@@ -138,6 +156,8 @@ def compare(
             for one in work:
                 one.add(feeds, outputs, source.labels[one.task][part] if one.task in source.labels else None)
             tick(len(part))
+        for one in work:
+            one.take(peers.sum(f"evidence of {one.task}", one.sums()))
         found |= {one.task: one.evidence() for one in work}
     return {t: found[t] for t in originals}
 

@@ -13,8 +13,10 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Recipe
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.rows import BlockId, RowPlan
+from onnxzip.fusion.sharing import Rows, add_up, gathered, row_order
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
 from onnxzip.matching.match import Matches
+from onnxzip.peers import ALONE, Peers
 
 ROWS_BYTES = 64 << 20  # rows are kept for the fit through the activation up to this; larger ones cost more than the moments
 
@@ -48,6 +50,19 @@ class _Kept:
         self.z[part], self.p[part] = z, p
         self._next[held] = part.stop
 
+    def side(self, held: bool) -> Rows:
+        """(z, p) of the fitted or of the held-out rows."""
+        part = slice(self.fitted, None) if held else slice(self.fitted)
+        return self.z[part], self.p[part]
+
+    @classmethod
+    def of(cls, fitted: Rows, held: Rows) -> _Kept:
+        """Rows that are known already."""
+        kept = cls(len(fitted[0]), len(held[0]), fitted[0].shape[1], fitted[1].shape[1])
+        kept.add(False, *fitted)
+        kept.add(True, *held)
+        return kept
+
 
 @dataclass(frozen=True)
 class _PerSource:
@@ -68,14 +83,17 @@ class StepStatistics:
         reads: the strands to be fitted.
         matches: known so far.
         repair: whether a skip's own error is part of the target: the original sum less the FUSED skip.
+        peers: the processes that have the other samples.
     """
 
-    def __init__(self, frontier: Frontier, step: Step, reads: Sequence[Reads], matches: Matches, repair: bool) -> None:
-        self.frontier, self.step, self.matches, self.repair = frontier, step, matches, repair
+    def __init__(
+        self, frontier: Frontier, step: Step, reads: Sequence[Reads], matches: Matches, repair: bool, peers: Peers = ALONE
+    ) -> None:
+        self.frontier, self.step, self.matches, self.repair, self.peers = frontier, step, matches, repair, peers
         self.plan: Plan = frontier.plan
         self.groups = reads[0].groups
         sources = sorted({frontier.source_of[t] for r in reads for t in r.owners})
-        rows = sum(frontier.positions(step, k).size for k in sources)
+        rows = sum(frontier.rows(step, k) for k in sources)
         widest = max(r.columns for r in reads)
         self.dual = not step.diagonal and widest > rows
         through = step.bounds is not None and not step.diagonal and 4 * rows * widest <= ROWS_BYTES
@@ -122,9 +140,25 @@ class StepStatistics:
         for b, part in enumerate(frontier.batches[k]):
             for recipe, adder in zip(rows.recipes, adders, strict=True):
                 adder.add({v: frontier.value(k, v, b, self.step.name) for v in recipe.values}, at[part], held[part])
+            if frontier.closes_block(k, b):  # products over a block are the same bits in whichever process it is
+                for sums, _ in groups:
+                    sums.settle()
+        name = f"{self.step.name}, source {k}"
+        add_up(self.peers, name, [sums for sums, _ in groups])
         train, held_out = (tuple(s.moments(side) for s, _ in groups) for side in (False, True))
-        kept = tuple(kept for _, kept in groups if kept is not None)
+        kept = self._of_all(name, k, [kept for _, kept in groups if kept is not None])
         return _PerSource(rows.columns, rows.width, rows.targets, train, held_out, kept)
+
+    def _of_all(self, name: str, k: int, mine: Sequence[_Kept]) -> tuple[_Kept, ...]:
+        """The rows that one process has kept of a source, with those of its peers."""
+        if self.peers.size == 1 or not mine:
+            return tuple(mine)
+        total, times = self.frontier.sources[k].total, self.frontier.positions(self.step, k).shape[1]
+        sides = []
+        for held, what in ((False, "fitted"), (True, "held-out")):
+            order = row_order(total, self.peers.size, times, held)
+            sides.append(gathered(self.peers, f"{name}, {what} rows", [kept.side(held) for kept in mine], order))
+        return tuple(_Kept.of(fitted, held_out) for fitted, held_out in zip(*sides, strict=True))
 
     def _group(self, recipe: Recipe, at: np.ndarray, held: np.ndarray) -> tuple[Sums, _Kept | None]:
         """What sums up the rows of one group, and what keeps them."""

@@ -17,11 +17,13 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.pairing import pair_channels
 from onnxzip.fusion.problem import Reads, reads_of
+from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Members, given_members, located, members_of
 from onnxzip.matching.methods import Method
+from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed
 
 Tick = Callable[[int], None]
@@ -44,8 +46,9 @@ class Zipped:
 
 
 class _Zip:
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, repair: bool) -> None:
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, repair: bool, peers: Peers) -> None:
         self.plan, self.method, self.frontier, self.repair = plan, method, frontier, repair
+        self.peers = peers
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
@@ -69,12 +72,15 @@ class _Zip:
         new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
         stats = None
         if self.frontier is not None and fitted:
-            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair)
+            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers)
         work = Work(self.plan, step, reads, stats, self.method)
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], self.members)
         result = fit_step(work, self.exact, self.members)
-        self.params |= result.params
+        made = {key: m for key, m in self.members.items() if key[0] in new}
+        params, made = agreed(self.peers, step.name, result.params, made)
+        self.params |= params
+        self.members |= made
         self.fits[step.name] = result.fits
         for r in reads:
             for name in (*r.names, r.bias):
@@ -149,7 +155,7 @@ def blas_threads(plan: Plan) -> AbstractContextManager[object]:
 
 
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick
+    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick, peers: Peers = ALONE
 ) -> Zipped:
     """Match and fit every step of a plan.
 
@@ -158,11 +164,12 @@ def zip_nets(
         frontier: live values and targets; None where the method looks at no data, or nothing is shared.
         repair: whether a branch's target is the original sum less the fused skip.
         tick: called with 1 after each step.
+        peers: the processes that have the other samples; all find the same.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
-    work = _Zip(plan, method, frontier, repair)
+    work = _Zip(plan, method, frontier, repair, peers)
     with blas_threads(plan):
         work.walk()
         if frontier is not None:

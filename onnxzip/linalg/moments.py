@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnxzip.linalg.symmetric import Pair, Symmetric
 
 Float = NDArray[np.floating]
+Arrays = Mapping[str, NDArray[Any]]
 
 WAITING_BYTES = 16 << 20  # rows that wait for more, so that the sums in float64 are not touched for a few rows at a time
 
@@ -32,6 +33,18 @@ class Moments:
     zz: Symmetric
     zp: Float
     pp: Float
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.count + other.count, self.zz + other.zz, self.zp + other.zp, self.pp + other.pp)
+
+    def as_arrays(self) -> Arrays:
+        """The same as arrays by name, as they go to files."""
+        return {"count": np.array([self.count], np.int64), "zz": np.asarray(self.zz), "zp": self.zp, "pp": self.pp}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Moments:
+        """What `as_arrays` made arrays of."""
+        return cls(int(arrays["count"][0]), Symmetric.of(arrays["zz"]), arrays["zp"], arrays["pp"])
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,12 @@ class Sums(Protocol):
     def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
         """Add products of so many rows, by name."""
 
+    def settle(self) -> None:
+        """Let no row wait for more: float32 products never reach over this call, whatever rows come before or after it."""
+
+    def arrays(self) -> Arrays:
+        """The sums of both sides by name. What is written into them takes their place: sums of several processes."""
+
     def moments(self, held: bool) -> Moments | ChannelMoments:
         """Those of the rows added so far."""
 
@@ -80,14 +99,14 @@ class DenseSums:
         self._zz = Pair(columns)
         self._zp = np.zeros((2, columns, targets))
         self._pp = np.zeros((2, targets))
-        self._count = [0, 0]
+        self._count = np.zeros(2, np.int64)
         self._waiting: tuple[list[Float], list[Float]] = ([], [])
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows; products in the precision of z, sums in float64."""
         self._zp[int(held)] += z.T @ p
         self._pp[int(held)] += np.einsum("rt,rt->t", p, p, dtype=np.float64)
-        self._count[held] += len(z)
+        self._count[int(held)] += len(z)
         waiting = self._waiting[held]
         waiting.append(z)
         if sum(len(w) for w in waiting) >= z.shape[1] or sum(w.nbytes for w in waiting) >= WAITING_BYTES:
@@ -98,12 +117,23 @@ class DenseSums:
         self._zz.add_product(held, found["zz"])
         self._zp[int(held)] += found["zp"]
         self._pp[int(held)] += found["pp"]
-        self._count[held] += count
+        self._count[int(held)] += count
+
+    def settle(self) -> None:
+        """Form the products of rows that wait."""
+        for held in (False, True):
+            self._flush(held)
+
+    def arrays(self) -> Arrays:
+        """The sums of both sides."""
+        self.settle()
+        return {"count": self._count, "zz": self._zz.packed, "zp": self._zp, "pp": self._pp}
 
     def moments(self, held: bool) -> Moments:
         """Those of the rows added so far."""
         self._flush(held)
-        return Moments(self._count[held], Symmetric([(1.0, self._zz[held])]), self._zp[int(held)], self._pp[int(held)])
+        side = int(held)
+        return Moments(int(self._count[side]), Symmetric([(1.0, self._zz[held])]), self._zp[side], self._pp[side])
 
     def _flush(self, held: bool) -> None:
         waiting = self._waiting[held]
@@ -121,7 +151,7 @@ class DiagonalSums:
         self._zz = np.zeros((2, channels, columns, columns))
         self._zp = np.zeros((2, channels, columns, targets))
         self._pp = np.zeros((2, channels, targets))
-        self._count = [0, 0]
+        self._count = np.zeros(2, np.int64)
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows; products in the precision of z, sums in float64."""
@@ -137,12 +167,19 @@ class DiagonalSums:
         """Add products of so many rows."""
         for name, total in (("zz", self._zz), ("zp", self._zp), ("pp", self._pp)):
             total[int(held)] += found[name]
-        self._count[held] += count
+        self._count[int(held)] += count
+
+    def settle(self) -> None:
+        """No row waits."""
+
+    def arrays(self) -> Arrays:
+        """The sums of both sides."""
+        return {"count": self._count, "zz": self._zz, "zp": self._zp, "pp": self._pp}
 
     def moments(self, held: bool) -> ChannelMoments:
         """Those of the rows added so far."""
         side = int(held)
-        return ChannelMoments(self._count[side], self._zz[side], self._zp[side], self._pp[side])
+        return ChannelMoments(int(self._count[side]), self._zz[side], self._zp[side], self._pp[side])
 
 
 class EnergySums:
@@ -152,7 +189,7 @@ class EnergySums:
 
     def __init__(self, targets: int) -> None:
         self._pp = np.zeros((2, targets))
-        self._count = [0, 0]
+        self._count = np.zeros(2, np.int64)
 
     def add(self, held: bool, z: Float, p: Float) -> None:
         """Add rows."""
@@ -161,8 +198,15 @@ class EnergySums:
     def add_products(self, held: bool, count: int, found: Mapping[str, Float]) -> None:
         """Add products of so many rows."""
         self._pp[int(held)] += found["pp"]
-        self._count[held] += count
+        self._count[int(held)] += count
+
+    def settle(self) -> None:
+        """No row waits."""
+
+    def arrays(self) -> Arrays:
+        """The sums of both sides."""
+        return {"count": self._count, "pp": self._pp}
 
     def moments(self, held: bool) -> Moments:
         """Those of the rows added so far, without z'z and z'p."""
-        return Moments(self._count[held], Symmetric.of(np.zeros((0, 0))), np.zeros((0, 0)), self._pp[int(held)])
+        return Moments(int(self._count[int(held)]), Symmetric.of(np.zeros((0, 0))), np.zeros((0, 0)), self._pp[int(held)])

@@ -117,14 +117,18 @@ class Symmetric:
 
 
 class Pair:
-    """Two symmetric matrices of one size, sums of products z'z, in one array: [n + 1, n], diagonals side by side."""
+    """Two symmetric matrices of one size, sums of products z'z, in one array.
+
+    Attributes:
+        packed: that array: [n + 1, n], diagonals side by side.
+    """
 
     def __init__(self, size: int) -> None:
-        self._packed = np.zeros((size + 1, size))
+        self.packed = np.zeros((size + 1, size))
 
     def __getitem__(self, second: bool) -> Triangle:
         """The first matrix (its lower triangle in rows 1 to n), or the second (its upper one in rows 0 to n - 1)."""
-        return Triangle(self._packed[:-1].T, True) if second else Triangle(self._packed[1:].T, False)
+        return Triangle(self.packed[:-1].T, True) if second else Triangle(self.packed[1:].T, False)
 
     def add_rows(self, second: bool, z: NDArray[np.float32]) -> None:
         """Add z'z of rows z [rows, n]; products in the precision of z, sums in float64."""
@@ -137,13 +141,13 @@ class Pair:
             self._add(second, part, rest, zz[part, rest])
 
     def _panels(self, second: bool) -> list[tuple[slice, slice]]:
-        n = self._packed.shape[1]
+        n = self.packed.shape[1]
         parts = [slice(start, min(start + PANEL, n)) for start in range(0, n, PANEL)]
         return [(p, slice(p.start, n) if second else slice(0, p.stop)) for p in parts]
 
     def _add(self, second: bool, part: slice, rest: slice, product: Float) -> None:
         """Add a panel: its square on the diagonal only where the triangle counts."""
-        half = self._packed[:-1] if second else self._packed[1:]
+        half = self.packed[:-1] if second else self.packed[1:]
         size = part.stop - part.start
         counts = np.tri(size, dtype=product.dtype)
         square = product[:, :size] if second else product[:, -size:]

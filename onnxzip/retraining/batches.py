@@ -1,14 +1,14 @@
 """Batches: which rows a step sees is a pure function of the seed and the step, so that any step can be made again.
 
-A fifth of each pool, as far as the zip's own held-out rows reach and at least `HELD`, is never trained on; the first `HELD`
-of these rows judge. The others come in epochs: the first in the pool's own order, each later one in an order drawn from
-(seed, pool, epoch); what is left over at the end of an epoch waits for the next.
+Every fifth row of each pool, up to `HELD` of them, is never trained on: these rows judge. The others come in epochs: the first
+in the pool's own order, each later one in an order drawn from (seed, pool, epoch); what is left over at the end of an epoch
+waits for the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.errors import InvalidDataError
+from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.teachers import Answers, Teacher
 
 HELD = 512
@@ -30,12 +32,14 @@ class Portion:
         feeds: inputs of the fused net.
         targets: the teachers' outputs by the fused net's names.
         labels: task -> classes, where they were given.
+        weight: of its mean losses, so that their mean over all processes is the mean over the whole batch.
     """
 
     tasks: tuple[str, ...]
     feeds: Mapping[str, Tensor]
     targets: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
+    weight: float = 1.0
 
     @property
     def count(self) -> int:
@@ -77,40 +81,54 @@ class Stream:
     Args:
         pool: its samples.
         teachers: of its tasks.
-        span: rows that the zip was calibrated with.
         batch: samples a step.
         key: seed and number of the pool.
         room: bytes for the teachers' answers.
         device: where tensors go.
+        peers: the processes that a batch is split between.
+
+    Raises:
+        InvalidDataError: there are more processes than samples in a batch.
     """
 
     def __init__(
         self,
         pool: Pool,
         teachers: tuple[Teacher, ...],
-        span: int,
         batch: int,
         key: tuple[int, int],
         room: int,
         device: torch.device,
+        peers: Peers = ALONE,
     ) -> None:
-        self.pool, self.device = pool, device
-        train, held = parted(pool.order, span)
+        self.pool, self.device, self.peers = pool, device, peers
+        train, held = parted(pool.order)
         self.drawing = Drawing(train, batch, key)
-        self.answers = Answers(pool, train, teachers, min(batch, len(train)), room)
-        self.held = held[:HELD]
+        if (size := min(batch, len(train))) < peers.size:
+            raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
+        self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
+        self.held = held
         left = room - self.answers.bytes if self.answers.keeps else room
         self.held_answers = Answers(pool, self.held, teachers, batch, left)
         self.block = batch
 
     def at(self, step: int) -> Portion:
-        """What a step sees."""
-        places = self.drawing.places(step)
-        return self._portion(self.drawing.rows[places], self.answers, places)
+        """What a step sees: this process's part of it."""
+        whole = self.drawing.places(step)
+        places = np.array_split(whole, self.peers.size)[self.peers.place]
+        portion = self._portion(self.drawing.rows[places], self.answers, places)
+        return replace(portion, weight=len(places) * self.peers.size / len(whole))
 
     def judging(self) -> Iterator[Portion]:
         """The rows that judge, in portions."""
-        for start in range(0, len(self.held), self.block):
+        return self._judging(range(0, len(self.held), self.block))
+
+    def judging_here(self) -> Iterator[Portion]:
+        """Of these portions those that this process looks at."""
+        return self._judging(range(0, len(self.held), self.block)[self.peers.place :: self.peers.size])
+
+    def _judging(self, starts: range) -> Iterator[Portion]:
+        for start in starts:
             places = np.arange(start, min(start + self.block, len(self.held)))
             yield self._portion(self.held[places], self.held_answers, places)
 
@@ -118,16 +136,16 @@ class Stream:
         feeds = self.pool.rows.take(rows)
         targets = answers.take(places, feeds)
         labels = {task: y[rows] for task, y in self.pool.labels.items()}
-        return Portion(self.pool.tasks, *(self._tensors(a) for a in (feeds, targets, labels)))
+        return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         return {name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for name, a in arrays.items()}
 
 
-def parted(order: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and rows that are held out: every fifth among the first ones, as the zip holds them out."""
+def parted(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows that are held out: every fifth among the first ones, `HELD` of them at most."""
     places = np.arange(len(order))
-    held = (places % HELD_OUT == HELD_OUT - 1) & (places < max(span, HELD * HELD_OUT))
+    held = (places % HELD_OUT == HELD_OUT - 1) & (places < HELD * HELD_OUT)
     return order[~held], order[held]
 
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.write import write_atomically
+from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Stream
 
 FORMAT = 1
@@ -31,11 +33,13 @@ class Keeper:
         path: of the file; None for no checkpoints.
         every: steps between two.
         belongs: hash of what they belong to.
+        peers: the processes that train together; the first one keeps the file.
     """
 
     path: Path | None
     every: int
     belongs: str
+    peers: Peers = ALONE
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint, completely or not at all.
@@ -43,24 +47,24 @@ class Keeper:
         Raises:
             UsageError: the file cannot be written.
         """
-        if self.path is not None:
+        if self.path is not None and self.peers.leads:
             buffer = io.BytesIO()
             torch.save({"format": FORMAT, "belongs": self.belongs, **state}, buffer)
             write_atomically(self.path, buffer.getvalue(), force=True)
 
     def load(self) -> dict[str, Any]:
-        """What the file holds.
+        """What the file holds, for all processes.
 
         Raises:
             UsageError: there is none, it is damaged, or it belongs to something else.
         """
         if self.path is None:
             raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
+        content = _content(self.path) if self.peers.leads else b""
+        told = self.peers.gather("checkpoint", {"content": np.frombuffer(content, np.uint8)})["content"]
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise UsageError(f"{self.path}: there is no such checkpoint. Leave --resume out to begin.") from None
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            state = torch.load(io.BytesIO(told.tobytes()), map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise UsageError(f"{self.path}: is no checkpoint that can be read. Leave --resume out to begin anew.") from error
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UsageError(f"{self.path}: is no checkpoint of this version. Leave --resume out to begin anew.")
@@ -70,6 +74,15 @@ class Keeper:
                 "--resume out to begin anew."
             )
         return state
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such checkpoint. Leave --resume out to begin.") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def belonging(content: bytes, options: Iterable[object], streams: Iterable[Stream]) -> str:

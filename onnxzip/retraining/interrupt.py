@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+
+class Wish:
+    """Whether the work is to end, as all processes agree on at the same places; once granted it stays so.
+
+    Args:
+        ask: tells it; every process must call it as often as the others.
+    """
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self._ask = ask
+        self.granted = False
+
+    def asked(self) -> bool:
+        """Ask all."""
+        self.granted = self.granted or self._ask()
+        return self.granted
 
 
 class Interrupt:

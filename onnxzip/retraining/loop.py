@@ -15,14 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Stream, batch_at
 from onnxzip.retraining.losses import Judgement, Losses, judge
 from onnxzip.retraining.optimizer import Proportional
+from onnxzip.retraining.parallel import shared
 
 WARM_UP, LONGEST_WARM_UP = 0.1, 100
 WATCHES, LEAST_GAP = 15, 5
@@ -40,12 +43,19 @@ class Job:
         streams: of all pools.
         start: how the weights at the start were judged.
         accepts: whether a task, judged so, is no worse than judged so at the start.
+        peers: the processes that train together.
     """
 
     losses: Losses
     streams: tuple[Stream, ...]
     start: Mapping[str, Judgement]
     accepts: Callable[[Judgement, Judgement], bool]
+    peers: Peers = ALONE
+
+    @cached_property
+    def forward(self) -> nn.Module:
+        """The losses of a batch, which several processes may share."""
+        return shared(self.losses, self.peers)
 
     def weights(self) -> Weights:
         """A copy of what is trained."""
@@ -60,7 +70,7 @@ class Job:
 
     def judged(self) -> dict[str, Judgement]:
         """The weights as they are."""
-        return judge(self.losses, (p for s in self.streams for p in s.judging()))
+        return judge(self.losses, (p for s in self.streams for p in s.judging_here()), self.peers)
 
     def starts(self) -> list[float]:
         """Each task's loss at the start, none of them negligible."""
@@ -111,7 +121,9 @@ class Course:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * shape_of_rate(self.step, self.steps)
         self.optimizer.zero_grad()
-        losses = self.job.losses(batch_at(self.job.streams, self.step))
+        batch = batch_at(self.job.streams, self.step)
+        self.job.peers.any(False)  # whoever has no batch says so before the others wait for its gradients
+        losses = self.job.forward(batch)
         (losses * torch.tensor(self.balance, device=losses.device)).sum().backward()
         self.optimizer.step()
         self.step += 1

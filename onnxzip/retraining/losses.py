@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxzip.errors import UsageError
+from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Batch, Portion
 from onnxzip.retraining.heads import VALUES, Head
 from onnxzip.retraining.module import TorchNet
@@ -35,8 +36,10 @@ class Losses(nn.Module):
         self.tasks = tuple(criteria)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of every task, in their order: float32 [tasks]."""
-        found = {task: loss for portion in batch for task, loss in self.of(portion, self.outputs(portion)).items()}
+        """The loss of every task, in their order, times its portion's weight: float32 [tasks]."""
+        found = {
+            task: loss * portion.weight for portion in batch for task, loss in self.of(portion, self.outputs(portion)).items()
+        }
         return torch.stack([found[task] for task in self.tasks])
 
     def outputs(self, portion: Portion) -> dict[str, Tensor]:
@@ -96,16 +99,21 @@ def as_close(now: Judgement, start: Judgement) -> bool:
 
 
 @torch.no_grad()
-def judge(losses: Losses, portions: Iterable[Portion]) -> dict[str, Judgement]:
-    """Every task on the rows that judge; the only place where these are summed."""
-    sums: dict[str, Tensor] = {}
+def judge(losses: Losses, portions: Iterable[Portion], peers: Peers = ALONE) -> dict[str, Judgement]:
+    """Every task on the rows that judge; the only place where these are summed.
+
+    Args:
+        portions: those that this process looks at; its peers look at the others.
+    """
+    sums = {head.output: torch.zeros(5, dtype=torch.float64) for head in losses.heads}
     for portion in portions:
         outputs = losses.outputs(portion)
         found = losses.of(portion, outputs)
         for head in (h for h in losses.heads if h.task in portion.tasks):
             row = _sums(head, outputs[head.output].float(), portion.targets[head.output].float(), found[head.task])
-            sums[head.output] = sums.get(head.output, torch.zeros_like(row)) + row
-    return {task: _judgement([sums[h.output].tolist() for h in losses.heads if h.task == task]) for task in losses.tasks}
+            sums[head.output] += row
+    whole = peers.sum("judgement", {name: row.numpy() for name, row in sums.items()})
+    return {task: _judgement([whole[h.output].tolist() for h in losses.heads if h.task == task]) for task in losses.tasks}
 
 
 def _sums(head: Head, student: Tensor, teacher: Tensor, loss: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
 from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
+from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parted
 from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
-from onnxzip.retraining.interrupt import Interrupt
+from onnxzip.retraining.interrupt import Interrupt, Wish
 from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_module, write_params
@@ -41,13 +42,11 @@ class Lesson:
     Attributes:
         teachers: by task.
         pools: samples; every task stands in exactly one.
-        span: rows of a pool that the zip was calibrated with.
         memory: bytes for params, their companions and kept answers.
     """
 
     teachers: Mapping[str, Teacher]
     pools: Sequence[Pool]
-    span: int
     memory: int
 
 
@@ -84,7 +83,13 @@ class Retrained:
 
 
 def retrain_content(
-    content: bytes, lesson: Lesson, steps: int, options: RetrainOptions, run: RunOptions, progress: Progress
+    content: bytes,
+    lesson: Lesson,
+    steps: int,
+    options: RetrainOptions,
+    run: RunOptions,
+    progress: Progress,
+    peers: Peers = ALONE,
 ) -> Retrained:
     """Retrain a fused net.
 
@@ -94,6 +99,7 @@ def retrain_content(
         steps: trials of learning rates included; 0 gives the same file back.
         options, run: as of the command line.
         progress: is told of every step.
+        peers: the processes that retrain together, each with its part of every batch; all come to the same params.
 
     Raises:
         UsageError: heads, a loss or a checkpoint that cannot be used.
@@ -102,18 +108,20 @@ def retrain_content(
     """
     started = time.perf_counter()
     net = read_module(content).to(device_for(run.device))
-    streams = _streams(net, lesson, options, run)
+    streams = _streams(net, lesson, options, run, peers)
     heads = heads_of(net.reading.net, {t: x.origin for t, x in lesson.teachers.items()}, kinds_from(options.head))
     if not any(p.requires_grad for p in net.parameters()):
         raise UnsupportedError("the fused net has no weights that can be trained")
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     accepts = as_low if options.loss or options.label_weight else as_close
-    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging())), accepts)
-    keeper = Keeper(options.checkpoint, options.checkpoint_every, belonging(content, _telling(steps, options, run), streams))
+    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), accepts, peers)
+    belongs = belonging(content, _telling(steps, options, run), streams)
+    keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
     with Interrupt() as interrupt:
-        course, trials = _begun(job, steps, options, keeper, interrupt, progress)
-        _complete(course, trials, keeper, interrupt, progress)
+        wish = Wish(lambda: peers.any(interrupt.asked))
+        course, trials = _begun(job, steps, options, keeper, wish, progress)
+        _complete(course, trials, keeper, wish, progress)
     job.put(course.best)
     kept = course.best_step > 0
     return Retrained(
@@ -124,7 +132,7 @@ def retrain_content(
         course.rate if steps else None,
         job.start,
         job.judged() if kept else job.start,
-        interrupt.asked,
+        wish.granted,
         time.perf_counter() - started,
     )
 
@@ -134,9 +142,9 @@ def wanted_rows(steps: int, options: RetrainOptions) -> int:
     return steps * options.batch + HELD * HELD_OUT
 
 
-def judging_sources(pools: Sequence[Pool], span: int = 0) -> tuple[Source, ...]:
+def judging_sources(pools: Sequence[Pool]) -> tuple[Source, ...]:
     """The rows that judge, one source a pool."""
-    return tuple(replace(p, order=parted(p.order, span)[1][:HELD]).source(HELD) for p in pools)
+    return tuple(replace(p, order=parted(p.order)[1]).source(HELD) for p in pools)
 
 
 def device_for(name: str) -> torch.device:
@@ -150,13 +158,21 @@ def device_for(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _streams(net: TorchNet, lesson: Lesson, options: RetrainOptions, run: RunOptions) -> tuple[Stream, ...]:
+def _streams(
+    net: TorchNet, lesson: Lesson, options: RetrainOptions, run: RunOptions, peers: Peers
+) -> tuple[Stream, ...]:
     size = sum(4 * p.numel() for p in net.parameters())
     room = max(0, lesson.memory - COPIES * size) // len(lesson.pools)
     device = next(iter(net.parameters())).device
     return tuple(
         Stream(
-            pool, tuple(lesson.teachers[t] for t in pool.tasks), lesson.span, options.batch, (run.seed, number), room, device
+            pool,
+            tuple(lesson.teachers[t] for t in pool.tasks),
+            options.batch,
+            (run.seed, number),
+            room,
+            device,
+            peers,
         )
         for number, pool in enumerate(lesson.pools)
     )
@@ -209,7 +225,7 @@ def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[obje
 
 
 def _begun(
-    job: Job, steps: int, options: RetrainOptions, keeper: Keeper, interrupt: Interrupt, progress: Progress
+    job: Job, steps: int, options: RetrainOptions, keeper: Keeper, wish: Wish, progress: Progress
 ) -> tuple[Course, int]:
     """The course, at its start or where a checkpoint left it, and the steps that trials took."""
     if options.resume:
@@ -218,14 +234,14 @@ def _begun(
         progress.advance(course.step + trials)
         return course, trials
     found = Found(options.learning_rate, 0, {}) if options.learning_rate is not None else find_rate(
-        job, steps, lambda: interrupt.asked, progress.advance
+        job, steps, wish.asked, progress.advance
     )
     return begun(job, found.rate, steps - found.steps), found.steps
 
 
-def _complete(course: Course, trials: int, keeper: Keeper, interrupt: Interrupt, progress: Progress) -> None:
+def _complete(course: Course, trials: int, keeper: Keeper, wish: Wish, progress: Progress) -> None:
     """All steps of a course that are left and that pay."""
-    while not course.over and not interrupt.asked:
+    while not course.over and not wish.asked():
         losses = course.advance()
         if course.due:
             course.watch()
@@ -233,7 +249,7 @@ def _complete(course: Course, trials: int, keeper: Keeper, interrupt: Interrupt,
             keeper.save(course.state() | {"trials": trials})
         progress.advance(1)
         progress.detail("  ".join(f"{t} {x:.4f}" for t, x in zip(course.job.losses.tasks, losses, strict=True)))
-    if interrupt.asked and course.step < course.steps:
+    if wish.granted and course.step < course.steps:
         keeper.save(course.state() | {"trials": trials})  # before a look that an uninterrupted course would not take
         course.watch()
 

@@ -1,0 +1,198 @@
+"""Shards that meet in a folder, and moments in files: the result of one, caught up after death, refused if foreign."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from merging import failed, run, snapshot, write_net
+from processes import MERGE, check_same_nets, ended, prepare, started
+
+from onnxzip.calibration import frontier
+from onnxzip.calibration.device import DevicePlace
+from onnxzip.calibration.store import Store
+from onnxzip.config import DataOptions, Options, PlanOptions, RunOptions
+from onnxzip.distributed.exchange import Exchange
+from onnxzip.distributed.sheets import StoredMoments, read_moments, read_sheet
+from onnxzip.errors import InvalidDataError, PeerError, UsageError
+from onnxzip.linalg.moments import DenseSums
+from onnxzip.pipeline import Merged, merge_files
+from onnxzip.progress import Silent
+
+FILES = {"a": "a.onnx", "b": "b.onnx"}
+DATA = {"a": "a.npz", "b": "b.npz"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shard(k: int, n: int, options: Options | None = None, timeout: float = 60, where: str = "meet") -> Merged:
+    """What one shard comes to."""
+    return merge_files(FILES, DATA, options or Options(), Silent(), Exchange(Path(where), k - 1, n, timeout))
+
+
+def together(*options: Options | None, timeout: float = 60) -> list[Future[Merged]]:
+    """Shards at the same time."""
+    with ThreadPoolExecutor(len(options)) as pool:
+        return [pool.submit(shard, k + 1, len(options), o, timeout) for k, o in enumerate(options)]
+
+
+def test_two_commands_give_the_net_of_one(folder: Path) -> None:
+    assert run(*MERGE, "-o", "one.onnx").code == 0
+    with ExitStack() as stack:
+        command = ("-m", "onnxzip", *MERGE, "-o", "two.onnx", "--exchange", "meet", "--shard")
+        first, second = (ended(p) for p in [stack.enter_context(started(folder, *command, f"{k}/2")) for k in (1, 2)])
+    assert first.code == second.code == 0, (first.err, second.err)
+    assert "merged" in first.out and second.out == ""
+    check_same_nets(folder, "one.onnx", "two.onnx")
+
+
+@pytest.mark.parametrize("options", [Options(), Options(plan=PlanOptions((("*", 0.5),), "wide"))])
+def test_every_shard_comes_to_the_result_of_one_process(folder: Path, options: Options) -> None:
+    merge_files(FILES, DATA, options, Silent()).save("one.onnx")
+    for k, done in enumerate(together(options, options, options)):
+        done.result().save(f"shard{k}.onnx")
+        check_same_nets(folder, "one.onnx", f"shard{k}.onnx")
+        assert (folder / f"shard{k}.onnx").read_bytes() == (folder / "shard0.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("samples", [2000, 60])
+def test_so_it_is_where_an_onnx_graph_forms_the_moments(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """As on a GPU; with 60 samples columns outnumber rows, so that the rows themselves come back and are gathered."""
+    places = []
+
+    def graph_place(device: str, store: Store, threads: int) -> DevicePlace:
+        places.append(DevicePlace(store, device, threads))
+        return places[-1]
+
+    monkeypatch.setattr(frontier, "place_for", graph_place)
+    options = Options(DataOptions(samples=samples), run=RunOptions(device="cpu"))
+    merge_files(FILES, DATA, options, Silent()).save("one.onnx")
+    for done in together(options, options):
+        done.result().save("shard.onnx", force=True)
+        check_same_nets(folder, "one.onnx", "shard.onnx")
+    assert len(places) == 3 and all(place.returned > 0 for place in places)
+
+
+def test_a_shard_that_is_started_again_catches_up(folder: Path) -> None:
+    with pytest.raises(PeerError, match=r"shard 1/2 has not written .*00001-1-of-2"):
+        shard(2, 2, timeout=0.2)
+    before = snapshot(folder / "meet")
+    want = [done.result().content for done in together(None, None)]
+    after = snapshot(folder / "meet")
+    assert before.items() <= after.items() and len(after) > len(before)
+    assert [shard(k, 2, timeout=0.2).content for k in (1, 2)] == want, "all is there: nobody waits"
+    assert snapshot(folder / "meet") == after
+
+
+def test_files_say_what_they_depend_on(folder: Path) -> None:
+    [done.result() for done in together(None, None)]
+    sheets = [read_sheet(path) for path in sorted((folder / "meet").glob("*-2-of-2.npz"))]
+    one = next(s for s in sheets if s.header["step"] == "first, source 0")
+    job = one.header["job"]
+    assert job["sha256 of a"] == snapshot(folder)["a.onnx"] and job["share"] == [["*", 1.0]] and job["seed"] == 0
+    assert one.header["shard"] == 2 and len(one.header["samples"].split()) == 2
+    fitted = [i for i in range(150) if i // 10 % 2 == 1 and i % 5 != 4]  # of 150 samples in blocks of 10
+    assert one.arrays["0.count"].tolist() == [len(fitted) * 36, (len(range(10, 150, 20)) * 10 - len(fitted)) * 36]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"), [(RunOptions(seed=1), "seed"), (None, "sha256 of b"), (PlanOptions((("*", 0.5),)), "share")]
+)
+def test_shards_of_different_jobs_are_refused(folder: Path, option: RunOptions | PlanOptions | None, words: str) -> None:
+    [done.result() for done in together(None, None)]
+    before = snapshot(folder / "meet")
+    options = Options(run=option) if isinstance(option, RunOptions) else Options(plan=option) if option else Options()
+    if option is None:
+        write_net(folder / "b.onnx", 3, classes=3)
+    with pytest.raises(UsageError, match=f"is of another merge .*{words}"):
+        shard(1, 2, options, timeout=1)
+    assert snapshot(folder / "meet") == before
+
+
+def test_other_samples_than_last_time_are_refused(folder: Path) -> None:
+    [done.result() for done in together(None, None)]
+    prepare(folder)
+    np.savez(folder / "a.npz", x=np.load(folder / "a.npz")["x"] + 1)
+    with pytest.raises(UsageError, match=r"is of another merge .*samples"):
+        shard(1, 2, timeout=1)
+
+
+def test_another_number_of_shards_is_refused(folder: Path) -> None:
+    [done.result() for done in together(None, None)]
+    with pytest.raises(UsageError, match="another number of shards than 3"):
+        shard(1, 3, timeout=1)
+
+
+def test_a_damaged_file_is_refused(folder: Path) -> None:
+    [done.result() for done in together(None, None)]
+    path = folder / "meet" / "00003-2-of-2.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InvalidDataError, match=r"00003-2-of-2.npz: .*damaged"):
+        shard(1, 2, timeout=1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--shard", "1/2"), ("--exchange",)),
+        (("--exchange", "meet"), ("--shard",)),
+        (("--shard", "3/2", "--exchange", "meet"), ("3/2", "2/3")),
+        (("--shard", "0/2", "--exchange", "meet"), ("0/2",)),
+        (("--shard", "1/2", "--exchange", "a.onnx"), ("a.onnx", "cannot be made")),
+        (("--shard", "1/2", "--exchange", "meet", "--exchange-timeout", "0"), ("--exchange-timeout", "positive")),
+    ],
+)
+def test_wrong_flags(folder: Path, flags: tuple[str, ...], words: tuple[str, ...]) -> None:
+    before = snapshot(folder)
+    failed(2, *MERGE, "-o", "m.onnx", *flags, words=words)
+    assert snapshot(folder) == before
+
+
+def test_torchrun_and_shards_at_once_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    failed(2, *MERGE, "-o", "m.onnx", "--shard", "1/2", "--exchange", "meet", words=("torchrun",))
+
+
+class TestMomentsInFiles:
+    NETS, JOB = {"a": "0" * 64, "b": "1" * 64}, {"step": "conv1", "seed": 0}
+
+    def stored(self, rows: np.ndarray) -> StoredMoments:
+        sums = DenseSums(4, 3)
+        sums.add(False, rows[:, :4], rows[:, 4:])
+        return StoredMoments(self.NETS, self.JOB, sums.moments(False))
+
+    def test_they_come_back_and_add_up(self, tmp_path: Path) -> None:
+        """Moments of a + b are those of a plus those of b, through files, too."""
+        rows = np.random.default_rng(1).standard_normal((50, 7))
+        for name, part in (("a.npz", rows[:20]), ("b.npz", rows[20:])):
+            self.stored(part).save(tmp_path / name)
+        both = read_moments(tmp_path / "a.npz") + read_moments(tmp_path / "b.npz")
+        want = self.stored(rows)
+        assert (both.nets, both.job, both.moments.count) == (want.nets, want.job, 50)
+        for part in ("zz", "zp", "pp"):
+            found, expected = (np.asarray(getattr(m, part)) for m in (both.moments, want.moments))
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+    def test_those_of_other_nets_are_not_added(self) -> None:
+        mine = self.stored(np.ones((3, 7)))
+        for nets, job in (({**self.NETS, "b": "2" * 64}, self.JOB), (self.NETS, {**self.JOB, "seed": 1})):
+            with pytest.raises(UsageError, match="different merges cannot be added"):
+                mine + StoredMoments(nets, job, mine.moments)
+
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", zz=np.ones(3))
+        (tmp_path / "y.npz").write_bytes(b"none")
+        for name in ("x.npz", "y.npz", "z.npz"):
+            with pytest.raises(InvalidDataError, match=name):
+                read_moments(tmp_path / name)
