@@ -2,11 +2,11 @@
 
     python models/fetch.py ...                              unpacks the data sets, see models/README.md
     python tools/retraining.py run --data DIR --work DIR    measures; every course is one file in --work, none is run twice
-    python tools/retraining.py show --work DIR [--write]    prints the table; writes it into README.md, and tools/retraining.svg
+    python tools/retraining.py show --work DIR [--write]    prints the table; into README.md with the plot
 
 Increase of test error in percentage points, mean of both tasks, after 0, 30, 100, 300 and 1,000 steps of 64 samples a task,
-everything shared, teachers alone, no labels. Each number of steps is a course of its own, with its own decay. The zip finds its
-learning rate by itself; the others get the best of `RATES` by their test error after 100 steps with the first seed.
+everything shared, teachers alone, no labels. Each number of steps is a course of its own, with its own decay. The zip finds
+its learning rate by itself; the others get the best of `RATES` by their test error after 100 steps with the first seed.
 """
 
 from __future__ import annotations
