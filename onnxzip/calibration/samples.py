@@ -16,7 +16,7 @@ import numpy as np
 HELD_OUT = 5  # every fifth sample
 
 
-BLOCKS, LARGEST_BLOCK = 24, 100  # so many blocks or more where there are enough samples; samples in one
+BLOCKS, LARGEST_BLOCK = 8, 250  # so many blocks or more where there are enough samples; samples in one
 
 
 def block_of(count: int) -> int:
