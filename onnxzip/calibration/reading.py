@@ -5,9 +5,7 @@ An array without a name of its own is called `x`, labels are called `y`. Nothing
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +17,7 @@ import numpy as np
 
 from onnxzip.calibration.spool import spooled
 from onnxzip.errors import InvalidDataError, OnnxzipError
+from onnxzip.values import named_callable
 
 Arrays = dict[str, np.ndarray]
 _NPY = b"\x93NUMPY"
@@ -89,19 +88,10 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _read_callable(text: str, limit: int) -> Arrays:
-    module_name, _, attribute = text.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+        found = named_callable(text)
+    except (ImportError, AttributeError, ValueError) as error:
         raise InvalidDataError(f"{text}: no such file, and no such Python callable ({_plain(error)})") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise InvalidDataError(f"{text}: is not callable")
     return read(found(), limit, text)
 
 

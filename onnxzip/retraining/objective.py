@@ -12,12 +12,9 @@ student that knows the mean alone, the same for outputs of every scale.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +22,7 @@ from torch.nn import functional
 
 from onnxzip.errors import UsageError
 from onnxzip.retraining.heads import PROBABILITIES, VALUES, Head
+from onnxzip.values import named_callable
 
 TINY = 1e-12
 Outputs = Mapping[str, Tensor]
@@ -83,17 +81,7 @@ def custom_loss(text: str) -> Criterion:
     Raises:
         UsageError: there is no such callable.
     """
-    module, _, attribute = text.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        return named_callable(text)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--loss {text}: no such Python callable ({error}). Write module:callable.") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise UsageError(f"--loss {text}: is not callable")
-    return found  # type: ignore[no-any-return]
