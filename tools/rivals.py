@@ -5,7 +5,7 @@
     trunk     the first net's trunk and head, a head drawn at random for the second task
     scratch   every weight drawn at random
 
-All but the zip are trained by `train`: the objective of onnxzip.retrain, Adam, warm-up and cosine decay, the last weights kept;
+All but the zip are trained by `train`: the objective of onnxzip.retrain, Adam, warm-up and decay along a straight line, the last weights kept;
 there is no good start to be kept.
 
 Weights are drawn uniformly from +-sqrt(6 / inputs) (He, Zhang, Ren, Sun, ICCV 2015; of rows that no activation follows, too);
@@ -99,7 +99,7 @@ def train(start: Path, nets: Files, data: Files, steps: int, rate: float, seed: 
     optimizer = torch.optim.Adam(student.parameters(), rate)
     warm = max(1, min(100, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / steps))
+        optimizer, lambda k: min(1.0, (k + 1) / warm) * (1 - k / steps)
     )
     for _ in range(steps):
         drawn_images = {p: x[rng.integers(len(x), size=batch)].float() / 255 for p, x in images.items()}
@@ -119,4 +119,4 @@ def _distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float =
     """Scaled squared error and divergence, as in onnxzip.retraining.objective."""
     mine, wanted = (log_softmax(x / temperature, dim=1) for x in (student, teacher))
     divergence = kl_div(mine, wanted, reduction="batchmean", log_target=True)
-    return mse_loss(student, teacher) / teacher.var(dim=0, unbiased=False).mean() + temperature**2 * divergence
+    return 5 * mse_loss(student, teacher) / teacher.var(dim=0, unbiased=False).mean() + temperature**2 * divergence
