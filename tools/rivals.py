@@ -5,8 +5,8 @@
     trunk     the first net's trunk and head, a head drawn at random for the second task
     scratch   every weight drawn at random
 
-All but the zip are trained by `train`: the objective of onnxzip.retrain, Adam, warm-up and cosine decay; the last weights
-count, since there is no good start to be kept.
+All but the zip are trained by `train`: squared distance over variance plus divergence, Adam, warm-up and cosine decay; the last
+weights count, since there is no good start to be kept.
 
 Weights are drawn uniformly from +-sqrt(6 / inputs) (He, Zhang, Ren, Sun, ICCV 2015; of rows that no activation follows, too);
 biases are 0.
@@ -115,7 +115,7 @@ def train(start: Path, nets: Files, data: Files, steps: int, rate: float, seed: 
 
 
 def _distance(student: torch.Tensor, teacher: torch.Tensor, temperature: float = 2.0) -> torch.Tensor:
-    """Scaled squared error and divergence, as in onnxzip.retraining.objective."""
+    """Squared distance over the teacher's variance, plus the divergence of the classes."""
     mine, wanted = (log_softmax(x / temperature, dim=1) for x in (student, teacher))
     divergence = kl_div(mine, wanted, reduction="batchmean", log_target=True)
     return mse_loss(student, teacher) / teacher.var(dim=0, unbiased=False).mean() + temperature**2 * divergence

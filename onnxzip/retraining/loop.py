@@ -1,6 +1,6 @@
 """One course of retraining: steps, the rows that judge, the best weights so far.
 
-    step    losses of all tasks, each over the root of its loss at the start, summed; rate * warm-up * cosine down to 0
+    step    losses of all tasks, each over the root of its loss at the start, summed; rate * warm-up * line down to 0
             (measured on LeNet-5, fashion + digits, 1.7 points at the start, 300 steps: over the root 0.7, over the loss 0.9;
             over 1 the easier task falls behind its start and nothing is kept); a task above its start gains weight
     watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start, and the mean loss
@@ -198,6 +198,10 @@ def resumed(job: Job, state: Mapping[str, Any]) -> Course:
 
 
 def shape_of_rate(step: int, steps: int) -> float:
-    """Fraction of the peak rate at a step: up over the first tenth, then a cosine down to 0 behind the last step."""
+    """Fraction of the peak rate at a step: up over the first tenth, on a straight line down to 0 behind the last step.
+
+    Measured on LeNet-300-100, mean of four pairs, 300 steps (one seed, S of the objective 1, momentum 0.95): 1.9 % of the test
+    images get another class than the teacher's at rates 0.004 and 0.006, with a cosine 2.0 % at 0.003 and 2.1 % at 0.01.
+    """
     warm = max(1, min(LONGEST_WARM_UP, int(WARM_UP * steps)))
-    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return min(1.0, (step + 1) / warm) * (1 - step / steps)

@@ -1,13 +1,14 @@
 """What a task is trained towards.
 
-    distillation  mean over heads of |student - teacher|^2 / var(teacher) + T^2 KL(teacher_T || student_T)
+    distillation  mean over heads of S |student - teacher|^2 / var(teacher) + T^2 KL(teacher_T || student_T)
                   the second term for logits and probabilities only; _T: softmax of logits / T
     labels        (1 - F) distillation + F cross-entropy
     custom        whatever a callable of the user's makes of outputs, the teacher's outputs and labels
 
 T = 2 by default (measured on LeNet-5, fashion + digits, 300 steps: 0.5 points, with T = 1 0.7). Hinton, Vinyals, Dean 2015
 (arXiv 1503.02531). The loss of a head without KL is its share of the teacher's variance that is not explained: 1 for a
-student that knows the mean alone, the same for outputs of every scale.
+student that knows the mean alone, the same for outputs of every scale. Beside KL, S = 5 (measured on
+LeNet-300-100, mean of four pairs, 300 steps: 1.77 % of the test images get another class than the teacher's, with S = 1 1.87 %).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from onnxzip.retraining.heads import PROBABILITIES, VALUES, Head
 from onnxzip.values import named_callable
 
 TINY = 1e-12
+SQUARES = 5.0  # S, beside KL
 Outputs = Mapping[str, Tensor]
 
 
@@ -67,7 +69,7 @@ class Distillation:
         t = 1.0 if head.kind == PROBABILITIES else self.temperature
         mine, wanted = log_probabilities(student, head, t), log_probabilities(teacher, head, t)
         divergence = functional.kl_div(mine, wanted, reduction="none", log_target=True).sum(head.axis).mean()
-        return loss + t * t * divergence
+        return SQUARES * loss + t * t * divergence
 
 
 def log_probabilities(x: Tensor, head: Head, temperature: float) -> Tensor:
