@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -89,7 +90,8 @@ class TestRetrain:
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
         monkeypatch.setenv("COLUMNS", "160")
         err = retrained("--steps", 5, "-o", "r.onnx").err
-        assert all(word in err for word in ("load", "data", "retrain", "verify", "5/5", "a 0.", "b 0."))
+        assert all(word in err for word in ("load", "data", "retrain", "verify", "5/5"))
+        assert re.search(r"a \d+\.\d{4}  b \d+\.\d{4}", err)
 
 
 class TestMerge:

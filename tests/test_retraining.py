@@ -166,7 +166,8 @@ class TestDistillation:
         for t in (1.0, 3.0):
             p, q = (teacher / t).softmax(1), (student / t).softmax(1)
             divergence = (p * (p.log() - q.log())).sum(1).mean()
-            assert self.loss(student, teacher, temperature=t) == pytest.approx(float(SQUARES * squares + t * t * divergence), rel=1e-5)
+            wanted = float(SQUARES * squares + t * t * divergence)
+            assert self.loss(student, teacher, temperature=t) == pytest.approx(wanted, rel=1e-5)
         assert self.loss(student, teacher, head=replace(self.HEAD, kind="values")) == pytest.approx(float(squares))
 
     def test_probabilities_diverge_as_their_logits(self) -> None:

@@ -5,8 +5,8 @@
     trunk     the first net's trunk and head, a head drawn at random for the second task
     scratch   every weight drawn at random
 
-All but the zip are trained by `train`: squared distance over variance plus divergence, Adam, warm-up and cosine decay; the last
-weights count, since there is no good start to be kept.
+All but the zip are trained by `train`: squared distance over variance plus divergence, Adam, warm-up and cosine decay; the
+last weights count, since there is no good start to be kept.
 
 Weights are drawn uniformly from +-sqrt(6 / inputs) (He, Zhang, Ren, Sun, ICCV 2015; of rows that no activation follows, too);
 biases are 0.

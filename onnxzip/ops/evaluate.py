@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from onnxzip.errors import UnsupportedError
 from onnxzip.net import BATCH, Net, Node, Shape, bind_batch, pruned
 from onnxzip.ops.lazy import torch
@@ -122,7 +120,7 @@ def evaluate(net: Net, feeds: Mapping[str, Any], params: Mapping[str, Any] | Non
     program = program_of(net)
     device = next((x.device for x in feeds.values()), "cpu")
     given = {} if params is None else params
-    constants = {k: torch.from_numpy(np.array(v)).to(device) for k, v in net.params.items() if k not in given}
+    constants = {k: torch.tensor(v, device=device) for k, v in net.params.items() if k not in given}
     return program.run({**constants, **given, **feeds})
 
 

@@ -139,7 +139,8 @@ class Stream:
         return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for name, a in arrays.items()}
+        """Copies in memory of torch's own: products may depend, in their last bits, on how memory is aligned."""
+        return {name: torch.tensor(a, device=self.device) for name, a in arrays.items()}
 
 
 def parted(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ class TorchNet(nn.Module):
         trainable = reading.faithful.trainable
         self._constants = {v: f"_constant_{k}" for k, v in enumerate(net.params) if v not in trainable}
         for name, buffer in self._constants.items():
-            self.register_buffer(buffer, torch.from_numpy(np.array(net.params[name])), persistent=False)
+            self.register_buffer(buffer, torch.tensor(net.params[name]), persistent=False)
         self.keys: dict[str, str] = {}
         self.keys |= keys_of(trainable, self)
         self._paths = {name: key.split(".") for name, key in self.keys.items()}
@@ -97,7 +97,7 @@ class TorchNet(nn.Module):
                 if part not in owner._modules:
                     owner.add_module(part, nn.Module())
                 owner = owner.get_submodule(part)
-            array = torch.from_numpy(np.array(net.params[name]))
+            array = torch.tensor(net.params[name])
             owner.register_parameter(path[-1], nn.Parameter(array, requires_grad=name not in reading.faithful.frozen))
 
     def forward(self, *inputs: Tensor, **by_name: Tensor) -> dict[str, Tensor]:

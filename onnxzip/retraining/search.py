@@ -2,9 +2,9 @@
 
     usual rate = USUAL * root(steps / 300), between LEAST and MOST
 
-The noise that a rate leaves decays with the rate, and the longer the course the more of it: a short one wants a lower peak. The
-root is a rule of thumb between measured ones (LeNet-300-100, mean of four pairs, held-out loss over the start's: of 0.001, 0.002
-and 0.004 the best is 0.002 for 30 steps and 0.004 for 100; for 300, 0.009 is little better than 0.006).
+The noise that a rate leaves decays with the rate, and the longer the course the more of it: a short one wants a lower peak.
+The root is a rule of thumb between measured ones (LeNet-300-100, mean of four pairs, held-out loss over the start's: of 0.001,
+0.002 and 0.004 the best is 0.002 for 30 steps and 0.004 for 100; for 300, 0.009 is little better than 0.006).
 
 A rate that is too high destroys a good start within a few steps; one that is low looks best in a short trial and then learns
 less in the whole course. So a trial asks for no gain, only that the held-out loss after it is below `HARMLESS` times the
