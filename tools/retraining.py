@@ -34,6 +34,7 @@ TRIAL = 100  # steps by which a rival's rate is chosen
 SAMPLES = 5000  # images a task that the merge is calibrated with
 BEGIN, END = "<!-- retraining: begin (python tools/retraining.py show --write) -->", "<!-- retraining: end -->"
 LABELS = {"zip": "zip", "mtz": "mtz", "trunk": "first net's trunk", "scratch": "from scratch"}
+Found = dict[tuple[str, str, str], dict[int, list[float]]]
 
 
 class Case(NamedTuple):
@@ -140,51 +141,54 @@ def run(bench: Bench, arguments: argparse.Namespace) -> None:
             bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
 
 
-def gathered(bench: Bench) -> dict[tuple[str, str], dict[int, list[float]]]:
-    """(family, start) -> steps -> increases of all pairs and seeds that were measured."""
-    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+def gathered(bench: Bench) -> Found:
+    """(family, pair, start) -> steps -> increases of all seeds that were measured."""
+    found: Found = {}
     for family, pair, start, seed in cases(FAMILIES, PAIRS, STARTS, 10):
         rate = bench.best_rate(family, pair, start)
         for steps in STEPS:
             value = bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
             if value is not None:
-                found.setdefault((family, start), {}).setdefault(steps, []).append(value)
+                found.setdefault((family, " + ".join(pair), start), {}).setdefault(steps, []).append(value)
     return found
 
 
-def table(found: dict[tuple[str, str], dict[int, list[float]]]) -> str:
-    """Markdown: one line a family and start."""
-    lines = ["| family | start | " + " | ".join(f"{s:,} steps" for s in STEPS) + " | courses |"]
-    lines.append("| --- | --- | " + "--: | " * (len(STEPS) + 1))
-    for (family, start), by_steps in found.items():
+def table(found: Found) -> str:
+    """Markdown: one line a family, pair and start."""
+    lines = ["| family | pair | start | " + " | ".join(f"{s:,} steps" for s in STEPS) + " | seeds |"]
+    lines.append("| --- | --- | --- | " + "--: | " * (len(STEPS) + 1))
+    for (family, pair, start), by_steps in found.items():
         values = [f"{np.mean(by_steps[s]):.2f}" if s in by_steps else "" for s in STEPS]
-        count = max(len(v) for v in by_steps.values())
-        lines.append(f"| {family} | {LABELS[start]} | " + " | ".join(values) + f" | {count} |")
+        seeds = min(len(v) for v in by_steps.values())
+        lines.append(f"| {family} | {pair} | {LABELS[start]} | " + " | ".join(values) + f" | {seeds} |")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def plot(found: dict[tuple[str, str], dict[int, list[float]]], file: Path) -> None:
-    """Error against steps, one panel a family."""
+def plot(found: Found, file: Path) -> None:
+    """Error against steps, one panel a family and pair that was measured from several starts."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "onnxzip"
     from matplotlib import pyplot
 
-    families = list(dict.fromkeys(family for family, _ in found))
-    figure, axes = pyplot.subplots(1, len(families), figsize=(3.2 * len(families), 3.2), sharey=True, squeeze=False)
-    for axis, family in zip(axes[0], families, strict=True):
+    keys = [(family, pair) for family, pair, _ in found]
+    panels = [k for k in dict.fromkeys(keys) if keys.count(k) > 1]
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.2), sharey=True, squeeze=False)
+    for axis, (family, pair) in zip(axes[0], panels, strict=True):
         for start in STARTS:
-            by_steps = found.get((family, start), {})
+            by_steps = found.get((family, pair, start), {})
             x = [s for s in STEPS if s in by_steps]
             axis.plot([max(s, 10) for s in x], [max(np.mean(by_steps[s]), 0.05) for s in x], "o-", ms=3, label=LABELS[start])
-        axis.set(title=family, xscale="log", yscale="log", xlabel="steps")
+        axis.set_title(f"{family}\n{pair}", fontsize=9)
+        axis.set(xscale="log", yscale="log", xlabel="steps")
         axis.set_xticks([10, 30, 100, 300, 1000], ["0", "30", "100", "300", "1,000"])
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("increase of test error, points")
-    axes[0][-1].legend()
+    axes[0][-1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def show(bench: Bench, write: bool) -> None:
