@@ -1,5 +1,6 @@
 """How fast retraining repairs a merge, beside other places to start from (see rivals.py).
 
+    pip install .[tools]                                    for the plot
     python models/fetch.py ...                              unpacks the data sets, see models/README.md
     python tools/retraining.py run --data DIR --work DIR    measures; every course is one file in --work, none is run twice
     python tools/retraining.py show --work DIR [--write]    prints the table; into README.md with the plot
