@@ -128,6 +128,16 @@ def tokens(m: Maker, w: int, classes: int) -> str:
     return m.matmul(m.op("ReduceMean", b, axes=[1], keepdims=0), 2 * w, classes)
 
 
+@family({"x": (6, 10)})
+def class_token(m: Maker, w: int, classes: int) -> str:
+    """A learned token, repeated for every sample, in front of a sequence."""
+    sequence = m.matmul("x", 10, 2 * w)
+    batch = m.op("Gather", m.op("Shape", "x"), m.ints(0), axis=0)
+    token = m.op("Expand", m.normal(1, 1, 2 * w), m.op("Concat", batch, m.ints(1, 2 * w), axis=0))
+    x = m.relu(m.matmul(m.op("Concat", token, sequence, axis=1), 2 * w, 3 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
+
+
 @family()
 def lenet(m: Maker, w: int, classes: int) -> str:
     a = m.op("MaxPool", m.op("Tanh", m.conv("image", (w, 3, 5, 5))), kernel_shape=[2, 2], strides=[2, 2])

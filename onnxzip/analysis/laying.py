@@ -168,10 +168,10 @@ class _Rules:
         keys = list(dict.fromkeys(k for v in pool for k in self.draft.pieces[v] if k & members))
         if not stranded:
             keys = [k for k in keys if not any(other & members < k & members for other in keys)]
-        if not computed:
-            return [members]
         if not stranded and self.carried(role.outputs, next(iter(role.members))):
             keys = self.out_keys(role.outputs[0], members)
+        elif not computed:
+            return [members]
         for key in keys:
             for value in computed:
                 if self.readable(value, key, key & members) is None and role.op != "Concat":

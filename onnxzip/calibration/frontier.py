@@ -19,7 +19,7 @@ from onnxzip.calibration.places import Place, place_for
 from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
-from onnxzip.net import Net, Port, per_sample, pruned, reachable
+from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
 from onnxzip.runtime import Value, open_session
 
@@ -232,6 +232,9 @@ class Frontier:
         made = {v for n in nodes for v in n.outputs}
         used = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
         feeds = [v for v in used if v not in made and v not in self.params]
+        if not feeds:  # params alone, repeated for every sample: the batch is read from any live value
+            feeds = [min(v for v in self.alive[k] if BATCH in shapes[v])]
+            used |= dict.fromkeys(feeds)
         return replace(
             whole, nodes=nodes, inputs=tuple(Port(v, dtypes[v], shapes[v]) for v in feeds),
             params={v: self.params[v] for v in used if v in self.params and v not in made},
