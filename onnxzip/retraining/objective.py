@@ -7,8 +7,8 @@
 
 T = 2 by default (Hinton, Vinyals, Dean 2015, arXiv 1503.02531; measured on LeNet-5, fashion + digits, 300 steps: with T = 1,
 2, 3 0.7, 0.5, 0.7 points, hardly beyond noise). S = 5 beside KL (measured on LeNet-300-100, mean of four pairs, 300 steps,
-one seed: with S = 6 1.77 % of the test images get another class than the teacher's, with 3 1.79 %; with momentum 0.95, S = 3 1.79 %,
-S = 1 1.87 %), else 1.
+one seed: with S = 6 1.77 % of the test images get another class than the teacher's, with 3 1.79 %; with momentum
+0.95, S = 3 1.79 %, S = 1 1.87 %), else 1.
 The loss of a head without KL is its share of the teacher's variance that is not explained: 1 for a student that knows the mean
 alone, the same for outputs of every scale.
 """
