@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, reduce
+from functools import reduce
 from operator import add
 
 import numpy as np
@@ -63,7 +63,7 @@ def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], mat
             for (t, u), q in whole.items()
         }
 
-    return Terms(energy, cache(explained), importance)
+    return Terms(energy, explained, importance)
 
 
 def _group_of(work: Work, rows: np.ndarray) -> int:

@@ -91,8 +91,12 @@ def _costs(
     inside = total(e[t][i] for t, i in members.items())
     inside = inside - total(q[t, u][i, j] for t, i in members.items() for u, j in members.items())
     joining = (e[task] - np.diagonal(q[task, task]) - alone[task])[candidates]
-    cross = total(q[t, task][np.ix_(i, candidates)] for t, i in members.items())
-    excess = np.maximum((inside - own)[:, None] + joining - 2 * cross, 0.0)
-    weight = (total(v[t][i] for t, i in members.items())[:, None] + v[task][candidates]) / (len(members) + 1)
-    separate = total(v[t][i] * alone[t][i] for t, i in members.items())
-    return np.asarray(weight * excess + separate[:, None] + (v[task] * alone[task])[candidates])
+    cost = total(q[t, task][np.ix_(i, candidates)] for t, i in members.items())  # large: all that follows is done in place
+    cost *= -2
+    cost += (inside - own)[:, None]
+    cost += joining
+    np.maximum(cost, 0.0, out=cost)
+    cost *= (total(v[t][i] for t, i in members.items())[:, None] + v[task][candidates]) / (len(members) + 1)
+    cost += total(v[t][i] * alone[t][i] for t, i in members.items())[:, None]
+    cost += (v[task] * alone[task])[candidates]
+    return cost
