@@ -17,7 +17,7 @@ from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.originals import feeds_for, originals_of
-from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, plan_report, samples_entry, sha256_of
+from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
@@ -131,19 +131,10 @@ def _report(
     run: RunOptions,
     stages: Stages,
 ) -> dict[str, Any]:
-    digests = {t: sha256_of(file) for t, (file, _) in originals.items()}
     return {
         "schema_version": SCHEMA_VERSION,
-        "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
-        "tasks": {
-            t: {
-                "source": str(file),
-                "sha256": digests[t],
-                "same_source": digests[t] == origin.sha256,
-                **evidence_entry(evidence[t]),
-            }
-            for t, (file, origin) in originals.items()
-        },
+        "fused": fused_entry(path),
+        "tasks": {t: original_entry(*originals[t]) | evidence_entry(evidence[t]) for t in originals},
         **samples_entry(samples, run.seed),
         "seconds": stages.measured(),
     }

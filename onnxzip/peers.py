@@ -33,11 +33,11 @@ class Peers(ABC):
         return self.place == 0
 
     @abstractmethod
-    def begin(self, job: Mapping[str, object], samples: Callable[[], str]) -> None:
+    def begin(self, job: Callable[[], Mapping[str, object]], samples: Callable[[], str]) -> None:
         """Make sure that all processes do the same job.
 
         Args:
-            job: all that the result depends on but the samples: JSON values by what they are.
+            job: tells all that the result depends on but the samples: JSON values by what they are.
             samples: tells the hash of those that this process has.
 
         Raises:
@@ -70,7 +70,7 @@ class Alone(Peers):
 
     place, size, neighbours = 0, 1, 1
 
-    def begin(self, job: Mapping[str, object], samples: Callable[[], str]) -> None:
+    def begin(self, job: Callable[[], Mapping[str, object]], samples: Callable[[], str]) -> None:
         """Nobody else could do another."""
 
     def any(self, mine: bool) -> bool:

@@ -150,16 +150,16 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
-    peers.begin(job_of(files, samples, options), lambda: digest_of(samples))
+    peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, method, samples, options.run, store, stages, peers)
     net, origins = _described(plan, zipped, files, options)
+    originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
-        content, retrained = _retrained(content, {t: (files[t], origins[t]) for t in files}, given, options, stages, peers)
+        content, retrained = _retrained(content, originals, given, options, stages, peers)
     sources, rows = _verifying(given, samples, options, peers)
     with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
-        originals = {t: (files[t], origins[t]) for t in files}
         evidence = compare(content, originals, sources, rows, options.run.device, tick, peers)
     _check(plan, evidence)
     report = merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options)

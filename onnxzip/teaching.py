@@ -5,7 +5,7 @@ load -> data -> retrain -> verify      (each a stage of the progress, and of `se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -20,7 +20,15 @@ from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, Re
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins
 from onnxzip.exporting.originals import Originals, feeds_for, originals_of
-from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, peak_rss_bytes, sha256_of, versions
+from onnxzip.exporting.report import (
+    SCHEMA_VERSION,
+    evidence_entry,
+    fused_entry,
+    original_entry,
+    peak_rss_bytes,
+    sha256_of,
+    versions,
+)
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.loading.files import read
 from onnxzip.peers import ALONE, Peers
@@ -96,13 +104,14 @@ def retrain_files(
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
         model, content = read(path), path.read_bytes()
-        originals = _teachers(path, teachers, settings.steps.any_teacher, progress)
+        originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
+        _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
         limit = min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
         given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
-    peers.begin(_job(path, originals, pools, settings), lambda: "")
+    peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
     lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
     with stages.stage("retrain", settings.steps.steps):
         done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
@@ -111,7 +120,7 @@ def retrain_files(
         before, after = (compare(c, originals, sources, mine, run.device, tick, peers) for c in (content, done.content))
     report = {
         "schema_version": SCHEMA_VERSION,
-        "fused": {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size},
+        "fused": fused_entry(path),
         "tasks": _tasks(originals, before, after),
         "retrain": done.as_dict(),
         **_data_entry(given, pools, run.seed),
@@ -134,25 +143,26 @@ def _job(path: Path, originals: Originals, pools: tuple[Pool, ...], settings: Re
     }
 
 
-def _teachers(path: Path, given: Mapping[str, Path_], any_teacher: bool, progress: Progress) -> Originals:
-    """The teacher of every task.
-
-    Raises:
-        UsageError: one is missing, or is another file than the one that its task was made from.
-    """
+def _differing(any_teacher: bool, progress: Progress) -> Callable[[str], None]:
+    """What becomes of a teacher that is not the file its task was made from: a note, or an error."""
 
     def differs(text: str) -> None:
         if not any_teacher:
             raise UsageError(f"{text}. Give that file, or use --any-teacher if this one is to teach.")
         progress.note(text)
 
-    model = read(path)
-    missing = [t for t in read_origins(entries_of(model), str(path)) if t not in given]
-    found = originals_of(path, model, given, "--teacher", differs)
-    if missing:
-        lost = missing[0]
-        raise UsageError(f"task {lost!r} has no teacher and would forget what it can. Give --teacher {lost}=FILE.onnx.")
-    return found
+    return differs
+
+
+def _check_complete(tasks: Iterable[str], originals: Originals) -> None:
+    """Every task needs its teacher.
+
+    Raises:
+        UsageError: one has none.
+    """
+    for task in tasks:
+        if task not in originals:
+            raise UsageError(f"task {task!r} has no teacher and would forget what it can. Give --teacher {task}=FILE.onnx.")
 
 
 def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any]:
@@ -165,14 +175,7 @@ def _data_entry(given: Given, pools: Sequence[Pool], seed: int) -> dict[str, Any
 
 
 def _tasks(originals: Originals, before: Mapping[str, Evidence], after: Mapping[str, Evidence]) -> dict[str, Any]:
-    found = {}
-    for task, (file, origin) in originals.items():
-        digest = sha256_of(file)
-        found[task] = {
-            "source": str(file),
-            "sha256": digest,
-            "same_source": digest == origin.sha256,
-            "start": evidence_entry(before[task]),
-            **evidence_entry(after[task]),
-        }
-    return found
+    return {
+        task: original_entry(file, origin) | {"start": evidence_entry(before[task])} | evidence_entry(after[task])
+        for task, (file, origin) in originals.items()
+    }

@@ -47,18 +47,34 @@ def error(session: ort.InferenceSession, output: str, task: str) -> float:
     return 100 * float(np.mean(logits.argmax(axis=1) != labels))
 
 
+def nets_of(family: str, pair: tuple[str, str]) -> dict[str, Path]:
+    """Files of a pair by task."""
+    return {name.replace("-", "_"): MODELS / f"{family}-{name}.onnx" for name in pair}
+
+
+def rises(content: bytes, nets: dict[str, Path], pair: tuple[str, str]) -> list[float]:
+    """What a fused file adds to the test error of each of its originals, in percentage points."""
+    fused = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = []
+    for (task, file), name in zip(nets.items(), pair, strict=True):
+        original = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        found.append(error(fused, f"{task}_logits", name) - error(original, "logits", name))
+    return found
+
+
+def put_into_readme(begin: str, text: str, end: str) -> None:
+    """Replace what stands between two markers."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(begin)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
 def merged(family: str, pair: tuple[str, str], seed: int, **options: object) -> Outcome:
     """Merge one pair of sample nets and count its errors before and after."""
-    tasks = [t.replace("-", "_") for t in pair]
-    nets = {task: MODELS / f"{family}-{name}.onnx" for task, name in zip(tasks, pair, strict=True)}
-    data = {task: MODELS / "data" / f"{samples_of(name)}-calibration.npz" for task, name in zip(tasks, pair, strict=True)}
+    nets = nets_of(family, pair)
+    data = {task: MODELS / "data" / f"{samples_of(name)}-calibration.npz" for task, name in zip(nets, pair, strict=True)}
     result = onnxzip.merge(nets, data, seed=seed, **options)  # type: ignore[arg-type]
-    fused = ort.InferenceSession(result.content, providers=["CPUExecutionProvider"])
-    rises = []
-    for task, name in zip(tasks, pair, strict=True):
-        original = ort.InferenceSession(str(nets[task]), providers=["CPUExecutionProvider"])
-        rises.append(error(fused, f"{task}_logits", name) - error(original, "logits", name))
-    return Outcome(float(np.mean(rises)), float(result.report["merged"]["params_ratio"]))
+    return Outcome(float(np.mean(rises(result.content, nets, pair))), float(result.report["merged"]["params_ratio"]))
 
 
 def mean_of(outcomes: Iterable[Outcome]) -> Outcome:
@@ -106,9 +122,7 @@ def main() -> None:
     warnings.simplefilter("error")
     text = table(rows(arguments.families, arguments.seeds))
     if arguments.write:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+        put_into_readme(BEGIN, text, END)
 
 
 if __name__ == "__main__":

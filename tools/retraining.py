@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 import torch
-from figures import FAMILIES, MODELS, PAIRS, ROOT, error, samples_of
+from figures import FAMILIES, MODELS, PAIRS, ROOT, nets_of, put_into_readme, rises, samples_of
 from onnx import ModelProto
 from rivals import STARTS, train
 
 import onnxzip
+from onnxzip.exporting.write import write_atomically
 
 STEPS = (0, 30, 100, 300, 1000)
 RATES = (0.0003, 0.001, 0.003)
@@ -71,7 +71,7 @@ class Bench:
         """The increase of test error; run if it is not known and data are there."""
         file = self.work / case.file
         if not file.exists() and self.data is not None:
-            _write(file, json.dumps(self._run(case)))
+            write_atomically(file, json.dumps(self._run(case)).encode(), force=True)
             print(case.file, file.read_text(), file=sys.stderr, flush=True)
         return float(json.loads(file.read_text())["increase"]) if file.exists() else None
 
@@ -84,29 +84,24 @@ class Bench:
         return min(known, key=lambda r: known[r]) if known else None
 
     def _run(self, case: Case) -> dict[str, object]:
-        tasks, nets, data = self._files(case)
+        nets, data = self._files(case)
         start = self.work / f"{case.family}.{'+'.join(case.pair)}.{case.start}.{case.seed}.onnx"
         if not start.exists():
             model: ModelProto = STARTS[case.start](nets, data, SAMPLES, case.seed)
-            _write(start, model.SerializeToString(deterministic=True))
+            write_atomically(start, model.SerializeToString(deterministic=True), force=True)
         content, report = start.read_bytes(), None
         if case.steps and case.rate is None:
             done = onnxzip.retrain(start, nets, data, steps=case.steps, seed=case.seed)
             content, report = done.content, done.report["retrain"]
         elif case.steps and case.rate is not None:
             content = train(start, nets, data, case.steps, case.rate, case.seed)
-        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-        rises = []
-        for task, name in zip(tasks, case.pair, strict=True):
-            original = ort.InferenceSession(str(nets[task]), providers=["CPUExecutionProvider"])
-            rises.append(error(session, f"{task}_logits", name) - error(original, "logits", name))
-        return {"increase": float(np.mean(rises)), "rises": rises, "retrain": report}
+        found = rises(content, nets, case.pair)
+        return {"increase": float(np.mean(found)), "rises": found, "retrain": report}
 
-    def _files(self, case: Case) -> tuple[list[str], dict[str, Path], dict[str, Path]]:
-        """Task names, original nets and unlabelled training images."""
-        tasks = [t.replace("-", "_") for t in case.pair]
-        nets = {t: MODELS / f"{case.family}-{name}.onnx" for t, name in zip(tasks, case.pair, strict=True)}
-        return tasks, nets, {t: self._images(samples_of(n)) for t, n in zip(tasks, case.pair, strict=True)}
+    def _files(self, case: Case) -> tuple[dict[str, Path], dict[str, Path]]:
+        """Original nets and unlabelled training images by task."""
+        nets = nets_of(case.family, case.pair)
+        return nets, {t: self._images(samples_of(n)) for t, n in zip(nets, case.pair, strict=True)}
 
     def _images(self, task: str) -> Path:
         """All training images of a task, without their labels."""
@@ -199,15 +194,7 @@ def show(bench: Bench, write: bool) -> None:
     print(text)
     if write:
         plot(found, ROOT / "tools" / "retraining.svg")
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-
-
-def _write(file: Path, content: str | bytes) -> None:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(file)
+        put_into_readme(BEGIN, text, END)
 
 
 def main() -> None:

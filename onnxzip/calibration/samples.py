@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 HELD_OUT = 5  # every fifth sample
-
-
 BLOCKS, LARGEST_BLOCK = 8, 250  # so many blocks or more where there are enough samples; samples in one
 
 
@@ -67,10 +65,3 @@ class Source:
             found.update(f"{name} {array.dtype} {array.shape}".encode())
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
-
-    def shuffled(self, rng: np.random.Generator) -> Source:
-        """The same samples in another order, so that what is held out is drawn from all of them."""
-        order = rng.permutation(self.count)
-        return Source(
-            self.tasks, {k: v[order] for k, v in self.inputs.items()}, {k: v[order] for k, v in self.labels.items()}
-        )

@@ -44,9 +44,9 @@ class Exchange(Peers):
         except OSError as error:
             raise UsageError(f"--exchange {folder}: cannot be made: {error.strerror or error}") from error
 
-    def begin(self, job: Mapping[str, object], samples: Callable[[], str]) -> None:
+    def begin(self, job: Callable[[], Mapping[str, object]], samples: Callable[[], str]) -> None:
         """See `Peers`; the samples must be the same whenever one shard is started."""
-        self._job = dict(job) | {"shards": self.size}
+        self._job = dict(job()) | {"shards": self.size}
         self._samples = {OWN: samples()}
         others = sorted(p for p in self.folder.glob("*-of-*.npz") if not p.stem.endswith(f"-of-{self.size}"))
         if others:

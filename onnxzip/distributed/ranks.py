@@ -41,15 +41,16 @@ class Ranks(Peers):
         self._kept(lambda: dist.init_process_group(backend, timeout=timedelta(seconds=timeout)))
         self.place, self.size = dist.get_rank(), dist.get_world_size()
 
-    def begin(self, job: Mapping[str, object], samples: Callable[[], str]) -> None:
+    def begin(self, job: Callable[[], Mapping[str, object]], samples: Callable[[], str]) -> None:
         """See `Peers`."""
+        mine = dict(job())
         self._well()
         jobs: list[Mapping[str, object]] = [{}] * self.size
-        self._kept(lambda: dist.all_gather_object(jobs, dict(job)))
+        self._kept(lambda: dist.all_gather_object(jobs, mine))
         for place, other in enumerate(jobs):
             if differing(jobs[0], other):
                 raise UsageError(
-                    f"process {place} does another job than process 0 ({differing(job, other if self.leads else jobs[0])}). "
+                    f"process {place} does another job than process 0 ({differing(mine, other if self.leads else jobs[0])}). "
                     "Start all processes with the same command on the same files."
                 )
 

@@ -99,6 +99,17 @@ def task_entry(path: Path, digest: str, size: Size) -> dict[str, Any]:
     return {"source": str(path), "sha256": digest, **size.as_dict()}
 
 
+def fused_entry(path: Path) -> dict[str, Any]:
+    """What a report says of the fused file that it is about."""
+    return {"source": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size}
+
+
+def original_entry(file: Path, origin: Origin) -> dict[str, Any]:
+    """What a report says of a file given as a task's original."""
+    digest = sha256_of(file)
+    return {"source": str(file), "sha256": digest, "same_source": digest == origin.sha256}
+
+
 def evidence_entry(evidence: Evidence) -> dict[str, Any]:
     """Fidelity and accuracy of one task."""
     accuracy = None if evidence.before is None else {"before": evidence.before, "after": evidence.after}

@@ -48,12 +48,13 @@ def group_channels(counts: Mapping[frozenset[str], int], terms: Terms, assign: A
         assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
     """
     left = {t: np.arange(len(e)) for t, e in terms.energy.items()}
+    alone = {t: terms.alone(t) for t in left}
     found: list[dict[str, int]] = []
     for owners, count in sorted(counts.items(), key=lambda item: -len(item[0])):
         if len(owners) < 2 or count == 0:
             continue
         tasks = sorted((t for t in left if t in owners), key=lambda t: len(left[t]))
-        groups = _chain(tasks, count, left, terms, assign)
+        groups = _chain(tasks, count, left, terms, alone, assign)
         found += groups
         for task in tasks:
             used = {g[task] for g in groups}
@@ -62,10 +63,9 @@ def group_channels(counts: Mapping[frozenset[str], int], terms: Terms, assign: A
 
 
 def _chain(
-    tasks: list[str], count: int, left: Mapping[str, np.ndarray], terms: Terms, assign: Assign
+    tasks: list[str], count: int, left: Mapping[str, np.ndarray], terms: Terms, alone: Mapping[str, np.ndarray], assign: Assign
 ) -> list[dict[str, int]]:
     """The given number of complete groups over some tasks, cheapest first."""
-    alone = {t: terms.alone(t) for t in tasks}
     groups: list[dict[str, int]] = [{tasks[0]: int(i)} for i in left[tasks[0]]]
     scores = np.zeros(len(groups))
     for task in tasks[1:]:

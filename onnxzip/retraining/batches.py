@@ -41,11 +41,6 @@ class Portion:
     labels: Mapping[str, Tensor]
     weight: float = 1.0
 
-    @property
-    def count(self) -> int:
-        """Samples."""
-        return len(next(iter(self.feeds.values())))
-
 
 Batch = tuple[Portion, ...]
 

@@ -116,7 +116,7 @@ def retrain_content(
     losses = Losses(net, heads, _criteria(heads, streams, options))
     accepts = as_low if options.loss or options.label_weight else as_close
     job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), accepts, peers)
-    belongs = belonging(content, _telling(steps, options, run), streams)
+    belongs = belonging(content, _telling(steps, options, run), streams) if options.checkpoint else ""
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
     with Interrupt() as interrupt:
         wish = Wish(lambda: peers.any(interrupt.asked))
