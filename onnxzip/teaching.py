@@ -107,8 +107,7 @@ def retrain_files(
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
-        rng = np.random.default_rng(run.seed)
-        limit = min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
+        rng, limit = np.random.default_rng(run.seed), min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
         given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
