@@ -97,7 +97,7 @@ def retrain_files(
     Args:
         peers: the processes that retrain together, each with its part of every batch; all come to the same result.
     """
-    from onnxzip.retraining.student import Lesson, judging_sources, retrain_content, wanted_rows
+    from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = Path(fused), Stages(progress), settings.run
@@ -107,8 +107,8 @@ def retrain_files(
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
-        rng, limit = np.random.default_rng(run.seed), min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
-        given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=limit)
+        rng = np.random.default_rng(run.seed)
+        given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=_limit(settings))
         pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
     lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
@@ -129,6 +129,13 @@ def retrain_files(
         "versions": versions(),
     }
     return Merged(done.content, report)
+
+
+def _limit(settings: RetrainSettings) -> int:
+    """Samples that are taken from iterables."""
+    from onnxzip.retraining.student import wanted_rows
+
+    return min(settings.data.samples, wanted_rows(settings.steps.steps, settings.retrain))
 
 
 def _job(path: Path, originals: Originals, pools: tuple[Pool, ...], settings: RetrainSettings) -> dict[str, object]:
