@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Backend:
 
     def _call(self, verb: str, job: Job, folder: Path, what: str) -> None:
         (folder / JOB).write_text(json.dumps(job.as_json()), encoding="utf-8")
-        done = _run(self.python, verb, self.target.name, folder)
+        done = _run(self.python, verb, self.target.name, str(folder))
         if done.returncode == NOT_IMPORTABLE:
             why = f"{_last(done.stderr)} ({self.python})"
             raise BackendMissingError(f"target {self.target.name}: {why}. {how_to_get(self.target)}")
@@ -90,7 +90,7 @@ def backend_for(target: Target, python: Path | None = None) -> Backend:
         BackendMissingError: it lacks a package; the message says how to get it.
     """
     chosen = python or named_python(target)
-    versions = {p: v for p, v in probe(chosen).items() if p in target.packages}
+    versions = probe(chosen, target.packages)
     missing = [p for p in target.packages if versions[p] is None]
     if missing:
         needs = f"target {target.name} needs {', '.join(missing)}, not found by {chosen}"
@@ -108,14 +108,14 @@ def variable_of(target: Target) -> str:
     return VARIABLE + target.name.upper().replace("-", "_")
 
 
-def probe(python: Path) -> dict[str, str | None]:
-    """Versions of all targets' packages in a Python; None for what is missing.
+def probe(python: Path, packages: Sequence[str]) -> dict[str, str | None]:
+    """Versions of packages in a Python; None for what is missing.
 
     Raises:
-        UsageError: it is no Python, or one without numpy.
+        UsageError: it is no Python.
     """
     try:
-        done = _run(python, "probe", "-", Path())
+        done = _run(python, "probe", *packages)
     except OSError as error:
         raise UsageError(f"{python}: is no Python that can be run ({error.strerror}). Name one with --python.") from error
     if done.returncode:
@@ -124,11 +124,11 @@ def probe(python: Path) -> dict[str, str | None]:
     return found
 
 
-def _run(python: Path, verb: str, name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The worker in a Python; its output is kept for messages."""
     same = python.resolve() == Path(sys.executable).resolve() and python.parent == Path(sys.executable).parent
     environment = {k: v for k, v in os.environ.items() if same or k not in _OURS}
-    command = [str(python), str(WORKER), verb, name, str(folder)]
+    command = [str(python), str(WORKER), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, errors="replace")
 
 

@@ -28,7 +28,8 @@ def examine(python: Path | None = None) -> dict[str, Any]:
     """
     known = known_targets()
     chosen = {name: python or named_python(target) for name, target in known.items()}
-    found = {p: probe(p) for p in dict.fromkeys(chosen.values())}
+    packages = list(dict.fromkeys(p for target in known.values() for p in target.packages))
+    found = {p: probe(p, packages) for p in dict.fromkeys(chosen.values())}
     return {
         "schema_version": SCHEMA_VERSION,
         "onnxzip": own_version(),

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from onnxzip.config import LEAST_SAMPLES, ExportData, ExportOptions, RunOptions
 from onnxzip.exporting.report import SCHEMA_VERSION, fused_entry, samples_entry
 from onnxzip.exporting.staging import put, staged
 from onnxzip.exporting.verifying import run_rows
-from onnxzip.progress import Progress, Stages
+from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import open_file
 from onnxzip.shipping.backends import Backend, backend_for
 from onnxzip.shipping.comparing import ANY, Likeness, compare_with_fused
@@ -29,6 +30,54 @@ from onnxzip.shipping.records import PROGRAM, Arrays, Job, Target, names_file, r
 from onnxzip.shipping.requests import check_request, find_target
 
 SOURCES = {PROGRAM: "net.pt2"}  # what a target is handed is called; else net.onnx
+
+
+def export(
+    fused: str | PathLike[str],
+    target: str,
+    path: str | PathLike[str],
+    data: Any = None,
+    *,
+    task: str | None = ExportOptions.task,
+    static_batch: int | None = ExportOptions.static_batch,
+    opset: int | None = ExportOptions.opset,
+    quantize: bool = ExportOptions.quantize,
+    tolerance: float | None = ExportOptions.tolerance,
+    python: Path | None = ExportOptions.python,
+    samples: int = ExportData.samples,
+    mean: tuple[float, ...] = ExportData.mean,
+    std: tuple[float, ...] = ExportData.std,
+    size: int | None = ExportData.size,
+    seed: int = RunOptions.seed,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Convert a fused file for another runtime, run it there and compare it with the fused net before anything is written.
+
+    Args:
+        fused: a file that `merge` or `split` has made.
+        target: `ort`, `onnx-mobile`, `openvino`, `ncnn`, `executorch`, `tflite` or `coreml`.
+        path: main file of the result, with the target's ending; others stand beside it.
+        data, samples, mean, std, size, seed, progress: as of `merge`.
+        task: which alone; None for all.
+        static_batch: samples that the file takes at once; None for 1, or any number for `ort` and `openvino`.
+        opset: of the ONNX file that the target is made from, or is.
+        quantize: whether to use int8 weights and activations; needs data, a fifth of which tell how close the result is.
+        tolerance: largest deviation that passes, over an output's largest value; None for the target's.
+        python: has the target's packages; None for what the environment names, else this one.
+        force: whether files may be replaced.
+
+    Returns:
+        The report: files with their sizes, and per task how close they are.
+
+    Raises:
+        VerificationError: the files do not compute what the fused net does; nothing is left.
+        BackendMissingError: packages of the target are missing; the message says how to get them.
+        UsageError, UnsupportedError: see `onnxzip.errors`.
+    """
+    options = ExportOptions(task, static_batch, opset, quantize, tolerance, python)
+    data_options, run = ExportData(samples=samples, mean=mean, std=std, size=size), RunOptions(seed)
+    return export_files(Path(fused), target, Path(path), data, options, data_options, run, progress or Silent(), force)
 
 
 def export_files(

@@ -1,8 +1,8 @@
-"""Runs a target's functions in a process of their own: `python worker.py VERB TARGET FOLDER`.
+"""Runs a target's functions in a process of their own: `python worker.py probe PACKAGE...` or `... VERB TARGET FOLDER`.
 
 The Python may be another one than onnxzip's, without onnxzip's packages: of onnxzip only the modules of targets are loaded.
 
-probe      stdout: JSON, package -> version, or null where it is missing; of all targets
+probe      stdout: JSON, package -> version, or null where it is missing
 convert    FOLDER/job.json -> the target's files; FOLDER/names.json: the runtime's names
 run        FOLDER/job.json, feeds.npz -> found.npz
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -29,11 +29,6 @@ def work(verb: str, name: str, folder: Path) -> None:
     from onnxzip.shipping.records import Job
     from onnxzip.shipping.targets import known_targets
 
-    if verb == "probe":
-        installed = metadata.packages_distributions()
-        versions = {p: _version(p, installed) for t in known_targets().values() for p in t.packages}
-        sys.stdout.write(json.dumps(versions))
-        return
     target, job = known_targets()[name], Job.from_json(json.loads((folder / JOB).read_text(encoding="utf-8")))
     if verb == "convert":
         (folder / NAMES).write_text(json.dumps(dict(target.convert(job))), encoding="utf-8")
@@ -43,6 +38,12 @@ def work(verb: str, name: str, folder: Path) -> None:
         outputs = target.run(job, dict(feeds))
     found = {f"output {k}": outputs[t.name] for k, t in enumerate(job.outputs)}
     np.savez(folder / FOUND, allow_pickle=False, **found)
+
+
+def probe(modules: Sequence[str]) -> None:
+    """Tell the versions of some packages; none of them is imported."""
+    installed = metadata.packages_distributions()
+    sys.stdout.write(json.dumps({module: _version(module, installed) for module in modules}))
 
 
 def _version(module: str, installed: Mapping[str, list[str]]) -> str | None:
@@ -62,7 +63,10 @@ def _without_the_rest_of_onnxzip() -> None:
 if __name__ == "__main__":
     _without_the_rest_of_onnxzip()
     try:
-        work(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+        if sys.argv[1] == "probe":
+            probe(sys.argv[2:])
+        else:
+            work(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
     except ImportError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(NOT_IMPORTABLE)

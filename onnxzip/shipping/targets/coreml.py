@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from onnxzip.shipping.records import PROGRAM, Job, Target
 from onnxzip.shipping.targets import register
 
+DEBUGGING = "executorch_debug_handle_mapping.json"  # as large as the program, and of no use without ExecuTorch
+
 
 def convert(job: Job) -> Mapping[str, str]:
     """coremltools, from the exported program; for iOS 16 and macOS 13, or later."""
@@ -14,20 +16,19 @@ def convert(job: Job) -> Mapping[str, str]:
     import torch
 
     program = torch.export.load(job.source).run_decompositions({})
+    outputs = {t.name: t.name if t.name.isidentifier() else f"output_{k}" for k, t in enumerate(job.outputs)}
     model = coremltools.convert(
         program,
+        outputs=[coremltools.TensorType(name=name) for name in outputs.values()],
         convert_to="mlprogram",
         compute_precision=coremltools.precision.FLOAT32,
         minimum_deployment_target=coremltools.target.iOS16,
         skip_model_load=True,
     )
     model.save(str(job.output))
-    described = model.get_spec().description
-    return {
-        tensor.name: str(port.name)
-        for tensors, ports in ((job.inputs, described.input), (job.outputs, described.output))
-        for tensor, port in zip(tensors, ports, strict=True)
-    }
+    (job.output / DEBUGGING).unlink(missing_ok=True)
+    inputs = zip(job.inputs, program.graph_signature.user_inputs, strict=True)
+    return {**{t.name: str(name) for t, name in inputs}, **outputs}
 
 
 register(

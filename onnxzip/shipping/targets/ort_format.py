@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 from collections.abc import Mapping
 
 from onnxzip.shipping.records import ONNX, Arrays, Job, Target, run_in_portions
@@ -19,7 +20,8 @@ OPERATORS, USABILITY = ".required_operators.config", ".usability.txt"
 
 
 def convert(job: Job) -> Mapping[str, str]:
-    """By ONNX Runtime's own tools."""
+    """By ONNX Runtime's own tools, which would import torch where it is installed, for other work than this."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
     convert_onnx_models_to_ort(job.source, job.output.parent, [OptimizationStyle.Fixed])
