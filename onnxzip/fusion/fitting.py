@@ -15,8 +15,9 @@ import numpy as np
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
+from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
@@ -40,15 +41,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`."""
+    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; its weight in the fit."""
 
     stats: TaskStatistics
     at: np.ndarray
     factor: np.ndarray
-
-    @property
-    def weight(self) -> float:
-        return weight_of(self.stats)
+    weight: float
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -92,12 +90,14 @@ def fit_rows(
         same = alone and work.is_exact(reads, owners[0], exact)
         if not same:
             changed.update(owners)
-        if same or (alone and not work.method.refit):
-            rows[index] = centre
-            continue
-        fit = _solve(work, reads, group, at, factor, centre, matches)
-        rows[index] = fit.rows
-        fits.append(replace(fit, system=None))
+        rows[index] = centre
+        if not same and (work.method.refit or not alone):
+            fit = _solve(work, reads, group, at, factor, centre, matches)
+            rows[index] = fit.rows
+            fits.append(replace(fit, system=None))
+        if not same and work.method.restore and work.stats is not None:
+            spreads = [spread_of(rows[index], work.stats.of(t, reads, group), at[t], factor[t]) for t in owners]
+            rows[index] = restored(rows[index], spreads)
     return rows, tuple(fits), frozenset(changed)
 
 
@@ -106,9 +106,10 @@ def _solve(
     matches: Matches,
 ) -> Fit:
     """Fit rows on the data of the tasks in `at`."""
-    if work.stats is None:
+    if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
-    chosen = [_Chosen(work.statistics(t, reads, group, matches), at[t], factor[t]) for t in at]
+    known = {t: work.statistics(t, reads, group, matches) for t in at}
+    chosen = [_Chosen(s, at[t], factor[t], work.weight(s.train.pp)) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])

@@ -12,7 +12,7 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Work, weight_of
+from onnxzip.fusion.work import Work
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, channel_places, members_of
@@ -52,7 +52,7 @@ def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], mat
     rows = {t: channel_rows(work, space, t) for t in tasks}
     group = _group_of(work, next(iter(rows.values())))
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
-    weight = {t: weight_of(s) for t, s in stats.items()}
+    weight = {t: work.weight(s.train.pp) for t, s in stats.items()}
     mine = {t: rows[t] - group * len(s.train.pp) for t, s in stats.items()}
     energy = {t: weight[t] * s.train.pp[mine[t]].sum(axis=1) for t, s in stats.items()}
 
