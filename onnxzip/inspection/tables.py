@@ -45,6 +45,18 @@ def retrain_tables(report: Report) -> Iterator[RenderableType]:
     yield _retrain_table(report["retrain"])
 
 
+def bundle_tables(report: Report) -> Iterator[RenderableType]:
+    """What a bundle holds, and what each task loads."""
+    columns = "graph", "own weights", "shared weights", "switch to it loads"
+    table = _table("Bundle", "task", *columns)
+    for name, task in report["tasks"].items():
+        graph, own, shared = (task[f"{key}_bytes"] for key in ("graph", "own", "shared"))
+        loaded = _percent((graph + own) / (graph + own + shared))
+        table.add_row(name, in_bytes(graph), in_bytes(own), in_bytes(shared), loaded)
+    yield table
+    yield Text(f"{report['bytes']:,} bytes, {_percent(report['bytes_ratio'])} of the fused file's {report['fused_bytes']:,}")
+
+
 def _retrain_table(done: Report) -> Table:
     """Judgements before and after."""
     columns = "loss before", "after", "relative error before", "after", "agreement before", "after"
