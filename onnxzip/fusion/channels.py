@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis.steps import linear_of
+from onnxzip.fusion.duplicates import equal_rows
 from onnxzip.fusion.problem import Reads, original_channels
 from onnxzip.fusion.restoring import restored, spread_of_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
@@ -26,17 +27,17 @@ def fit_channels(
     fits: list[Fit] = []
     changed: set[str] = set()
     for group, index in by_owners(present).items():
-        centre = np.mean([own[t][index] for t in group], axis=0)
-        alone = len(group) == 1
-        same = alone and work.is_exact(reads, group[0], exact)
-        if not same:
-            changed.update(group)
-        rows[index] = centre
-        if not same and work.fits and (work.method.refit or not alone):
-            fit = _solve(work, reads, index, centre, {t: own[t] for t in group})
+        mine = [own[t][index] for t in group]
+        if all(work.is_exact(reads, t, exact) for t in group) and equal_rows(mine).all():
+            rows[index] = mine[0]
+            continue
+        changed.update(group)
+        rows[index] = np.mean(mine, axis=0)
+        if work.fits and (work.method.refit or len(group) > 1):
+            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group})
             rows[index] = fit.rows
             fits.append(fit)
-        if not same and work.method.restore and work.stats is not None:
+        if work.method.restore and work.stats is not None:
             known = [[_chosen(m, index) for m in work.stats.of_channels(t, reads)] for t in group]
             rows[index] = restored(rows[index], [spread_of_channels(rows[index], *both) for both in known])
     return rows, tuple(fits), frozenset(changed)

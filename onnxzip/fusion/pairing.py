@@ -10,29 +10,57 @@ import numpy as np
 
 from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.fusion.duplicates import same_groups
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Work
+from onnxzip.fusion.work import Exact, Work
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, channel_places, members_of
 
+Made = dict[tuple[int, Owners], Members]
 
-def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[int, Owners], Members]:
+
+def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
     """Members of every strand of a space that this step produces first.
 
     Args:
+        same: groups that are decided already, as they are equal in all their nets.
         matches: of the spaces that the step reads.
     """
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
         return members_of(space, [], [])
-    tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
-    widest = max(counts, key=len)
-    key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
-    reads = next(r for r in work.reads if r.key == key)
-    groups = group_channels(counts, _terms(work, reads, space, tasks, matches), work.method.assign)
+    groups = list(same)
+    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
+    if any(counts.values()):
+        tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
+        terms = _terms(work, shared_reads(work, space), space, tasks, matches)
+        groups += group_channels(counts, terms, work.method.assign, same)
     return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
+
+
+def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
+    """Groups of channels of a space that are the same in several nets; none where the method looks at places alone."""
+    if not work.method.needs_data or all(len(o) == 1 for o in space.counts):
+        return []
+    reads = shared_reads(work, space)
+    rows = {t: channel_rows(work, space, t) for t in work.step.tasks if t in space.sizes and t not in space.refused}
+    group = _group_of(work, next(iter(rows.values())))
+    each = {t: _rows_per_group(work, t) for t in rows}
+    return same_groups(work, reads, group, {t: r - group * each[t] for t, r in rows.items()}, space, exact, matches)
+
+
+def shared_reads(work: Work, space: SpacePlan) -> Reads:
+    """What the rows read that most tasks share."""
+    widest = max((o for o in space.counts if len(o) > 1), key=len)
+    key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
+    return next(r for r in work.reads if r.key == key)
+
+
+def _rows_per_group(work: Work, task: str) -> int:
+    linear, view = linear_of(work.plan.overlay, work.step.parts[0], task)
+    return view.outputs[0][linear.channel(view)] // work.reads[0].groups
 
 
 def channel_rows(work: Work, space: SpacePlan, task: str) -> np.ndarray:

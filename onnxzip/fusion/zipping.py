@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,7 +17,7 @@ from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
-from onnxzip.fusion.pairing import pair_channels
+from onnxzip.fusion.pairing import pair_channels, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
@@ -40,11 +40,13 @@ class Zipped:
         params: all params of the fused net.
         members: (space, strand) -> channels of the originals.
         fits: step -> strand -> fits of its rows.
+        same: space -> shared channels that are the same in all their nets, found without data.
     """
 
     params: Mapping[str, np.ndarray]
     members: Mapping[tuple[int, Owners], Members]
     fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+    same: Mapping[int, int]
 
 
 class _Zip:
@@ -53,6 +55,7 @@ class _Zip:
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
+        self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
         everyone = frozenset(plan.tasks)
@@ -101,9 +104,12 @@ class _Zip:
         reads = reads_of(self.plan, step)
         fitted = [r for r in reads if self.needs_fit(step, r)]
         new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
-        work = Work(self.plan, step, reads, self.statistics(step, fitted), self.method)
+        work = Work(self.plan, step, reads, None, self.method)
+        same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
+        self.same |= {n: len(groups) for n, groups in same.items()}
+        work = replace(work, stats=self.statistics(step, fitted))
         for number in new:
-            self.members |= pair_channels(work, self.plan.spaces[number], self.members)
+            self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
         result = fit_step(work, self.exact, self.members)
         made = {key: m for key, m in self.members.items() if key[0] in new}
         params, made = agreed(self.peers, step.name, result.params, made)
@@ -199,9 +205,11 @@ def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]
         present.append(np.broadcast_to(here, array.shape))
     if len(values) == 1:
         return np.asarray(values[0], order="C"), True
+    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
+    if same and all(p.all() for p in present):
+        return np.asarray(values[0], order="C"), True
     weights = np.stack(present).astype(np.float64)
     mean = (np.stack(values) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
-    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
 
 
@@ -248,4 +256,4 @@ def zip_nets(
             give_back_freed()
             tick(1)
         work.walk()
-    return Zipped(work.params, work.members, work.fits)
+    return Zipped(work.params, work.members, work.fits, work.same)
