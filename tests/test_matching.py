@@ -143,7 +143,7 @@ def test_mtz_is_the_formulas_of_its_paper(tmp_path: Path) -> None:
         reads = reads_of(plan, step)
         stats = StepStatistics(frontier, step, reads, {}, True)
         work = Work(plan, step, reads, stats, replace(MTZ, assign=spy))
-        matches = pair_channels(work, plan.spaces[step.spaces[0]], {})
+        matches = pair_channels(work, plan.spaces[step.spaces[0]], [], {})
         rows, _, changed = fit_rows(work, reads[0], 0, {"image": frozenset("ab")}, matches)
         w = {t: original_rows(plan, step, reads[0], 0, t, {}) for t in "ab"}
         known = {t: work.statistics(t, reads[0], 0, {}) for t in "ab"}

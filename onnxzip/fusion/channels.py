@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis.steps import linear_of
+from onnxzip.fusion.duplicates import equal_rows
 from onnxzip.fusion.problem import Reads, original_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import ChannelMoments
@@ -25,12 +26,13 @@ def fit_channels(
     fits: list[Fit] = []
     changed: set[str] = set()
     for group, index in by_owners(present).items():
-        centre = np.mean([own[t][index] for t in group], axis=0)
-        alone = len(group) == 1
-        same = alone and work.is_exact(reads, group[0], exact)
-        if not same:
-            changed.update(group)
-        if same or (alone and not work.method.refit) or work.stats is None:
+        mine = [own[t][index] for t in group]
+        centre = np.mean(mine, axis=0)
+        if all(work.is_exact(reads, t, exact) for t in group) and equal_rows(mine).all():
+            rows[index] = mine[0]
+            continue
+        changed.update(group)
+        if (len(group) == 1 and not work.method.refit) or work.stats is None:
             rows[index] = centre
             continue
         fit = _solve(work, reads, index, centre, {t: own[t] for t in group})

@@ -5,7 +5,7 @@ A row of owners T is the damped least squares over the data of the tasks in T, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
+from onnxzip.fusion.duplicates import equal_rows, reads_exactly
 from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
@@ -87,18 +88,33 @@ def fit_rows(
         own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
         at = {t: places[t][0][mine][index] - group * len(own[t]) for t in owners}
         factor = {t: places[t][1][mine][index] for t in owners}
-        centre = np.mean([own[t][at[t]] * factor[t][:, None] for t in owners], axis=0)
-        alone = len(owners) == 1
-        same = alone and work.is_exact(reads, owners[0], exact)
-        if not same:
-            changed.update(owners)
-        if same or (alone and not work.method.refit):
-            rows[index] = centre
+        mine_of = [own[t][at[t]] * factor[t][:, None] for t in owners]
+        rows[index] = np.mean(mine_of, axis=0)
+        kept = _kept(work, reads, owners, mine_of, exact, matches)
+        rows[index[kept]] = mine_of[0][kept]
+        if kept.all():
             continue
-        fit = _solve(work, reads, group, at, factor, centre, matches)
-        rows[index] = fit.rows
+        changed.update(owners)
+        if len(owners) == 1 and not work.method.refit:
+            continue
+        left = ~kept
+        chosen = {t: at[t][left] for t in owners}
+        fit = _solve(work, reads, group, chosen, {t: factor[t][left] for t in owners}, rows[index[left]], matches)
+        rows[index[left]] = fit.rows
         fits.append(replace(fit, system=None))
     return rows, tuple(fits), frozenset(changed)
+
+
+def _kept(
+    work: Work, reads: Reads, owners: Sequence[str], rows: Sequence[np.ndarray], exact: Exact, matches: Matches
+) -> np.ndarray:
+    """Which rows of some owners stay as they are: all equal, and reading what they read in the originals: bool [rows]."""
+    if len(owners) == 1:
+        return np.full(len(rows[0]), work.is_exact(reads, owners[0], exact))
+    same = equal_rows(rows)
+    if same.any() and all(reads_exactly(work, reads, t, exact, matches) for t in owners):
+        return same
+    return np.zeros(len(same), bool)
 
 
 def _solve(

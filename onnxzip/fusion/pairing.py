@@ -11,35 +11,51 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.fusion.duplicates import same_groups, same_inside
 from onnxzip.fusion.problem import Reads
-from onnxzip.fusion.targets import Rows, summed, targets_of
-from onnxzip.fusion.work import Work, by_owners
+from onnxzip.fusion.targets import rows_of, summed, targets_of
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, in_place, members_of
+from onnxzip.matching.match import Matches, Members, Rows, in_place, members_of
 from onnxzip.matching.methods import Assign
 
+Made = dict[tuple[int, Owners], Members]
 
-def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[int, Owners], Members]:
+
+def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
     """Members of every strand of a space that this step produces first.
 
     Args:
+        same: groups that are decided already, as they are equal in all their nets.
         matches: of the spaces that the step reads.
     """
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
         return members_of(space, [], [])
-    tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
-    terms = _terms(work, _widest_reads(work, space), space, tasks, matches)
-    groups = group_channels(counts, terms, work.method.assign)
+    groups = list(same)
+    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
+    if any(counts.values()):
+        tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
+        terms = _terms(work, shared_reads(work, space), space, tasks, matches)
+        groups += group_channels(counts, terms, work.method.assign, same)
     return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
 
 
-def pair_inside(work: Work, space: SpacePlan, number: int, matches: Matches) -> dict[tuple[int, Owners], Members]:
+def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
+    """Groups of channels of a space that are the same in several nets; none where the method looks at places alone."""
+    if not work.method.needs_data or all(len(o) == 1 for o in space.counts):
+        return []
+    group, rows = rows_of(work, space, [t for t in work.step.tasks if t in space.sizes and t not in space.refused])
+    return same_groups(work, shared_reads(work, space), group, rows, space, exact, matches)
+
+
+def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches: Matches) -> Made:
     """Members of a space that lies inside another one, for every strand of that one: an order for each of its channels.
 
     Args:
         space: the other one, whose members are known; number: of the space inside.
+        exact: value of the fused net -> tasks for which it is what their originals compute.
         matches: of the spaces that the step reads, and of the other one.
     """
     found = in_place(space, number, space.inside[number])
@@ -47,24 +63,25 @@ def pair_inside(work: Work, space: SpacePlan, number: int, matches: Matches) -> 
     if not counts or work.stats is None:
         return found
     tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
-    known = targets_of(work, _widest_reads(work, space), space, tasks, matches)
+    known = targets_of(work, shared_reads(work, space), space, tasks, matches)
+    same = same_inside(work, shared_reads(work, space), known.group, known.rows, number, exact, matches)
     rows = {t: r[number] for t, r in known.rows.items()}
     for (_, key), members in found.items():
         heads = matches[space.number, key].index
         index = {t: np.array(i) for t, i in members.index.items()}
         for owners, shared in by_owners({t: heads[t] for t in tasks if t in heads}).items():
-            if len(owners) > 1:
-                explained = known.explained(owners)
-                for k in shared:
-                    own = {t: rows[t][heads[t][k]] for t in owners}
-                    for t, order in _orders(explained, own, work.method.assign).items():
-                        index[t][k] = order
+            explained = known.explained(owners) if len(owners) > 1 else {}
+            for k in shared if len(owners) > 1 else ():
+                head = {t: int(heads[t][k]) for t in owners}
+                orders = same(head) or _orders(explained, {t: rows[t][c] for t, c in head.items()}, work.method.assign)
+                for t, order in orders.items():
+                    index[t][k] = order
         found[number, key] = Members(index, {})
     return found
 
 
-def _widest_reads(work: Work, space: SpacePlan) -> Reads:
-    """What the strand reads that most tasks own."""
+def shared_reads(work: Work, space: SpacePlan) -> Reads:
+    """What the rows read that most tasks share."""
     widest = max((o for o in space.counts if len(o) > 1), key=len)
     key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
     return next(r for r in work.reads if r.key == key)

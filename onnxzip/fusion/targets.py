@@ -19,9 +19,7 @@ from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Work, weight_of
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained
-from onnxzip.matching.match import Matches, inner_places
-
-Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
+from onnxzip.matching.match import Matches, Rows, inner_places
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,13 @@ class Targets:
     """Targets of a space's channels.
 
     Attributes:
+        group: of the node that makes the space's rows.
         energy: task -> [rows of the group].
         rows: task -> which of these are whose.
         explained: tasks -> Q over all their rows.
     """
 
+    group: int
     energy: Mapping[str, np.ndarray]
     rows: Mapping[str, Rows]
     explained: Callable[[tuple[str, ...]], Explained]
@@ -41,26 +41,29 @@ class Targets:
 
 def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], matches: Matches) -> Targets:
     """Targets of a space's channels, in the space's group of the step's node."""
-    rows = {t: channel_rows(work, space, t) for t in tasks}
-    group = _group_of(work, next(iter(rows[tasks[0]].values())))
+    group, mine = rows_of(work, space, tasks)
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
     weight = {t: weight_of(s) for t, s in stats.items()}
-    mine = {t: {n: r - group * len(stats[t].train.pp) for n, r in rows[t].items()} for t in tasks}
     energy = {t: weight[t] * s.train.pp for t, s in stats.items()}
 
     def explained(some: tuple[str, ...]) -> Explained:
         return _explained({t: stats[t] for t in some}, weight, work.method.match_damping)
 
-    return Targets(energy, mine, explained)
+    return Targets(group, energy, mine, explained)
 
 
-def channel_rows(work: Work, space: SpacePlan, task: str) -> Rows:
-    """Output rows of every channel of a space, flat over all groups of the node: int [channels, inside, rows of each]."""
-    part = work.step.parts[0]
-    linear, view = linear_of(work.plan.overlay, part, task)
-    expr = work.plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
-    places = {n: inner_places(work.plan, expr, space, n, task) for n in (*space.inside, None)}
-    return {n: p for n, p in places.items() if p.size}
+def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, dict[str, Rows]]:
+    """Which group of the step's node makes a space's rows; and per task the rows of that group that each channel has."""
+    part, found = work.step.parts[0], dict[str, Rows]()
+    group = 0
+    for task in tasks:
+        linear, view = linear_of(work.plan.overlay, part, task)
+        expr = work.plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
+        places = {n: inner_places(work.plan, expr, space, n, task) for n in (*space.inside, None)}
+        each = view.outputs[0][linear.channel(view)] // work.reads[0].groups
+        group = int(next(p for p in places.values() if p.size).min()) // each
+        found[task] = {n: p - group * each for n, p in places.items() if p.size}
+    return group, found
 
 
 def summed(q: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -70,15 +73,6 @@ def summed(q: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
         mine, other: int [channels, rows of each].
     """
     return np.asarray(reduce(np.add, [q[np.ix_(i, j)] for i, j in zip(mine.T, other.T, strict=True)]))
-
-
-def _group_of(work: Work, rows: np.ndarray) -> int:
-    """Which group of a grouped node makes a space's rows."""
-    groups = work.reads[0].groups
-    if groups == 1:
-        return 0
-    linear, view = linear_of(work.plan.overlay, work.step.parts[0], work.step.tasks[0])
-    return int(rows.min() // (view.outputs[0][linear.channel(view)] // groups))
 
 
 def _explained(stats: Mapping[str, TaskStatistics], weight: Mapping[str, float], damping: float) -> Explained:

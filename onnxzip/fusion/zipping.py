@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -15,7 +15,7 @@ from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import Owners
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
-from onnxzip.fusion.pairing import pair_channels, pair_inside
+from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
@@ -39,11 +39,13 @@ class Zipped:
         params: all params of the fused net.
         members: (space, strand) -> channels of the originals.
         fits: step -> strand -> fits of its rows.
+        same: space -> shared channels that are the same in all their nets, found without data.
     """
 
     params: Mapping[str, np.ndarray]
     members: Mapping[tuple[int, Owners], Members]
     fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+    same: Mapping[int, int]
 
 
 class _Zip:
@@ -53,6 +55,7 @@ class _Zip:
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
+        self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
         self.counts: dict[str, Counts] = {}
@@ -75,15 +78,16 @@ class _Zip:
         self.match_tables(step, reads)
         fitted = [r for r in reads if self.needs_fit(step, r)]
         new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
-        stats = None
+        work = Work(self.plan, step, reads, None, self.method)
+        same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
+        self.same |= {n: len(groups) for n, groups in same.items()}
         if self.frontier is not None and fitted:
-            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers)
-        work = Work(self.plan, step, reads, stats, self.method)
+            work = replace(work, stats=StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers))
         for number in new:
-            self.members |= pair_channels(work, self.plan.spaces[number], self.members)
+            self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
-            self.members |= pair_inside(work, outer, number, self.members)
+            self.members |= pair_inside(work, outer, number, self.exact, self.members)
         result = fit_step(work, self.exact, self.members)
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
@@ -171,10 +175,12 @@ def take(
         present.append(np.broadcast_to(here, array.shape))
     if len(values) == 1:
         return np.asarray(values[0], order="C"), True
+    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
+    if same and all(p.all() for p in present):
+        return np.asarray(values[0], order="C"), True
     weights = np.stack(present) * _row_weights([counts.get(t) for t in sorted(taken.owners)], values[0].ndim)
     total = weights.sum(axis=0)
     mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
-    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
 
 
@@ -226,4 +232,4 @@ def zip_nets(
             give_back_freed()
             tick(1)
         work.walk()
-    return Zipped(work.params, work.members, work.fits)
+    return Zipped(work.params, work.members, work.fits, work.same)

@@ -34,6 +34,7 @@ class Members:
 
 
 Matches = Mapping[tuple[int, Owners], Members]
+Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
 
 
 def members_of(
