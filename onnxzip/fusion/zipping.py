@@ -17,13 +17,15 @@ from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
-from onnxzip.fusion.pairing import pair_channels, same_channels
+from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
+from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
+from onnxzip.fusion.taking import take
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Members, given_members, located, members_of
+from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed
@@ -58,6 +60,7 @@ class _Zip:
         self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
+        self.counts: dict[str, Counts] = {}
         everyone = frozenset(plan.tasks)
         for port in plan.nets[plan.tasks[0]].inputs:
             self.exact[port.name] = everyone
@@ -66,6 +69,8 @@ class _Zip:
                 self.members |= given_members(space)
             elif all(len(o) == 1 for o in space.counts):
                 self.members |= members_of(space, [], [])
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
 
     def match_beforehand(self) -> None:
@@ -102,16 +107,20 @@ class _Zip:
         """Match and fit one step."""
         self.walk()
         reads = reads_of(self.plan, step)
+        self.match_tables(step, reads)
         fitted = [r for r in reads if self.needs_fit(step, r)]
-        new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
+        new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) for n, groups in same.items()}
         work = replace(work, stats=self.statistics(step, fitted))
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
+        for number in inside:
+            outer = self.plan.spaces[self.plan.overlay.inside[number]]
+            self.members |= pair_inside(work, outer, number, self.exact, self.members)
         result = fit_step(work, self.exact, self.members)
-        made = {key: m for key, m in self.members.items() if key[0] in new}
+        made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
         self.params |= params
         self.members |= made
@@ -119,6 +128,21 @@ class _Zip:
         for r in reads:
             for name in (*r.names, r.bias):
                 self.touched[name] = result.touched[r.key]
+
+    def match_tables(self, step: Step, reads: Sequence[Reads]) -> None:
+        """Match the spaces that params carry which a step's inputs wait for, and run the fused net up to these."""
+        read = [b.piece.name for r in reads for b in r.blocks]
+        read += [p.name for laid in step.skips for p in self.plan.layout.pieces[laid].values()]
+        waiting = waiting_params(self.plan, read, {**self.exact, **self.params})
+        if not waiting:
+            return
+        known = [number for number, _ in self.members]
+        watched = self.frontier if self.method.rows is Rows.FUSED else None
+        made, counts = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
+        self.counts |= counts
+        _, made = agreed(self.peers, f"{step.name}, tables", {}, made)
+        self.members |= made
+        self.advance()
 
     def needs_fit(self, step: Step, reads: Reads) -> bool:
         """Whether any row of a strand is shared, or refitted since what it reads is no longer exact."""
@@ -136,7 +160,9 @@ class _Zip:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and self.is_matched(taken):
-                self.params[taken.name], same = take(self.plan, taken, self.members)
+                self.params[taken.name], same = take(
+                    self.plan, taken, self.members, self.counts.get(taken.laid, {})
+                )
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
@@ -153,7 +179,8 @@ class _Zip:
 
     def is_matched(self, taken: Taken) -> bool:
         task = next(t for t in self.plan.tasks if t in taken.owners)
-        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in self.plan.spaces}
+        known = {*self.plan.spaces, *self.plan.overlay.inside}
+        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in known}
         return not taken.keys or numbers <= {n for n, _ in self.members}
 
 
@@ -188,29 +215,6 @@ class _ZipBeside(_Zip):
         return OriginalStatistics(
             self.plan, self.members, step, plan, self.apart.members, by_task, inner, self.method.shrink
         )
-
-
-def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]) -> tuple[np.ndarray, bool]:
-    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same."""
-    values, present = [], []
-    for task in sorted(taken.owners):
-        array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
-        here = np.ones((), bool)
-        for dim, expr in enumerate(plan.overlay.exprs(taken.laid, task)):
-            if taken.keys and any(a in plan.spaces for a in expr.atoms()):
-                at, _ = located(plan.overlay, expr, task, taken.keys, members)
-                array = np.take(array, np.maximum(at, 0), axis=dim)
-                here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
-        values.append(array)
-        present.append(np.broadcast_to(here, array.shape))
-    if len(values) == 1:
-        return np.asarray(values[0], order="C"), True
-    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
-    if same and all(p.all() for p in present):
-        return np.asarray(values[0], order="C"), True
-    weights = np.stack(present).astype(np.float64)
-    mean = (np.stack(values) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
-    return np.asarray(mean.astype(values[0].dtype), order="C"), same
 
 
 def blas_threads(plan: Plan) -> AbstractContextManager[object]:
