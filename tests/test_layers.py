@@ -16,13 +16,13 @@ CEILING = 300
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
     "errors", "linalg", "net", "ops", "runtime", "values", "config", "progress", "peers", "loading", "analysis", "calibration",
-    "matching", "fusion", "exporting", "retraining", "distributed", "inspection", "pipeline", "before_after", "teaching",
-    "__init__", "flags", "bars", "cli", "__main__",
+    "matching", "fusion", "exporting", "retraining", "distributed", "inspection", "pipeline", "before_after", "taking_apart",
+    "teaching", "__init__", "flags", "bars", "cli", "__main__",
 )
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
 # names the version of `onnxruntime`.
 FOREIGN = {
-    "onnx": {"loading", "runtime", "exporting", "pipeline", "before_after"},
+    "onnx": {"loading", "runtime", "exporting", "pipeline", "before_after", "taking_apart"},
     "onnx_graphsurgeon": {"loading"},
     "onnxruntime": {"runtime", "exporting"},
     "scipy": {"linalg"},

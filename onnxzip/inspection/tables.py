@@ -45,6 +45,18 @@ def retrain_tables(report: Report) -> Iterator[RenderableType]:
     yield _retrain_table(report["retrain"])
 
 
+def bundle_tables(report: Report) -> Iterator[RenderableType]:
+    """What a bundle holds, and what each task loads."""
+    columns = "graph", "own weights", "shared weights", "switch to it loads"
+    table = _table("Bundle", "task", *columns)
+    for name, task in report["tasks"].items():
+        graph, own, shared = (task[f"{key}_bytes"] for key in ("graph", "own", "shared"))
+        loaded = _percent((graph + own) / (graph + own + shared))
+        table.add_row(name, in_bytes(graph), in_bytes(own), in_bytes(shared), loaded)
+    yield table
+    yield Text(f"{report['bytes']:,} bytes, {_percent(report['bytes_ratio'])} of the fused file's {report['fused_bytes']:,}")
+
+
 def _retrain_table(done: Report) -> Table:
     """Judgements before and after."""
     columns = "loss before", "after", "relative error before", "after", "agreement before", "after"
@@ -108,11 +120,14 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    table = _table("Channels", "space", "of each net", "shared", "fused", *(["error", "damping"] if fitted else []))
+    identical = fitted and any(space["identical"] for space in report["spaces"])
+    columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
+    table = _table("Channels", "space", "of each net", "shared", "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
         row = [space["name"], each, str(space["shared"]), str(space["groups"])]
+        row += [str(space["identical"])] if identical else []
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
         table.add_row(*row)

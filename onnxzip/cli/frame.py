@@ -1,0 +1,105 @@
+"""What all commands share: the app, commands made of functions, results on stdout, messages on stderr, checks of outputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from onnxzip.errors import OnnxzipError, RelayedError, UsageError
+from onnxzip.exporting.metadata import own_version
+from onnxzip.exporting.report import to_text
+from onnxzip.exporting.write import check_writable
+from onnxzip.flags import derived
+
+INTERRUPTED = 130
+WIDTH = 120  # of tables where stdout is no terminal
+
+app = typer.Typer(
+    name="onnxzip",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Nets = Annotated[
+    list[str], typer.Argument(metavar="[NAME=]FILE.onnx...", help="Trained nets; a task is named by NAME, else by its file.")
+]
+Fused = Annotated[Path, typer.Argument(metavar="M.onnx", help="A net that `onnxzip merge` has made.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where the result goes.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="F.yaml", help="Options as `name: value`; flags override them.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a sub-command: its option records become flags, its errors messages and exit codes."""
+    inner = derived(function)
+
+    def run(**given: Any) -> None:
+        try:
+            inner(**given)
+        except RelayedError as error:
+            raise typer.Exit(error.exit_code) from error
+        except OnnxzipError as error:
+            say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            say("interrupted; nothing was written")
+            raise typer.Exit(INTERRUPTED) from error
+
+    run.__signature__ = inner.__signature__  # type: ignore[attr-defined]
+    run.__annotations__, run.__name__, run.__doc__ = inner.__annotations__, inner.__name__, inner.__doc__
+    app.command(function.__name__.rstrip("_"))(run)
+    return function
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(own_version())
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+]
+
+
+@app.callback()
+def about(version: Version = False) -> None:
+    """Merge trained ONNX nets into one with a shared trunk and a head per task."""
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path], force: bool) -> None:
+    """Refuse before long work what could not be written after it, and what would overwrite an input."""
+    read = {p.resolve() for p in inputs}
+    for k, path in enumerate(outputs):
+        if path.resolve() in read:
+            raise UsageError(f"{path}: is read by this command; write to another file")
+        if path.resolve() in {p.resolve() for p in outputs[:k]}:
+            raise UsageError(f"{path}: is given twice as a place to write to")
+        check_writable(path, force)
+
+
+def emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:
+    """The result on stdout."""
+    if as_json:
+        sys.stdout.write(to_text(report))
+        return
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDTH)
+    for table in tables(report):
+        console.print(table)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
