@@ -102,7 +102,11 @@ class PlanOptions:
 class ZipOptions:
     """How channels are matched and weights are found."""
 
-    method: str = option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
+    method: str = option(
+        "zip", "How channels are matched and weights are found.", str,
+        "zip|mtz|average|permute|rebasin|otfusion|regmean",
+    )
+    repair: bool = option(False, "Give each fused channel mean and variance of its originals back (REPAIR).", yes_or_no)
     memory: int = option(
         1 << 30, "Memory for live values; what is beyond goes to a scratch file. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )

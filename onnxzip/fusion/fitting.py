@@ -5,7 +5,7 @@ A row of owners T is the damped least squares over the data of the tasks in T, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -14,9 +14,11 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
+from onnxzip.fusion.duplicates import equal_rows, reads_exactly
 from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
+from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
@@ -40,15 +42,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`."""
+    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; its weight in the fit."""
 
     stats: TaskStatistics
     at: np.ndarray
     factor: np.ndarray
-
-    @property
-    def weight(self) -> float:
-        return weight_of(self.stats)
+    weight: float
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -87,28 +86,46 @@ def fit_rows(
         own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
         at = {t: places[t][0][mine][index] - group * len(own[t]) for t in owners}
         factor = {t: places[t][1][mine][index] for t in owners}
-        centre = np.mean([own[t][at[t]] * factor[t][:, None] for t in owners], axis=0)
-        alone = len(owners) == 1
-        same = alone and work.is_exact(reads, owners[0], exact)
-        if not same:
-            changed.update(owners)
-        if same or (alone and not work.method.refit):
-            rows[index] = centre
+        mine_of = [own[t][at[t]] * factor[t][:, None] for t in owners]
+        rows[index] = np.mean(mine_of, axis=0)
+        kept = _kept(work, reads, owners, mine_of, exact, matches)
+        rows[index[kept]] = mine_of[0][kept]
+        if kept.all():
             continue
-        fit = _solve(work, reads, group, at, factor, centre, matches)
-        rows[index] = fit.rows
-        fits.append(replace(fit, system=None))
+        changed.update(owners)
+        left = ~kept
+        chosen = {t: (at[t][left], factor[t][left]) for t in owners}
+        if len(owners) > 1 or work.method.refit:
+            fit = _solve(work, reads, group, chosen, rows[index[left]], matches)
+            rows[index[left]] = fit.rows
+            fits.append(replace(fit, system=None))
+        if work.method.restore and work.stats is not None:
+            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), *chosen[t]) for t in owners]
+            rows[index[left]] = restored(rows[index[left]], spreads)
     return rows, tuple(fits), frozenset(changed)
 
 
+def _kept(
+    work: Work, reads: Reads, owners: Sequence[str], rows: Sequence[np.ndarray], exact: Exact, matches: Matches
+) -> np.ndarray:
+    """Which rows of some owners stay as they are: all equal, and reading what they read in the originals: bool [rows]."""
+    if len(owners) == 1:
+        return np.full(len(rows[0]), work.is_exact(reads, owners[0], exact))
+    same = equal_rows(rows)
+    if same.any() and all(reads_exactly(work, reads, t, exact, matches) for t in owners):
+        return same
+    return np.zeros(len(same), bool)
+
+
 def _solve(
-    work: Work, reads: Reads, group: int, at: Mapping[str, np.ndarray], factor: Mapping[str, np.ndarray], centre: np.ndarray,
+    work: Work, reads: Reads, group: int, places: Mapping[str, tuple[np.ndarray, np.ndarray]], centre: np.ndarray,
     matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `at`."""
-    if work.stats is None:
+    """Fit rows on the data of the tasks in `places`: of each, the original rows and their factors."""
+    if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
-    chosen = [_Chosen(work.statistics(t, reads, group, matches), at[t], factor[t]) for t in at]
+    known = {t: work.statistics(t, reads, group, matches) for t in places}
+    chosen = [_Chosen(s, *places[t], work.weight(s.train.pp)) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])
@@ -117,7 +134,7 @@ def _solve(
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples = []
-    for task, c in zip(at, chosen, strict=True):
+    for task, c in zip(places, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
         samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)

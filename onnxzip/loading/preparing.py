@@ -9,6 +9,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, inliner, numpy_helper, version_converter
 
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.branches import without_plain_branches
 from onnxzip.loading.files import opset_of, plain
 
 OLDEST_CANONICAL_OPSET = 13
@@ -29,6 +30,7 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
         model = inliner.inline_local_functions(model)
     converted = _converted(path, model, opset) if opset_of(model) < opset else _copy(model)
     _plain_domains(converted)
+    without_plain_branches(converted)
     _name_everything(converted)
     _expand_constants(converted)
     _slice_shapes(converted)

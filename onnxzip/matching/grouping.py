@@ -40,14 +40,18 @@ class Terms:
         return np.asarray(self.energy[task] - np.diagonal(self.explained((task,))[task, task]))
 
 
-def group_channels(counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign) -> list[dict[str, int]]:
+def group_channels(
+    counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign, known: Iterable[Mapping[str, int]] = ()
+) -> list[dict[str, int]]:
     """Groups for every owner set of more than one task, widest first.
 
     Args:
         counts: groups wanted per owner set; the sets are nested.
         assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
+        known: groups that are decided already; none of their channels is grouped again.
     """
-    left = {t: np.arange(len(e)) for t, e in terms.energy.items()}
+    gone = {t: [g[t] for g in known if t in g] for t in terms.energy}
+    left = {t: np.setdiff1d(np.arange(len(e)), gone[t]) for t, e in terms.energy.items()}
     alone = {t: terms.alone(t) for t in left}
     found: list[dict[str, int]] = []
     for owners, count in sorted(counts.items(), key=lambda item: -len(item[0])):
