@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from architectures import ARCHITECTURES, model_of
+from architectures import ARCHITECTURES, TOKENS, model_of
 from onnx import ModelProto
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.coupling import Coupling, couple, linear_view
-from onnxzip.analysis.spaces import positions
+from onnxzip.analysis.spaces import Inside, positions
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
@@ -51,8 +51,13 @@ def make(folder: Path, family: str, seed: int, name: str | None = None, width: i
 
 
 def samples_for(net: Net, count: int = SAMPLES, seed: int = 3) -> Arrays:
+    """Noise, and random tokens for inputs that are integers."""
     rng = np.random.default_rng(seed)
-    return {p.name: rng.standard_normal((count, *p.shape[1:]), np.float32) for p in net.inputs}
+    return {
+        p.name: rng.integers(0, TOKENS, (count, *p.shape[1:])) if p.dtype.kind == "i" else
+        rng.standard_normal((count, *p.shape[1:]), np.float32)
+        for p in net.inputs
+    }
 
 
 def outputs(net: Net, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -127,6 +132,9 @@ def permuted(net: Net, seed: int, name: str | None = None) -> Net:
     sizes = {a.atom: a for e in coupling.axes.values() for a in _atoms(e)}
     free = sorted(coupling.produced - set(coupling.pinned))
     order = {a: rng.permutation(sizes[a].size) for a in free}
+    for atom, outer in coupling.inside.items():
+        orders = [rng.permutation(sizes[atom].size) for _ in range(sizes[outer].size)]
+        order[atom] = Inside(outer, np.stack(orders))
     params = {}
     for param, array in net.params.items():
         moved = array

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find
@@ -21,6 +22,7 @@ class Coupling:
         names: per node, the spaces of its line's names.
         whole: per node, atoms of which it needs all channels at once.
         produced: atoms that are output channels of a node with weights: those that can be matched at all.
+        inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
         refusals: (node, reason) for every node that could not be coupled.
     """
@@ -30,6 +32,7 @@ class Coupling:
     names: Mapping[str, Mapping[str, Expr]]
     whole: Mapping[str, frozenset[int]]
     produced: frozenset[int]
+    inside: Mapping[int, int]
     pinned: Mapping[int, str]
     refusals: tuple[tuple[str, str], ...]
 
@@ -182,10 +185,14 @@ def _finished(builder: _Builder) -> Coupling:
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
-    _pin_entangled(net, axes, produced, pinned)
     _pin_tied(net, axes, pinned)
+    nesting = nest(net, axes, produced, produced - set(pinned))
+    produced -= nesting.kept
+    _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
+    produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, pinned, tuple(builder.refusals))
+    return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(builder.refusals))
 
 
 def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:

@@ -6,7 +6,7 @@ backbone stays as it is, in whatever order its channels stand. Rows are compared
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -15,17 +15,17 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.work import Exact, Work
-from onnxzip.matching.match import Matches, located
+from onnxzip.matching.match import Matches, Rows, located
 
 
 def same_groups(
-    work: Work, reads: Reads, group: int, rows: Mapping[str, np.ndarray], space: SpacePlan, exact: Exact, matches: Matches
+    work: Work, reads: Reads, group: int, rows: Mapping[str, Rows], space: SpacePlan, exact: Exact, matches: Matches
 ) -> list[dict[str, int]]:
     """Groups of channels of a space that are the same in all nets of an owner set: no more than each set is to share.
 
     Args:
         reads: what shared rows read; group: of the node.
-        rows: task -> rows of the group that make each channel, int [channels, rows per channel].
+        rows: task -> rows of the group that make each channel.
         exact: value of the fused net -> tasks for which it is what their originals compute.
         matches: of the spaces that the step reads.
     """
@@ -44,16 +44,47 @@ def same_groups(
     return found
 
 
-def _by_content(rows: np.ndarray, places: np.ndarray) -> dict[bytes, list[int]]:
-    """Channels by their rows; a zero has no sign."""
-    found: dict[bytes, list[int]] = {}
-    for channel, at in enumerate(places):
-        found.setdefault((rows[at] + 0.0).tobytes(), []).append(channel)
+def same_inside(
+    work: Work, reads: Reads, group: int, rows: Mapping[str, Rows], number: int, exact: Exact, matches: Matches
+) -> Callable[[Mapping[str, int]], dict[str, np.ndarray]]:
+    """What tells, of one head of each of some tasks, the orders in which the channels inside are the same.
+
+    Args:
+        number: of the space inside; the others as of `same_groups`.
+
+    Returns:
+        task -> head, to task -> int [channels]; to nothing where they are not the same.
+    """
+    tasks = [t for t in rows if reads_exactly(work, reads, t, exact, matches)]
+    known = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in tasks}
+
+    def same(head: Mapping[str, int]) -> dict[str, np.ndarray]:
+        if not set(head) <= set(tasks):
+            return {}
+        parts = {t: [_content(known[t], at) for at in rows[t][number][c]] for t, c in head.items()}
+        if len({tuple(sorted(p)) for p in parts.values()}) > 1:
+            return {}
+        return {t: np.array(sorted(range(len(p)), key=p.__getitem__), np.int64) for t, p in parts.items()}
+
+    return same
+
+
+def _by_content(rows: np.ndarray, places: Rows) -> dict[Hashable, list[int]]:
+    """Channels by their rows; what lies inside of them may stand in any order."""
+    found: dict[Hashable, list[int]] = {}
+    for channel in range(len(next(iter(places.values())))):
+        content = tuple(tuple(sorted(_content(rows, at) for at in inner[channel])) for inner in places.values())
+        found.setdefault(content, []).append(channel)
     return found
 
 
+def _content(rows: np.ndarray, at: np.ndarray) -> bytes:
+    """A zero has no sign."""
+    return bytes((rows[at] + 0.0).tobytes())
+
+
 def _common(
-    known: Mapping[str, Mapping[bytes, Sequence[int]]], owners: Owners, used: Mapping[str, set[int]]
+    known: Mapping[str, Mapping[Hashable, Sequence[int]]], owners: Owners, used: Mapping[str, set[int]]
 ) -> list[dict[str, int]]:
     """Channels of the same content in all of some nets, in the first one's order."""
     tasks = [t for t in known if t in owners]

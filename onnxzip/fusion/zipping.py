@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -15,13 +15,14 @@ from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import Owners
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
-from onnxzip.fusion.pairing import pair_channels, same_channels
+from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
+from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Members, given_members, located, members_of
+from onnxzip.matching.match import Members, given_members, in_place, located, members_of
 from onnxzip.matching.methods import Method
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed
@@ -57,6 +58,7 @@ class _Zip:
         self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
+        self.counts: dict[str, Counts] = {}
         everyone = frozenset(plan.tasks)
         for port in plan.nets[plan.tasks[0]].inputs:
             self.exact[port.name] = everyone
@@ -65,14 +67,17 @@ class _Zip:
                 self.members |= given_members(space)
             elif all(len(o) == 1 for o in space.counts):
                 self.members |= members_of(space, [], [])
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
 
     def step(self, step: Step) -> None:
         """Match and fit one step."""
         self.walk()
         reads = reads_of(self.plan, step)
+        self.match_tables(step, reads)
         fitted = [r for r in reads if self.needs_fit(step, r)]
-        new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
+        new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) for n, groups in same.items()}
@@ -80,8 +85,11 @@ class _Zip:
             work = replace(work, stats=StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers))
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
+        for number in inside:
+            outer = self.plan.spaces[self.plan.overlay.inside[number]]
+            self.members |= pair_inside(work, outer, number, self.exact, self.members)
         result = fit_step(work, self.exact, self.members)
-        made = {key: m for key, m in self.members.items() if key[0] in new}
+        made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
         self.params |= params
         self.members |= made
@@ -89,6 +97,22 @@ class _Zip:
         for r in reads:
             for name in (*r.names, r.bias):
                 self.touched[name] = result.touched[r.key]
+
+    def match_tables(self, step: Step, reads: Sequence[Reads]) -> None:
+        """Match the spaces that params carry which a step's inputs wait for, and run the fused net up to these."""
+        read = [b.piece.name for r in reads for b in r.blocks]
+        read += [p.name for laid in step.skips for p in self.plan.layout.pieces[laid].values()]
+        waiting = waiting_params(self.plan, read, {**self.exact, **self.params})
+        if not waiting:
+            return
+        known = [number for number, _ in self.members]
+        made, counts = pair_waiting(self.plan, self.method, self.frontier, waiting, known, self.peers)
+        self.counts |= counts
+        _, made = agreed(self.peers, f"{step.name}, tables", {}, made)
+        self.members |= made
+        self.walk()
+        if self.frontier is not None:
+            self.frontier.advance(self.params, lambda n: None)
 
     def needs_fit(self, step: Step, reads: Reads) -> bool:
         """Whether any row of a strand is shared, or refitted since what it reads is no longer exact."""
@@ -106,7 +130,9 @@ class _Zip:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and self.is_matched(taken):
-                self.params[taken.name], same = take(self.plan, taken, self.members)
+                self.params[taken.name], same = take(
+                    self.plan, taken, self.members, self.counts.get(taken.laid, {})
+                )
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
@@ -123,12 +149,19 @@ class _Zip:
 
     def is_matched(self, taken: Taken) -> bool:
         task = next(t for t in self.plan.tasks if t in taken.owners)
-        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in self.plan.spaces}
+        known = {*self.plan.spaces, *self.plan.overlay.inside}
+        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in known}
         return not taken.keys or numbers <= {n for n, _ in self.members}
 
 
-def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]) -> tuple[np.ndarray, bool]:
-    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same."""
+def take(
+    plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members], counts: Counts
+) -> tuple[np.ndarray, bool]:
+    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
+
+    Args:
+        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
+    """
     values, present = [], []
     for task in sorted(taken.owners):
         array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
@@ -145,9 +178,19 @@ def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]
     same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
     if same and all(p.all() for p in present):
         return np.asarray(values[0], order="C"), True
-    weights = np.stack(present).astype(np.float64)
-    mean = (np.stack(values) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
+    weights = np.stack(present) * _row_weights([counts.get(t) for t in sorted(taken.owners)], values[0].ndim)
+    total = weights.sum(axis=0)
+    mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
+
+
+def _row_weights(counts: Sequence[np.ndarray | None], rank: int) -> np.ndarray:
+    """[tasks, rows, 1, ...]: the counts, or ones for rows that no task looks up; all ones without counts."""
+    known = [c for c in counts if c is not None]
+    if len(known) < len(counts):
+        return np.ones((len(counts),) + (1,) * rank)
+    stacked = np.stack(known)
+    return np.where(stacked.sum(axis=0) > 0, stacked, 1.0).reshape(len(counts), -1, *(1,) * (rank - 1))
 
 
 def blas_threads(plan: Plan) -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.spaces import Expr, positions
+from onnxzip.analysis.spaces import Expr, Inside, positions
 from onnxzip.analysis.strands import Owners, SpacePlan
 
 ABSENT = -(1 << 40)
@@ -24,8 +24,9 @@ class Members:
     """Channels of one strand.
 
     Attributes:
-        index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel.
-        scale: task -> float [size]; fused channel = scale * original channel.
+        index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel. Of a space that
+            lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
+        scale: task -> float [size]; fused channel = scale * original channel. Empty for a space inside another one.
     """
 
     index: Mapping[str, np.ndarray]
@@ -33,6 +34,7 @@ class Members:
 
 
 Matches = Mapping[tuple[int, Owners], Members]
+Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
 
 
 def members_of(
@@ -81,14 +83,28 @@ def located(
     Returns:
         int [n], negative where the task has no such channel, and float [n].
     """
-    chosen: dict[int, np.ndarray] = {}
+    chosen: dict[int, np.ndarray | Inside] = {}
     factors: dict[int, np.ndarray] = {}
     for number in expr.atoms():
         parts = [matches[number, k] for k in keys if (number, k) in matches]
-        if any(n == number for n, _ in matches):
+        if number in overlay.inside:
+            if parts:
+                chosen[number] = Inside(overlay.inside[number], np.concatenate([m.index[task] for m in parts]))
+        elif any(n == number for n, _ in matches):
             chosen[number] = np.concatenate([np.zeros(0, np.int64), *(m.index[task] for m in parts)])
             factors[number] = np.concatenate([np.zeros(0), *(m.scale[task] for m in parts)])
     return positions(expr, chosen), _factors(expr, factors)
+
+
+def in_place(space: SpacePlan, number: int, size: int) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of a space that lies inside another one, all in their original order.
+
+    Args:
+        space: the other one; number, size: of the space inside.
+    """
+    return {
+        (number, s.key): Members({t: np.tile(np.arange(size), (s.size, 1)) for t in sorted(s.key)}, {}) for s in space.strands
+    }
 
 
 def channel_places(plan: Plan, expr: Expr, space: SpacePlan, task: str) -> np.ndarray:
@@ -97,9 +113,31 @@ def channel_places(plan: Plan, expr: Expr, space: SpacePlan, task: str) -> np.nd
     Args:
         expr: the axis, over laid-over spaces.
     """
-    nothing = np.zeros(0, np.int64)
-    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    others = _others(plan, expr, space)
     return np.stack([positions(expr, {**others, space.number: np.array([c])}) for c in range(space.sizes[task])])
+
+
+def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, task: str) -> np.ndarray:
+    """The same for each channel of a space inside it, or for what has none: int [channels, inside, places of each]."""
+    nothing = {n: Inside(space.number, np.zeros((1, 0), np.int64)) for n in space.inside if n != number}
+    if number is None and not nothing:
+        return channel_places(plan, expr, space, task)[:, None, :]
+    others: dict[int, np.ndarray | Inside] = {**_others(plan, expr, space), **nothing}
+    found = []
+    for c in range(space.sizes[task]):
+        chosen = {**others, space.number: np.array([c])}
+        if number is None:
+            found.append(positions(expr, chosen)[None])
+        else:
+            ones = [Inside(space.number, np.array([[k]])) for k in range(space.inside[number])]
+            found.append(np.stack([positions(expr, {**chosen, number: one}) for one in ones]))
+    return np.stack(found)
+
+
+def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
+    """No channels of the spaces that stand beside a space in a concatenation."""
+    nothing = np.zeros(0, np.int64)
+    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
 
 
 def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
