@@ -4,8 +4,8 @@
     python tools/real_nets.py --write       puts it into README.md between its two markers
 
 Nets and speech are fetched on first use (`real_data`). Each row is merged with everything shared that can be; the error is
-||fused - original|| / ||original|| over all outputs of a task, on speech that the merge has not seen. Probabilities are compared
-as log odds: hardly any of the speech holds a wake word, and their own norm would be that of a few samples.
+||fused - original|| / ||original|| over all outputs of a task, on speech that the merge has not seen. Probabilities are
+compared as log odds: hardly any of the speech holds a wake word, and their own norm would be that of a few samples.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def wake_words(*words: str) -> Case:
 
 
 CASES: tuple[Callable[[], Case], ...] = (
-    ratings, personal_ratings, lambda: wake_words("alexa", "hey_marvin", "hey_jarvis"), lambda: wake_words("hey_marvin", "hey_jarvis"),
+    ratings, personal_ratings,
+    lambda: wake_words("alexa", "hey_marvin", "hey_jarvis"), lambda: wake_words("hey_marvin", "hey_jarvis"),
 )
 
 

@@ -17,7 +17,7 @@ from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
 from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
@@ -41,15 +41,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`."""
+    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; all times `weight`."""
 
     stats: TaskStatistics
     at: np.ndarray
     factor: np.ndarray
-
-    @property
-    def weight(self) -> float:
-        return weight_of(self.stats)
+    weight: float
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -124,7 +121,9 @@ def _solve(
     """Fit rows on the data of the tasks in `at`."""
     if work.stats is None:
         return Fit(centre, 0.0, float("nan"))
-    chosen = [_Chosen(work.statistics(t, reads, group, matches), at[t], factor[t]) for t in at]
+    stats = {t: work.statistics(t, reads, group, matches) for t in at}
+    weights = work.weights(stats)
+    chosen = [_Chosen(stats[t], at[t], factor[t], weights[t]) for t in at]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])

@@ -43,15 +43,19 @@ class Work:
             return found
         return propagated(found, original_rows(self.plan, self.step, reads, group, task, matches))
 
+    def weights(self, stats: Mapping[str, TaskStatistics]) -> dict[str, float]:
+        """Weights of tasks in a shared fit: the mean energy of each one's targets becomes one.
+
+        Where a net has a neutral layer, what is left of its target may be next to nothing: it weighs as the largest.
+        """
+        energy = {t: float(s.train.pp.mean()) for t, s in stats.items()}
+        given = {t for t in stats if any(p.members[t].name in self.plan.added(t) for p in self.step.parts)}
+        return {t: 1.0 / max(max(energy.values()) if t in given else e, TINY) for t, e in energy.items()}
+
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
         skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
         return all(task in exact[p.name] for p in [*(b.piece for b in reads.blocks), *skips])
-
-
-def weight_of(stats: TaskStatistics) -> float:
-    """Weight of a task in a shared fit: its targets' mean energy becomes one."""
-    return 1.0 / max(float(stats.train.pp.mean()), TINY)
 
 
 def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:

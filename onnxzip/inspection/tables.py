@@ -135,14 +135,14 @@ def _space_table(report: Report, fitted: bool) -> Table:
 
 
 def _refusals(report: Report) -> Iterator[RenderableType]:
-    if not report["refusals"]:
-        return
-    table = Table(title="Left unmerged", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("where", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for refusal in report["refusals"]:
-        table.add_row(Text(refusal["where"]), Text(refusal["why"]))
-    yield table
+    for title, key in (("Extended", "extensions"), ("Left unmerged", "refusals")):
+        if report[key]:
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("where", overflow="fold")
+            table.add_column("why", overflow="fold")
+            for entry in report[key]:
+                table.add_row(Text(entry["where"]), Text(entry["why"]))
+            yield table
 
 
 def _percent(value: float | None) -> str:
