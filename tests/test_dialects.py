@@ -38,8 +38,8 @@ SPELLED_GELU = "u0 = Div (c, root_two) u1 = Erf (u0) u2 = Add (u1, one) u3 = Mul
 TANH_GELU = """u0 = Pow (c, three) u1 = Mul (u0, k) u2 = Add (c, u1) u3 = Mul (u2, root) u4 = Tanh (u3) u5 = Add (u4, one)
 u6 = Mul (c, half) u = Mul (u6, u5)"""
 NUMBERS = {
-    "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5, "root_two": 2**0.5,
-    "root": (2 / np.pi) ** 0.5, "k": 0.044715,
+    "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5,
+    "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715,
 }
 
 
