@@ -16,6 +16,7 @@ from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
 from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
+from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
@@ -41,7 +42,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; all times `weight`."""
+    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; its weight in the fit."""
 
     stats: TaskStatistics
     at: np.ndarray
@@ -92,13 +93,15 @@ def fit_rows(
         if kept.all():
             continue
         changed.update(owners)
-        if len(owners) == 1 and not work.method.refit:
-            continue
         left = ~kept
-        chosen = {t: at[t][left] for t in owners}
-        fit = _solve(work, reads, group, chosen, {t: factor[t][left] for t in owners}, rows[index[left]], matches)
-        rows[index[left]] = fit.rows
-        fits.append(replace(fit, system=None))
+        chosen = {t: (at[t][left], factor[t][left]) for t in owners}
+        if len(owners) > 1 or work.method.refit:
+            fit = _solve(work, reads, group, chosen, rows[index[left]], matches)
+            rows[index[left]] = fit.rows
+            fits.append(replace(fit, system=None))
+        if work.method.restore and work.stats is not None:
+            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), *chosen[t]) for t in owners]
+            rows[index[left]] = restored(rows[index[left]], spreads)
     return rows, tuple(fits), frozenset(changed)
 
 
@@ -115,15 +118,15 @@ def _kept(
 
 
 def _solve(
-    work: Work, reads: Reads, group: int, at: Mapping[str, np.ndarray], factor: Mapping[str, np.ndarray], centre: np.ndarray,
+    work: Work, reads: Reads, group: int, places: Mapping[str, tuple[np.ndarray, np.ndarray]], centre: np.ndarray,
     matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `at`."""
-    if work.stats is None:
+    """Fit rows on the data of the tasks in `places`: of each, the original rows and their factors."""
+    if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
-    stats = {t: work.statistics(t, reads, group, matches) for t in at}
-    weights = work.weights(stats)
-    chosen = [_Chosen(stats[t], at[t], factor[t], weights[t]) for t in at]
+    known = {t: work.statistics(t, reads, group, matches) for t in places}
+    weights = work.weights(known)
+    chosen = [_Chosen(s, *places[t], weights[t]) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])
@@ -132,7 +135,7 @@ def _solve(
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples = []
-    for task, c in zip(at, chosen, strict=True):
+    for task, c in zip(places, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
         samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step
 from onnxzip.fusion.problem import Reads, original_rows
-from onnxzip.fusion.statistics import StepStatistics, TaskStatistics
-from onnxzip.linalg.moments import Moments
-from onnxzip.linalg.ridge import TINY
+from onnxzip.fusion.statistics import TaskStatistics
+from onnxzip.linalg.moments import ChannelMoments, Moments
 from onnxzip.matching.match import Matches
-from onnxzip.matching.methods import Method
+from onnxzip.matching.methods import Method, Rows
 
 Exact = Mapping[str, frozenset[str]]  # value of the fused net -> tasks for which it is what their originals compute
+
+
+class Statistics(Protocol):
+    """What is known of a step's data."""
+
+    @property
+    def dual(self) -> bool:
+        """Whether columns outnumber rows."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the rows themselves are kept."""
+
+    def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
+        """Of one task, over the columns that one strand reads."""
+
+    def sampled(self, task: str, reads: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of one task: z over the columns that one strand reads, and p; only where `kept`."""
+
+    def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
+        """Of a diagonal step: of one task, for the channels of one strand, fitted and held out."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +53,13 @@ class Work:
     plan: Plan
     step: Step
     reads: tuple[Reads, ...]
-    stats: StepStatistics | None
+    stats: Statistics | None
     method: Method
+
+    @property
+    def fits(self) -> bool:
+        """Whether rows are fitted at all; else they are means."""
+        return self.stats is not None and self.method.rows is not Rows.MEAN
 
     def statistics(self, task: str, reads: Reads, group: int, matches: Matches) -> TaskStatistics:
         """A task's statistics over what a strand reads, with the targets that the method fits."""
@@ -43,14 +69,18 @@ class Work:
             return found
         return propagated(found, original_rows(self.plan, self.step, reads, group, task, matches))
 
+    def weight(self, energies: np.ndarray) -> float:
+        """Weight of a task in a shared fit, from the mean squares of its targets."""
+        return self.method.balance(float(energies.mean()))
+
     def weights(self, stats: Mapping[str, TaskStatistics]) -> dict[str, float]:
-        """Weights of tasks in a shared fit: the mean energy of each one's targets becomes one.
+        """Weights of all tasks in a shared fit.
 
         Where a net has a neutral layer, what is left of its target may be next to nothing: it weighs as the largest.
         """
-        energy = {t: float(s.train.pp.mean()) for t, s in stats.items()}
+        largest = max((s.train.pp for s in stats.values()), key=lambda pp: float(pp.mean()))
         given = {t for t in stats if any(p.members[t].name in self.plan.added(t) for p in self.step.parts)}
-        return {t: 1.0 / max(max(energy.values()) if t in given else e, TINY) for t, e in energy.items()}
+        return {t: self.weight(largest if t in given else s.train.pp) for t, s in stats.items()}
 
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
