@@ -135,7 +135,6 @@ def _space_entry(plan: Plan, space: SpacePlan, zipped: Zipped | None) -> dict[st
     }
     if zipped is None:
         return entry
-    entry["identical"] = zipped.same.get(space.number, 0)
     first = next(s for s in plan.steps if space.number in s.spaces)
     by_key = zipped.fits.get(first.name, {})
     found = next((by_key[k] for k in sorted(by_key, key=len, reverse=True) if by_key[k]), ())
@@ -185,6 +184,7 @@ def merge_report(
         },
         "merged": ratios(merged, sizes.values()),
         "spaces": spaces_entry(plan, zipped),
+        "identical": {s.name: zipped.same[s.number] for s in plan.shared_spaces() if zipped.same.get(s.number)},
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "seconds": dict(seconds),
