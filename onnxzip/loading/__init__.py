@@ -29,7 +29,7 @@ from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all"]
+__all__ = ["load", "load_all", "load_model"]
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
@@ -48,8 +48,16 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    model = read(path)
-    return _net(path, name or path.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    return load_model(read(path), path, name, opset)
+
+
+def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
+    """A model as a net in canonical form; `where` is for messages.
+
+    Raises:
+        UnsupportedError, UsageError: as `load`.
+    """
+    return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
