@@ -70,7 +70,8 @@ class Bench:
             "increase": float(np.mean(rises)), "before": list(before.values()), "after": list(after.values()),
             "size": _params(content) / sum(_params(p.read_bytes()) for p in nets.values()), "bytes": len(content),
             "seconds": seconds, "test_images": [len(test_images(self.data, n)[1]) for n in case.tasks],
-            "sha256": hashlib.sha256(content).hexdigest(), "sources": [_hash(p) for p in nets.values()], "versions": versions(),
+            "sha256": hashlib.sha256(content).hexdigest(), "sources": [_hash(p) for p in nets.values()],
+            "versions": versions(),
         }
 
     def start(self, case: Case) -> Path:

@@ -2,7 +2,7 @@
 
     pip install .[tools]
     python models/fetch.py DATA                                   the data sets, see models/README.md
-    python tools/benchmark.py run --work DIR --data DATA          everything: hours; go on from where it stopped by the same line
+    python tools/benchmark.py run --work DIR --data DATA          everything: hours; the same line goes on where it stopped
     python tools/benchmark.py run --work DIR --quick              a few minutes, on the committed samples
     python tools/benchmark.py show --work DIR [--write]           CSV, tables and plots of all that has been measured
     python tools/bench_cost.py --work DIR                         time and memory, of methods and of what they make
