@@ -1,11 +1,12 @@
 """Files to nets in canonical form.
 
     files      read, with every check of a file
-    preparing  functions inlined, one opset, names for all
+    preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     importing  as a Net
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
+    spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
     folding    per-channel affine maps, BatchNormalization among them
 """
@@ -27,6 +28,7 @@ from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
+from onnxzip.loading.spelled_out import recognised
 from onnxzip.net import Net
 
 __all__ = ["load", "load_all", "load_model"]
@@ -77,4 +79,4 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
 def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
     prepared = prepare(path, model, opset)
     net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
-    return folded_affine(canonical_linear(without_idle_nodes(canonical_attributes(net))))
+    return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))
