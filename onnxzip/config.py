@@ -104,7 +104,7 @@ class ZipOptions:
 
     method: str = option(
         "zip", "How channels are matched and weights are found.", str,
-        "zip|mtz|average|permute|rebasin|otfusion|regmean",
+        "zip|mtz|average|permute|rebasin|otfusion|zipit|regmean",
     )
     repair: bool = option(False, "Give each fused channel mean and variance of its originals back (REPAIR).", yes_or_no)
     memory: int = option(

@@ -24,11 +24,12 @@ from onnxzip.matching.alignment import Aligned
 from onnxzip.matching.methods import METHODS, PERMUTE, REGMEAN, Method, find_method, restoring
 from onnxzip.matching.permute import correlations, permute
 from onnxzip.matching.rebasin import rebasin
+from onnxzip.matching.zipit import merged
 from onnxzip.net import Net, Port
 from onnxzip.peers import ALONE
 
 SAME = 1e-4
-MATCHING = ("permute", "rebasin", "otfusion", "regmean")
+MATCHING = ("permute", "rebasin", "otfusion", "zipit", "regmean")
 BOTH = frozenset("ab")
 
 
@@ -65,7 +66,7 @@ def no_features() -> dict[str, object]:
 @pytest.mark.parametrize("family", ["mlp", "lenet", "resnet", "mobilenet", "grouped", "densenet"])
 def test_permuted_copies_are_recovered(method: str, family: str, tmp_path: Path) -> None:
     copies = [permuted(make(tmp_path, family, 1, name), seed) for name, seed in (("b", 5), ("c", 7))]
-    nets = [make(tmp_path, family, 1, "a"), *copies]
+    nets = [make(tmp_path, family, 1, "a"), *copies[: 1 if method == "zipit" else 2]]  # repeated merges are made dear there
     check_tasks(fuse(nets, 1.0, "strands", method), nets, SAME)
 
 
@@ -90,10 +91,9 @@ def test_correlations_are_those_of_the_activations_on_all_tasks_samples(tmp_path
     x = np.concatenate(list(by_task.values()))
     rows = [values_of(plan.nets[t], ["b"], x)[0].transpose(1, 0, 2, 3).reshape(8, -1) for t in "ab"]
     np.testing.assert_allclose(found, np.corrcoef(*rows)[:8, 8:], atol=1e-5)
-    ((number, groups), *_) = permute(plan, lambda: features).items()
-    assert number == space.number
+    members = permute(plan, lambda: features)[space.number, BOTH].index
     pairs = hungarian(-np.corrcoef(*rows)[:8, 8:])
-    assert {(g["a"], g["b"]) for g in groups} == set(zip(*(p.tolist() for p in pairs), strict=True))
+    assert set(zip(members["a"], members["b"], strict=True)) == set(zip(*pairs, strict=True))
 
 
 # rebasin, otfusion ------------------------------------------------------------------------------------------------------
@@ -101,10 +101,8 @@ def test_correlations_are_those_of_the_activations_on_all_tasks_samples(tmp_path
 
 def test_rebasin_ends_where_no_space_alone_can_do_better(tmp_path: Path) -> None:
     plan = planned(two_nets(tmp_path), 1.0)
-    pairs = {
-        n: (np.array([g["a"] for g in groups]), np.array([g["b"] for g in groups]))
-        for n, groups in rebasin(plan, no_features).items()  # type: ignore[arg-type]
-    }
+    found = rebasin(plan, no_features)  # type: ignore[arg-type]
+    pairs = {number: (m.index["a"], m.index["b"]) for (number, key), m in found.items() if key == BOTH}
     aligned = Aligned(plan, ("a", "b"))
     start = {n: (np.arange(len(i)), np.arange(len(i))) for n, (i, _) in pairs.items()}
     assert len(pairs) == 2
@@ -119,19 +117,73 @@ def test_otfusion_finds_the_transport_of_least_distance(tmp_path: Path) -> None:
     plan = planned(two_nets(tmp_path, width=5), 1.0)
     groups = find_method("otfusion").beforehand
     assert groups is not None
-    found = groups(plan, no_features)[plan.steps[0].spaces[0]]  # type: ignore[arg-type]
+    found = groups(plan, no_features)[plan.steps[0].spaces[0], BOTH].index  # type: ignore[arg-type]
     rows = [
         np.concatenate([n.params["w0"].reshape(5, -1), n.params["b0"][:, None]], axis=1) for n in (plan.nets[t] for t in "ab")
     ]
     apart = ((rows[0][:, None] - rows[1][None]) ** 2).sum(axis=2)
     best = min(permutations(range(5)), key=lambda order: sum(apart[i, j] for i, j in enumerate(order)))
-    assert {g["a"]: g["b"] for g in found} == dict(enumerate(best))
+    assert dict(zip(found["a"].tolist(), found["b"].tolist(), strict=True)) == dict(enumerate(best))
 
 
 def test_otfusion_refuses_unequal_widths(tmp_path: Path) -> None:
     nets = [make(tmp_path, "lenet", 1, "a"), make(tmp_path, "lenet", 2, "b", width=6)]
     with pytest.raises(UnsupportedError, match="as many channels with as many"):
         fuse(nets, 1.0, "strands", "otfusion")
+
+
+# zipit ------------------------------------------------------------------------------------------------------------------
+
+
+def test_zipit_merges_greedily_and_lowers_what_has_been_merged() -> None:
+    """Channels 0-3 of one net, 4-7 of the other. The first merge is 0 with 4; 5 would follow 0, but 0.3 min(..) is less than
+    what 1 and 6 have."""
+    alike = np.full((8, 8), -0.5)
+    for i, j, value in ((0, 4, 0.99), (0, 5, 0.95), (4, 5, 0.97), (1, 6, 0.4), (2, 5, 0.35), (3, 7, 0.3)):
+        alike[i, j] = alike[j, i] = value
+    groups = merged(alike, np.repeat([0, 1], 4), 4)
+    assert sorted(map(sorted, groups)) == [[0, 4], [1, 6], [2, 5], [3, 7]]
+
+
+def test_zipit_merges_within_a_net_as_far_as_its_budget_goes() -> None:
+    """Of 64 merges half are each net's, and an eighth of those may join its own channels."""
+    rng = np.random.default_rng(0)
+    alike = 0.1 * rng.random((128, 128))
+    alike[:64, :64] += 0.5
+    net = np.repeat([0, 1], 64)
+    groups = merged(np.minimum(alike, alike.T), net, 64)
+    assert sorted(k for g in groups for k in g) == list(range(128))
+    alone = [g for g in groups if len(g) > 1 and len({int(net[k]) for k in g}) == 1]
+    assert len(groups) == 64
+    assert 1 <= len([g for g in alone if net[g[0]] == 0]) <= 4
+    assert 1 <= len([g for g in alone if net[g[0]] == 1]) <= 4
+
+
+def test_zipit_is_merge_weights_unmerge(tmp_path: Path) -> None:
+    """W* = sum_t M_t W_t U_t, with M the means of groups, U their copies; a group may hold several channels of one net."""
+    plan = planned(two_nets(tmp_path, width=16), 1.0)
+    by_task = {t: images(60, seed) for seed, t in enumerate("ab")}
+    done = zipped(plan, find_method("zipit"), by_task)
+    merges, copies = {}, {}
+    for level, step in enumerate(plan.steps[:2]):
+        members = done.members[step.spaces[0], BOTH]
+        every = {t: np.concatenate([members.index[t][None], members.more.get(t, members.index[t][None][:0])]) for t in "ab"}
+        size = len(members.index["a"])
+        copied = {t: np.stack([(every[t] == c).any(axis=0) for c in range(size)]).astype(float) for t in "ab"}
+        total = sum(u.sum(axis=0) for u in copied.values())
+        assert all((u.sum(axis=1) == 1).all() for u in copied.values())
+        copies[level], merges[level] = copied, {t: (u / total).T for t, u in copied.items()}
+        assert level == 0 or (total > 2).any()
+    nets = plan.nets
+    first = sum(np.einsum("gc,c...->g...", merges[0][t], nets[t].params["w0"]) for t in "ab")
+    np.testing.assert_allclose(done.params["w0"], first, atol=1e-6)
+    wide = {t: np.kron(copies[0][t], np.eye(9)) for t in "ab"}
+    second = sum(merges[1][t] @ nets[t].params["w1"] @ wide[t] for t in "ab")
+    np.testing.assert_allclose(done.params["w1"], second, atol=1e-5)
+    np.testing.assert_allclose(done.params["b1"], sum(merges[1][t] @ nets[t].params["b1"] for t in "ab"), atol=1e-6)
+    heads = [n for n in done.params if n.endswith("w2")]
+    for name, task in zip(sorted(heads), "ab", strict=True):
+        np.testing.assert_allclose(done.params[name], nets[task].params["w2"] @ copies[1][task], atol=1e-6)
 
 
 # regmean ----------------------------------------------------------------------------------------------------------------

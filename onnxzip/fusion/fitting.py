@@ -15,7 +15,7 @@ import numpy as np
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
-from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
+from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
 from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Exact, Work, by_owners
@@ -76,7 +76,8 @@ def fit_rows(
 ) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
     """Rows of one strand in one group, by owners, each on the data of its owners: [rows, columns], their fits, and the tasks
     whose rows have changed."""
-    places = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
+    deep = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
+    places = {t: first for t, (first, *_) in deep.items()}
     size = len(next(iter(places.values()))[0]) // reads.groups
     mine = slice(group * size, (group + 1) * size)
     rows = np.zeros((size, reads.columns))
@@ -86,9 +87,12 @@ def fit_rows(
         own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
         at = {t: places[t][0][mine][index] - group * len(own[t]) for t in owners}
         factor = {t: places[t][1][mine][index] for t in owners}
-        mine_of = [own[t][at[t]] * factor[t][:, None] for t in owners]
-        rows[index] = np.mean(mine_of, axis=0)
-        kept = _kept(work, reads, owners, mine_of, exact, matches)
+        here = {t: [(a[mine][index] - group * len(own[t]), f[mine][index]) for a, f in deep[t]] for t in owners}
+        made = {t: member_rows(own[t], here[t]) for t in owners}
+        counts = [count for _, count in made.values()]
+        mine_of = [total / count[:, None] for total, count in made.values()]
+        rows[index] = np.sum([total for total, _ in made.values()], axis=0) / np.sum(counts, axis=0)[:, None]
+        kept = _kept(work, reads, owners, mine_of, exact, matches) & (np.max(counts, axis=0) == 1)
         rows[index[kept]] = mine_of[0][kept]
         if kept.all():
             continue
@@ -125,7 +129,8 @@ def _solve(
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
-    chosen = [_Chosen(s, *places[t], work.weight(s.train.pp)) for t, s in known.items()]
+    weights = work.weights(known)
+    chosen = [_Chosen(s, *places[t], weights[t]) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])

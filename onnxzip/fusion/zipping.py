@@ -76,8 +76,10 @@ class _Zip:
     def match_beforehand(self) -> None:
         """Match all spaces at once, where the method does."""
         if self.method.beforehand is not None:
-            for number, groups in self.method.beforehand(self.plan, self.gather).items():
-                self.members |= members_of(self.plan.spaces[number], groups, [dict.fromkeys(g, 1.0) for g in groups])
+            self.members |= self.method.beforehand(self.plan, self.gather)
+            for space in self.plan.spaces.values():
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
 
     def gather(self) -> Features:
         """What the channels of the original nets do on all samples."""

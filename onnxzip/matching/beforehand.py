@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.strands import SpacePlan
+from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Features
 from onnxzip.matching.grouping import Assign, Terms, group_channels
+from onnxzip.matching.match import Members, members_of
 
 Groups = list[dict[str, int]]
 Gather = Callable[[], Features]
-Beforehand = Callable[[Plan, Gather], Mapping[int, Groups]]
+Beforehand = Callable[[Plan, Gather], Mapping[tuple[int, Owners], Members]]
 Likeness = Mapping[tuple[str, str], np.ndarray]  # (task, task) -> [channels, channels], at most 1; both orders
 
 
@@ -40,3 +41,9 @@ def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
     nothing, ones = ({t: make(n) for t, n in sizes.items()} for make in (np.zeros, np.ones))
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     return group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign)
+
+
+def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of a space, from such groups."""
+    groups = group_alike(space, likeness, assign)
+    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])

@@ -17,6 +17,7 @@ from onnxzip.matching.importance import Importance, equal, outgoing
 from onnxzip.matching.otfusion import otfusion
 from onnxzip.matching.permute import permute
 from onnxzip.matching.rebasin import rebasin
+from onnxzip.matching.zipit import zipit
 
 Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -138,7 +139,14 @@ REGMEAN = replace(
     rows=Rows.ORIGINAL, balance=as_they_are, shrink=0.9, grid=(1e-9,),
 )
 
-METHODS = {m.name: m for m in (ZIP, MTZ, AVERAGE, PERMUTE, REBASIN, OTFUSION, REGMEAN)}
+ZIPIT = replace(
+    PERMUTE, name="zipit", citation="Stoica et al.: ZipIt! Merging Models from Different Tasks without Training, ICLR 2024, "
+    "arXiv 2305.03053",
+    summary="channels of all nets side by side merged greedily by correlation, within a net, too; mean of their weights",
+    beforehand=zipit,
+)
+
+METHODS = {m.name: m for m in (ZIP, MTZ, AVERAGE, PERMUTE, REBASIN, OTFUSION, ZIPIT, REGMEAN)}
 
 
 def restoring(method: Method) -> Method:

@@ -10,21 +10,20 @@ of channels is that, and it is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.strands import SpacePlan
+from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.errors import UnsupportedError
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.alignment import Aligned
-from onnxzip.matching.beforehand import Gather, Groups, matched_spaces, sharing
-from onnxzip.matching.rebasin import Assigned, as_matrices, groups_of
+from onnxzip.matching.beforehand import Gather, matched_spaces, sharing
+from onnxzip.matching.match import Members
+from onnxzip.matching.rebasin import Assigned, as_matrices, members_by
 
 
-def otfusion(plan: Plan, gather: Gather) -> Mapping[int, Groups]:
-    """Groups of every space, by its number.
+def otfusion(plan: Plan, gather: Gather) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of every space.
 
     Raises:
         UnsupportedError: two nets have unequal numbers of channels somewhere.
@@ -32,7 +31,7 @@ def otfusion(plan: Plan, gather: Gather) -> Mapping[int, Groups]:
     spaces = matched_spaces(plan)
     for space in spaces:
         _check_sizes(space)
-    return groups_of(plan, spaces, {other: _forward(plan, spaces, (plan.tasks[0], other)) for other in plan.tasks[1:]})
+    return members_by(plan, spaces, {other: _forward(plan, spaces, (plan.tasks[0], other)) for other in plan.tasks[1:]})
 
 
 def _check_sizes(space: SpacePlan) -> None:

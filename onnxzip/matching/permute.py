@@ -10,25 +10,26 @@ is matched with the groups of the first two by the sum of its correlations with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import linear_of
-from onnxzip.analysis.strands import SpacePlan
+from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Covariance, Features
 from onnxzip.linalg.assignment import hungarian
-from onnxzip.matching.beforehand import Gather, Groups, Likeness, group_alike, matched_spaces, sharing
-from onnxzip.matching.match import channel_places
+from onnxzip.matching.beforehand import Gather, Likeness, matched_spaces, members_alike, sharing
+from onnxzip.matching.match import Members, channel_places
 
 CONSTANT = 1e-12  # product of deviations over the largest one, below which a correlation means nothing
 
 
-def permute(plan: Plan, gather: Gather) -> Mapping[int, Groups]:
-    """Groups of every space, by its number."""
+def permute(plan: Plan, gather: Gather) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of every space."""
     features = gather()
-    return {s.number: group_alike(s, correlations(plan, s, features), hungarian) for s in matched_spaces(plan)}
+    found: dict[tuple[int, Owners], Members] = {}
+    for space in matched_spaces(plan):
+        found |= members_alike(space, correlations(plan, space, features), hungarian)
+    return found
 
 
 def correlations(plan: Plan, space: SpacePlan, features: Features) -> Likeness:

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.strands import SpacePlan
+from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.alignment import Aligned
-from onnxzip.matching.beforehand import Gather, Groups, Likeness, group_alike, matched_spaces, sharing
+from onnxzip.matching.beforehand import Gather, Likeness, matched_spaces, members_alike, sharing
+from onnxzip.matching.match import Members
 
 GAIN = 1e-6
 ROUNDS = 100
@@ -25,23 +26,25 @@ SEED = 0
 Assigned = Mapping[int, tuple[np.ndarray, np.ndarray]]  # space -> assignment as a matrix of zeros and ones, and L
 
 
-def rebasin(plan: Plan, gather: Gather) -> Mapping[int, Groups]:
-    """Groups of every space, by its number."""
+def rebasin(plan: Plan, gather: Gather) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of every space."""
     spaces = matched_spaces(plan)
-    return groups_of(plan, spaces, {other: _descend(plan, spaces, (plan.tasks[0], other)) for other in plan.tasks[1:]})
+    return members_by(plan, spaces, {other: _descend(plan, spaces, (plan.tasks[0], other)) for other in plan.tasks[1:]})
 
 
-def groups_of(plan: Plan, spaces: Sequence[SpacePlan], found: Mapping[str, Assigned]) -> dict[int, Groups]:
-    """Groups by assignments between the first net and each of the others.
+def members_by(
+    plan: Plan, spaces: Sequence[SpacePlan], found: Mapping[str, Assigned]
+) -> dict[tuple[int, Owners], Members]:
+    """Members by assignments between the first net and each of the others.
 
     Args:
         found: by the other task.
     """
-    groups = {}
+    members: dict[tuple[int, Owners], Members] = {}
     for space in spaces:
         by_task = {task: assigned[space.number] for task, assigned in found.items() if space.number in assigned}
-        groups[space.number] = group_alike(space, _likeness(plan, space, by_task), hungarian)
-    return groups
+        members |= members_alike(space, _likeness(plan, space, by_task), hungarian)
+    return members
 
 
 def _likeness(plan: Plan, space: SpacePlan, by_task: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Likeness:
