@@ -1,12 +1,11 @@
 """What a switch from one task to another loads: from a bundle, against separate nets.
 
-    python tools/task_switch.py                                  sample nets, six at a time
+    python tools/task_switch.py                                  sample nets, six at a time; large random ones
     python tools/task_switch.py M.onnx low=a.onnx high=b.onnx    a fused file and the nets that it was made from
 
-Before each measurement the page cache forgets all files. Then the first task is opened and run on one sample, so that what it
-needs is in memory; then the second, which is timed. ONNX Runtime maps the weights of a bundle, so the second task finds there
-what it shares with the first one. Bytes are counted twice: those of the graph and of the params that the second task has and
-the first has not; and those that the kernel has read from the disk meanwhile, ahead of need as it does.
+The first task is opened and run on one sample, so that what it needs is in memory. Then the page cache forgets what the second
+task has and the first has not: its graph and own params in a bundle, the whole file of a separate net. Then the second task is
+opened and run, which is timed. ONNX Runtime maps the weights of a bundle, so what both tasks share is found in memory.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from itertools import permutations
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, pairwise, permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,35 +25,37 @@ import onnxruntime as ort
 from figures import FAMILIES, MODELS, samples_of
 
 import onnxzip
-from onnxzip.exporting.bundling import Bundle, bundled
+from onnxzip.exporting.bundling import WEIGHTS, Bundle, bundled
 from onnxzip.exporting.naming import named_files
 
 TASKS = ("fashion-low", "fashion-high", "fashion", "digits", "animals", "fashion-b")
 SHARES = (1.0, 0.5)
 REPEATS = 5
+WIDTH = 2048  # of the nets with random weights
+
+
+class Span(NamedTuple):
+    """Part of a file, in bytes."""
+
+    path: Path
+    offset: int
+    length: int
 
 
 class Cost(NamedTuple):
-    """Of one switch: bytes that differ, bytes read from the disk, seconds."""
+    """Of one switch: bytes that must be loaded, seconds."""
 
     bytes: float
-    read: float
     seconds: float
 
 
-def forget(folder: Path) -> None:
-    """Drop all files of a folder from the page cache."""
-    for path in folder.iterdir():
-        handle = os.open(path, os.O_RDONLY)
+def forget(spans: Iterable[Span]) -> None:
+    """Drop parts of files from the page cache."""
+    for span in spans:
+        handle = os.open(span.path, os.O_RDONLY)
         os.fsync(handle)
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(handle, span.offset, span.length, os.POSIX_FADV_DONTNEED)
         os.close(handle)
-
-
-def read_bytes() -> int:
-    """Bytes that this process has made the kernel read from the disk so far."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("read_bytes:")))
 
 
 def opened(path: Path) -> ort.InferenceSession:
@@ -68,38 +69,42 @@ def opened(path: Path) -> ort.InferenceSession:
     return session
 
 
-def switch(first: Path, second: Path) -> tuple[float, float]:
-    """(bytes read, seconds) of opening the second net while the first is open; best of several times."""
-    found = []
+def switch(first: Path, second: Path, differs: list[Span]) -> Cost:
+    """Opening the second net while the first is open; best of several times."""
+    seconds = []
     for _ in range(REPEATS):
-        forget(first.parent)
         kept = opened(first)
-        before, start = read_bytes(), time.perf_counter()
+        forget(differs)
+        start = time.perf_counter()
         opened(second)
-        found.append((read_bytes() - before, time.perf_counter() - start))
+        seconds.append(time.perf_counter() - start)
         del kept
-    return min(f[0] for f in found), min(f[1] for f in found)
+    return Cost(sum(s.length for s in differs), min(seconds))
 
 
-def own_bytes(bundle: Bundle, first: str, second: str) -> int:
+def whole(path: Path) -> Span:
+    """All of a file."""
+    return Span(path, 0, path.stat().st_size)
+
+
+def own_spans(parts: Path, bundle: Bundle, first: str, second: str) -> list[Span]:
     """Graph and params of the second task that the first does not need."""
-    params = sum(p.length for p in bundle.placed.values() if second in p.owners and first not in p.owners)
-    return params + len(bundle.files[bundle.graphs[second]])
+    placed = (p for p in bundle.placed.values() if second in p.owners and first not in p.owners)
+    return [whole(parts / bundle.graphs[second]), *(Span(parts / WEIGHTS, p.offset, p.length) for p in placed)]
 
 
 def mean_costs(fused: Path, nets: Mapping[str, Path], folder: Path) -> tuple[Cost, Cost]:
     """Mean over all switches: of separate nets, and of the bundle."""
-    apart, parts = folder / "apart", folder / "parts"
-    apart.mkdir()
+    apart, parts = {task: folder / f"{task}.onnx" for task in nets}, folder / "parts"
     for task, path in nets.items():
-        (apart / f"{task}.onnx").write_bytes(path.read_bytes())
+        apart[task].write_bytes(path.read_bytes())
     onnxzip.bundle(fused, parts)
     bundle = bundled(onnx.load(fused), str(fused))
     costs: tuple[list[Cost], list[Cost]] = [], []
     for first, second in permutations(nets, 2):
-        costs[0].append(Cost(nets[second].stat().st_size, *switch(*(apart / f"{t}.onnx" for t in (first, second)))))
+        costs[0].append(switch(apart[first], apart[second], [whole(apart[second])]))
         graphs = (parts / bundle.graphs[t] for t in (first, second))
-        costs[1].append(Cost(own_bytes(bundle, first, second), *switch(*graphs)))
+        costs[1].append(switch(*graphs, own_spans(parts, bundle, first, second)))
     mean_apart, mean_bundle = (Cost(*np.mean(c, axis=0).tolist()) for c in costs)
     return mean_apart, mean_bundle
 
@@ -110,9 +115,8 @@ def line(name: str, fused: Path, nets: Mapping[str, Path]) -> str:
         apart, together = mean_costs(fused, nets, Path(folder))
         size = sum(p.stat().st_size for p in (Path(folder) / "parts").iterdir())
     cells = [name, str(len(nets)), f"{size / fused.stat().st_size:.3f}"]
-    for key in ("bytes", "read"):
-        a, b = getattr(apart, key), getattr(together, key)
-        cells.append(f"{a / 1000:,.0f} kB, {b / 1000:,.0f} kB: {a / max(b, 1):.1f} x")
+    a, b = apart.bytes, together.bytes
+    cells.append(f"{a / 1000:,.0f} kB, {b / 1000:,.0f} kB: {a / b:.1f} x")
     cells.append(f"{1e3 * apart.seconds:.1f} ms, {1e3 * together.seconds:.1f} ms: {apart.seconds / together.seconds:.2f} x")
     return "| " + " | ".join(cells) + " |"
 
@@ -128,20 +132,44 @@ def sample_lines(families: tuple[str, ...], folder: Path) -> Iterator[str]:
             yield line(f"{family}, share {share:g}", fused, nets)
 
 
+def random_net(path: Path, seed: int) -> Path:
+    """A net of four Gemm with random weights, large enough for loading them to take longer than anything else."""
+    rng, graph = np.random.default_rng(seed), "n (float[N,784] image) => (float[N,10] logits) {"
+    names = ["image", "a", "b", "c", "logits"]
+    arrays = {}
+    for k, (inner, outer) in enumerate(pairwise([784, WIDTH, WIDTH, WIDTH, 10])):
+        arrays[f"w{k}"] = (rng.standard_normal((outer, inner)) / np.sqrt(inner)).astype(np.float32)
+        out = names[k + 1] if k == 3 else f"g{k}"
+        graph += f" {out} = Gemm <transB = 1> ({names[k]}, w{k})" + ("" if k == 3 else f" {names[k + 1]} = Relu ({out})")
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {graph} }}')
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def random_lines(folder: Path) -> Iterator[str]:
+    """Rows of two large nets with random weights."""
+    nets = {t: random_net(folder / f"{t}.onnx", seed) for seed, t in enumerate(("one", "two"))}
+    for share in SHARES:
+        fused = folder / f"random-{share}.onnx"
+        onnxzip.merge(nets, share=share, method="average", samples=32).save(fused)
+        yield line(f"random Gemm, share {share:g}", fused, nets)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fused", nargs="?", type=Path, help="a fused file; without it the sample nets")
     parser.add_argument("nets", nargs="*", metavar="NAME=FILE.onnx", help="the nets that it was made from")
-    parser.add_argument("--families", nargs="+", default=("lenet300", "lenet5", "resnet"), choices=FAMILIES)
+    parser.add_argument("--families", nargs="+", default=("lenet300", "resnet"), choices=FAMILIES)
     arguments = parser.parse_args()
-    print("| nets | tasks | bundle / fused file | a switch differs in | reads from the disk | takes |")
-    print("| --- | --: | --: | --: | --: | --: |")
+    print("| nets | tasks | bundle / fused file | a switch loads | and takes |")
+    print("| --- | --: | --: | --: | --: |")
     with tempfile.TemporaryDirectory() as folder:
         lines = (
             [line(arguments.fused.stem, arguments.fused, named_files(arguments.nets))]
             if arguments.fused
-            else sample_lines(tuple(arguments.families), Path(folder))
+            else chain(sample_lines(tuple(arguments.families), Path(folder)), random_lines(Path(folder)))
         )
         for text in lines:
             print(text, flush=True)
