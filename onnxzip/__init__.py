@@ -27,6 +27,7 @@ from onnxzip.exporting.metadata import own_version
 from onnxzip.pipeline import Merged, merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
+from onnxzip.shipping.shipment import export
 from onnxzip.taking_apart import bundle, split
 from onnxzip.teaching import retrain
 
@@ -45,6 +46,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "bundle",
+    "export",
     "from_torch",
     "merge",
     "plan",

@@ -32,16 +32,15 @@ from onnxzip.exporting.report import merge_report, sha256_of, to_text
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import write_atomically
 from onnxzip.fusion.assembling import assemble
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load_all
-from onnxzip.matching.methods import Method, find_method
+from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.net import Net
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for, to_model
 from onnxzip.values import shares_of, size_of
 
-REPAIR = True  # a branch also repairs its skip; measured on ResNet pairs: 2.0 points against 2.1, at share 0.5 0.7 against 0.8
 UNSHARED_ERROR = 1e-5
 LARGEST_FILE = (1 << 31) - 1
 Files = Mapping[str, str | PathLike[str]]
@@ -88,6 +87,7 @@ def merge(
     share: float | Mapping[str, float] = 1.0,
     layout: str = PlanOptions.layout,
     method: str = ZipOptions.method,
+    repair: bool = ZipOptions.repair,
     memory: int | str = ZipOptions.memory,
     samples: int = DataOptions.samples,
     mean: tuple[float, ...] = DataOptions.mean,
@@ -108,7 +108,8 @@ def merge(
             torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise.
         share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
-        method: `zip`, `mtz` or `average`.
+        method: `zip`, or one to compare with: `onnxzip.matching.methods` lists them.
+        repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
         samples: used of each source at most.
         mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
@@ -123,7 +124,7 @@ def merge(
     options = Options(
         DataOptions(samples=samples, mean=mean, std=std, size=size),
         PlanOptions(shares_of(share), layout),
-        ZipOptions(method, size_of(memory)),
+        ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
         retrain_options or RetrainOptions(),
@@ -138,7 +139,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         peers: the processes that merge together, each with its part of the data; all come to the same result.
     """
     files, stages = checked_files(nets), Stages(progress)
-    method = find_method(options.zip.method)
+    method = method_of(options.zip)
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
     with stages.stage("load", len(files)):
@@ -152,7 +153,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
-        zipped = _zip(plan, method, samples, options.run, store, stages, peers)
+        zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers)
     net, origins = _described(plan, zipped, files, options)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
@@ -166,18 +167,28 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     return Merged(content, report | {"retrain": retrained})
 
 
+def method_of(options: ZipOptions) -> Method:
+    """The method that is asked for.
+
+    Raises:
+        UsageError: there is none of that name, or --repair does not go with it.
+    """
+    method = find_method(options.method)
+    return restoring(method) if options.repair else method
+
+
 def _zip(
-    plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
+    plan: Plan, live: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
 ) -> Zipped:
     """Calibrate, match and fuse."""
     threads = 0 if peers.neighbours == 1 else max(1, (os.cpu_count() or 1) // peers.neighbours)
-    frontier = Frontier(plan, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
-    if frontier is not None:
+    frontier = Frontier(live, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
+    if frontier is not None and method.needs_targets:
         with stages.stage("sweep", sum(s.count * len(s.tasks) for s in samples.sources)) as tick:
-            frontier.sweep(plan.steps, not REPAIR, tick)
+            frontier.sweep(live.steps, not method.repair_skips, tick)
             give_back_freed()
     with stages.stage("zip", len(plan.steps)) as tick:
-        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, peers=peers)
+        return zip_nets(plan, method, frontier, tick=tick, peers=peers)
 
 
 def _limit(options: Options) -> int:

@@ -372,7 +372,8 @@ def layer_norm(m: Maker, w: int, classes: int) -> str:
 def unknown_operator(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.matmul("x", 10, 2 * w))
     x = m.relu(m.matmul(x, 2 * w, 2 * w))
-    x = m.op("CumSum", x, m.param(np.array(1, np.int64)))
+    x = m.op("BitShift", m.op("Cast", x, to=TensorProto.UINT32), m.param(np.array(1, np.uint32)), direction="LEFT")
+    x = m.op("Cast", x, to=TensorProto.FLOAT)
     x = m.relu(m.matmul(x, 2 * w, 3 * w))
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
 

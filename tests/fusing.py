@@ -18,9 +18,9 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
 from onnxzip.fusion.assembling import assemble, output_name
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load
-from onnxzip.matching.methods import find_method
+from onnxzip.matching.methods import Method, find_method
 from onnxzip.net import Axis, Net, Node, pruned
 from onnxzip.ops import Linear, View
 from onnxzip.runtime import open_session, to_model
@@ -71,16 +71,18 @@ def fuse(
     layout: str = "strands",
     method: str = "zip",
     sources: Sequence[Source] = (),
+    how: Method | None = None,
 ) -> Fused:
-    """Merge nets, on noise that all tasks share where no sources are given."""
+    """Merge nets, on noise that all tasks share where no sources are given; by a method, or by the one of a name."""
     shares = [("*", share)] if isinstance(share, (int, float)) else share
-    plan, how = analyse(nets, shares, layout), find_method(method)
+    plan, how = analyse(nets, shares, layout), how or find_method(method)
     sources = sources or [Source(tuple(n.name for n in nets), samples_for(nets[0]), {})]
     with Store(1 << 28) as store:
-        frontier = Frontier(plan, sources, store, "cpu", 1, 0) if how.needs_data else None
-        if frontier is not None:
-            frontier.sweep(plan.steps, False, lambda n: None)
-        zipped = zip_nets(plan, how, frontier, repair=True, tick=lambda n: None)
+        live = live_plan(plan, how)
+        frontier = Frontier(live, sources, store, "cpu", 1, 0) if how.needs_data else None
+        if frontier is not None and how.needs_targets:
+            frontier.sweep(live.steps, not how.repair_skips, lambda n: None)
+        zipped = zip_nets(plan, how, frontier, tick=lambda n: None)
     return Fused(plan, zipped, assemble(plan, zipped.params, {}))
 
 

@@ -246,7 +246,7 @@ class TestProcess:
         assert main(["merge", "--help"]) == 0
 
     def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("export", "inspect"):
+        for name in ("inspect",):
             failed(2, name, words=(name,))
 
 

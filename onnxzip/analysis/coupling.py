@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
 from onnxzip.net import Axis, Net, Node, consumers
-from onnxzip.ops import Line, Operator, Symmetry, View, find
+from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, parse
 
 
@@ -93,7 +93,7 @@ class _Builder:
         """Couple the axes of one node, or refuse it."""
         operator = find(node.op)
         if operator is None:
-            return self.refuse(node, f"operator {node.op} is not registered")
+            return self.refuse(node, str(why_unknown(node.op)))
         present = [v for v in node.inputs if v is not None]
         if operator.constants and any(
             k < len(node.inputs) and node.inputs[k] is not None for k in operator.constants

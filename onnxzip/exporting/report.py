@@ -180,6 +180,7 @@ def merge_report(
         "retrain": None,
         **samples_entry(samples, options.run.seed),
         "method": options.zip.method,
+        "repair": options.zip.repair,
         "layout": options.plan.layout,
         "shares": [list(p) for p in options.plan.share],
         "seed": options.run.seed,

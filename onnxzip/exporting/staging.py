@@ -53,6 +53,8 @@ def put(parts: Mapping[Path, Path], stage: Path) -> None:
     with ExitStack() as undo:
         for k, (part, place) in enumerate(parts.items()):
             part.chmod(mode_of(place, folder=part.is_dir()))
+            for inner in part.rglob("*"):  # some libraries keep what they write to themselves
+                inner.chmod(mode_of(place / inner.relative_to(part), folder=inner.is_dir()))
             old = stage / f"replaced.{k}" if place.exists() else None
             undo.callback(_take_back, place, old, stage / f"taken back.{k}")
             if old is not None:

@@ -16,7 +16,7 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Work, weight_of
+from onnxzip.fusion.work import Work
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained
 from onnxzip.matching.match import Matches, Rows, inner_places
@@ -43,7 +43,7 @@ def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str],
     """Targets of a space's channels, in the space's group of the step's node."""
     group, mine = rows_of(work, space, tasks)
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
-    weight = {t: weight_of(s) for t, s in stats.items()}
+    weight = {t: work.weight(s.train.pp) for t, s in stats.items()}
     energy = {t: weight[t] * s.train.pp for t, s in stats.items()}
 
     def explained(some: tuple[str, ...]) -> Explained:

@@ -9,21 +9,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxzip.analysis import Plan
+from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import Owners
+from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
+from onnxzip.fusion.originals import OriginalStatistics
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
-from onnxzip.fusion.work import Work
+from onnxzip.fusion.taking import take
+from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Members, given_members, in_place, located, members_of
-from onnxzip.matching.methods import Method
+from onnxzip.matching.match import Members, given_members, in_place, members_of
+from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed
 
@@ -49,9 +52,8 @@ class Zipped:
 
 
 class _Zip:
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, repair: bool, peers: Peers) -> None:
-        self.plan, self.method, self.frontier, self.repair = plan, method, frontier, repair
-        self.peers = peers
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers) -> None:
+        self.plan, self.method, self.frontier, self.peers = plan, method, frontier, peers
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
@@ -71,6 +73,38 @@ class _Zip:
                     self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
 
+    def match_beforehand(self) -> None:
+        """Match all spaces at once, where the method does."""
+        if self.method.beforehand is not None:
+            self.members |= self.method.beforehand(self.plan, self.gather)
+            for space in self.plan.spaces.values():
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
+
+    def gather(self) -> Features:
+        """What the channels of the original nets do on all samples."""
+        if self.frontier is None:
+            raise ValueError(f"method {self.method.name!r} matches by data and was given none")
+        return gather_features(self.frontier, self.peers)
+
+    def advance(self) -> None:
+        """Run the fused net as far as its params are known."""
+        self.walk()
+        if self.frontier is not None and self.method.needs_targets:
+            self.frontier.advance(self.params, lambda n: None)
+
+    def finish(self, step: Step) -> None:
+        """Go on to the next step."""
+        if self.frontier is not None:
+            self.frontier.forget(step)
+        self.advance()
+
+    def statistics(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
+        """What is known of the data of some strands of a step; None where nobody asks."""
+        if self.frontier is None or not reads or not self.method.needs_targets:
+            return None
+        return StepStatistics(self.frontier, step, reads, self.members, self.method.repair_skips, self.peers)
+
     def step(self, step: Step) -> None:
         """Match and fit one step."""
         self.walk()
@@ -81,8 +115,7 @@ class _Zip:
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) for n, groups in same.items()}
-        if self.frontier is not None and fitted:
-            work = replace(work, stats=StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers))
+        work = replace(work, stats=self.statistics(step, fitted))
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
         for number in inside:
@@ -106,13 +139,12 @@ class _Zip:
         if not waiting:
             return
         known = [number for number, _ in self.members]
-        made, counts = pair_waiting(self.plan, self.method, self.frontier, waiting, known, self.peers)
+        watched = self.frontier if self.method.rows is Rows.FUSED else None
+        made, counts = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
         self.counts |= counts
         _, made = agreed(self.peers, f"{step.name}, tables", {}, made)
         self.members |= made
-        self.walk()
-        if self.frontier is not None:
-            self.frontier.advance(self.params, lambda n: None)
+        self.advance()
 
     def needs_fit(self, step: Step, reads: Reads) -> bool:
         """Whether any row of a strand is shared, or refitted since what it reads is no longer exact."""
@@ -120,7 +152,7 @@ class _Zip:
         tasks = frozenset(step.tasks)
         if any(len(r.owners & tasks) > 1 for r in space_rows) or (step.diagonal and len(reads.owners) > 1):
             return True
-        if not self.method.refit:
+        if not (self.method.refit or self.method.restore):
             return False
         pieces = [b.piece for b in reads.blocks]
         pieces += [p for laid in step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
@@ -154,43 +186,37 @@ class _Zip:
         return not taken.keys or numbers <= {n for n, _ in self.members}
 
 
-def take(
-    plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members], counts: Counts
-) -> tuple[np.ndarray, bool]:
-    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
+class _ZipBeside(_Zip):
+    """A zip that fits its rows to what the original nets compute: a merge that shares nothing goes on beside it."""
 
-    Args:
-        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
-    """
-    values, present = [], []
-    for task in sorted(taken.owners):
-        array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
-        here = np.ones((), bool)
-        for dim, expr in enumerate(plan.overlay.exprs(taken.laid, task)):
-            if taken.keys and any(a in plan.spaces for a in expr.atoms()):
-                at, _ = located(plan.overlay, expr, task, taken.keys, members)
-                array = np.take(array, np.maximum(at, 0), axis=dim)
-                here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
-        values.append(array)
-        present.append(np.broadcast_to(here, array.shape))
-    if len(values) == 1:
-        return np.asarray(values[0], order="C"), True
-    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
-    if same and all(p.all() for p in present):
-        return np.asarray(values[0], order="C"), True
-    weights = np.stack(present) * _row_weights([counts.get(t) for t in sorted(taken.owners)], values[0].ndim)
-    total = weights.sum(axis=0)
-    mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
-    return np.asarray(mean.astype(values[0].dtype), order="C"), same
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers) -> None:
+        super().__init__(plan, method, frontier, peers)
+        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE)
+        self.apart_steps = {s.name: s for s in frontier.plan.steps}
 
+    def advance(self) -> None:
+        """Run the original nets as far as a merge that shares nothing has gone."""
+        self.walk()
+        self.apart.walk()
+        assert self.frontier is not None
+        self.frontier.advance(self.apart.params, lambda n: None)
 
-def _row_weights(counts: Sequence[np.ndarray | None], rank: int) -> np.ndarray:
-    """[tasks, rows, 1, ...]: the counts, or ones for rows that no task looks up; all ones without counts."""
-    known = [c for c in counts if c is not None]
-    if len(known) < len(counts):
-        return np.ones((len(counts),) + (1,) * rank)
-    stacked = np.stack(known)
-    return np.where(stacked.sum(axis=0) > 0, stacked, 1.0).reshape(len(counts), -1, *(1,) * (rank - 1))
+    def finish(self, step: Step) -> None:
+        """Go on to the next step, beside it too."""
+        self.apart.step(self.apart_steps[step.name])
+        super().finish(self.apart_steps[step.name])
+
+    def statistics(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
+        """What is known of the original nets' data."""
+        if self.frontier is None or not reads:
+            return None
+        plan, same = self.frontier.plan, self.apart_steps[step.name]
+        apart = reads_of(plan, same)
+        inner = StepStatistics(self.frontier, same, apart, self.apart.members, self.method.repair_skips, self.peers)
+        by_task = {t: next(r for r in apart if r.key == frozenset([t])) for t in step.tasks}
+        return OriginalStatistics(
+            self.plan, self.members, step, plan, self.apart.members, by_task, inner, self.method.shrink
+        )
 
 
 def blas_threads(plan: Plan) -> AbstractContextManager[object]:
@@ -203,32 +229,36 @@ def blas_threads(plan: Plan) -> AbstractContextManager[object]:
     return nullcontext() if widest >= WIDE else threadpool_limits(1, user_api="blas")
 
 
+def live_plan(plan: Plan, method: Method) -> Plan:
+    """The plan whose values a method looks at: the merge's own, or the one that shares nothing, the original nets."""
+    return analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),)) if method.rows is Rows.ORIGINAL else plan
+
+
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick, peers: Peers = ALONE
+    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE
 ) -> Zipped:
     """Match and fit every step of a plan.
 
     Args:
         method: how.
-        frontier: live values and targets; None where the method looks at no data, or nothing is shared.
-        repair: whether a branch's target is the original sum less the fused skip.
+        frontier: live values and targets; None where the method looks at no data, or nothing is shared. Of the plan that
+            shares nothing where the method's rows are fitted to the original nets.
         tick: called with 1 after each step.
         peers: the processes that have the other samples; all find the same.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
-    work = _Zip(plan, method, frontier, repair, peers)
+    if method.rows is Rows.ORIGINAL and frontier is not None:
+        work: _Zip = _ZipBeside(plan, method, frontier, peers)
+    else:
+        work = _Zip(plan, method, frontier, peers)
     with blas_threads(plan):
-        work.walk()
-        if frontier is not None:
-            frontier.advance(work.params, lambda n: None)
+        work.match_beforehand()
+        work.advance()
         for step in plan.steps:
             work.step(step)
-            if frontier is not None:
-                work.walk()
-                frontier.forget(step)
-                frontier.advance(work.params, lambda n: None)
+            work.finish(step)
             give_back_freed()
             tick(1)
         work.walk()

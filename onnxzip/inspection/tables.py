@@ -16,7 +16,7 @@ _UNITS = ("B", "kB", "MB", "GB")
 
 def merge_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge has made."""
-    yield from _noise_line(report, "Zipped")
+    yield from noise_line(report, "Zipped")
     yield _task_table(report)
     yield _size_table(report)
     yield _space_table(report, fitted=True)
@@ -34,37 +34,25 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
 
 def verify_tables(report: Report) -> Iterator[RenderableType]:
     """How close a fused net comes to its originals."""
-    yield from _noise_line(report, "Compared")
+    yield from noise_line(report, "Compared")
     yield _task_table(report)
 
 
 def retrain_tables(report: Report) -> Iterator[RenderableType]:
     """What retraining has brought."""
-    yield from _noise_line(report, "Retrained")
+    yield from noise_line(report, "Retrained")
     yield _task_table(report)
     yield _retrain_table(report["retrain"])
-
-
-def bundle_tables(report: Report) -> Iterator[RenderableType]:
-    """What a bundle holds, and what each task loads."""
-    columns = "graph", "own weights", "shared weights", "switch to it loads"
-    table = _table("Bundle", "task", *columns)
-    for name, task in report["tasks"].items():
-        graph, own, shared = (task[f"{key}_bytes"] for key in ("graph", "own", "shared"))
-        loaded = _percent((graph + own) / (graph + own + shared))
-        table.add_row(name, in_bytes(graph), in_bytes(own), in_bytes(shared), loaded)
-    yield table
-    yield Text(f"{report['bytes']:,} bytes, {_percent(report['bytes_ratio'])} of the fused file's {report['fused_bytes']:,}")
 
 
 def _retrain_table(done: Report) -> Table:
     """Judgements before and after."""
     columns = "loss before", "after", "relative error before", "after", "agreement before", "after"
-    table = _table(_retrain_title(done), "task", *columns)
+    table = number_table(_retrain_title(done), "task", *columns)
     for name, task in done["tasks"].items():
         pairs = [(task["start"][key], task["end"][key]) for key in ("loss", "relative_error", "top1_agreement")]
         losses, errors, agreements = pairs
-        cells = [f"{x:.4g}" for x in losses] + [f"{x:.3g}" for x in errors] + [_percent(x) for x in agreements]
+        cells = [f"{x:.4g}" for x in losses] + [f"{x:.3g}" for x in errors] + [percent(x) for x in agreements]
         table.add_row(name, *cells)
     return table
 
@@ -77,15 +65,16 @@ def _retrain_title(done: Report) -> str:
     return f"{title}{trials}; learning rate {done['learning_rate']:g}; held-out samples"
 
 
-def _noise_line(report: Report, verb: str) -> Iterator[Text]:
+def noise_line(report: Report, verb: str) -> Iterator[Text]:
+    """Says that noise stood in for data."""
     noise = report["noise"]
     if noise is not None:
         count, seed = noise["samples"], noise["seed"]
         yield Text(f"{verb} on {count:,} samples of noise (seed {seed}): no data were given. Use --data.")
 
 
-def _table(title: str, *columns: str) -> Table:
-    """The first column is text, the others are numbers."""
+def number_table(title: str, *columns: str) -> Table:
+    """A table whose first column is text, the others numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
@@ -95,23 +84,23 @@ def _table(title: str, *columns: str) -> Table:
 def _task_table(report: Report) -> Table:
     labelled = any(t["accuracy"] for t in report["tasks"].values())
     columns = ["task", "samples", "relative error", "top-1 agreement", *(["accuracy before", "after"] if labelled else [])]
-    table = _table("Fidelity on held-out samples" if "spaces" in report else "Fidelity", *columns)
+    table = number_table("Fidelity on held-out samples" if "spaces" in report else "Fidelity", *columns)
     for name, task in report["tasks"].items():
         fidelity, accuracy = task["fidelity"], task["accuracy"]
-        row = [name, f"{fidelity['samples']:,}", f"{fidelity['relative_error']:.3g}", _percent(fidelity["top1_agreement"])]
+        row = [name, f"{fidelity['samples']:,}", f"{fidelity['relative_error']:.3g}", percent(fidelity["top1_agreement"])]
         if labelled:
-            row += [_percent(accuracy and accuracy["before"]), _percent(accuracy and accuracy["after"])]
+            row += [percent(accuracy and accuracy["before"]), percent(accuracy and accuracy["after"])]
         table.add_row(*row)
     return table
 
 
 def _size_table(report: Report) -> Table:
-    table = _table("Size", "net", "params", "file", "multiply-adds")
+    table = number_table("Size", "net", "params", "file", "multiply-adds")
     for name, task in report["tasks"].items():
         table.add_row(name, *_sizes(task))
     merged = report["merged"]
     table.add_row("merged", *_sizes(merged))
-    table.add_row("of the sum", *(_percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
+    table.add_row("of the sum", *(percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
     return table
 
 
@@ -122,7 +111,7 @@ def _sizes(entry: Report) -> Sequence[str]:
 def _space_table(report: Report, fitted: bool) -> Table:
     identical = fitted and any(space["identical"] for space in report["spaces"])
     columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
-    table = _table("Channels", "space", "of each net", "shared", "fused", *columns)
+    table = number_table("Channels", "space", "of each net", "shared", "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
@@ -145,7 +134,8 @@ def _refusals(report: Report) -> Iterator[RenderableType]:
     yield table
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction for people; `-` for none."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 

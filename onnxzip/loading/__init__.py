@@ -1,11 +1,12 @@
 """Files to nets in canonical form.
 
     files      read, with every check of a file
-    preparing  functions inlined, one opset, names for all
+    preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     importing  as a Net
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
+    spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
     folding    per-channel affine maps, BatchNormalization among them
 """
@@ -27,9 +28,10 @@ from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
+from onnxzip.loading.spelled_out import recognised
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all"]
+__all__ = ["load", "load_all", "load_model"]
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
@@ -48,8 +50,16 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    model = read(path)
-    return _net(path, name or path.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    return load_model(read(path), path, name, opset)
+
+
+def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
+    """A model as a net in canonical form; `where` is for messages.
+
+    Raises:
+        UnsupportedError, UsageError: as `load`.
+    """
+    return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
@@ -69,4 +79,4 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
 def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
     prepared = prepare(path, model, opset)
     net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
-    return folded_affine(canonical_linear(without_idle_nodes(canonical_attributes(net))))
+    return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))

@@ -122,8 +122,19 @@ def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: fro
         with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
             graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
             graph.cleanup().toposort()
+        _plain_casts(graph)
         before, now = now, _progress(path, graph)
     return without_counting_gathers(graph)
+
+
+def _plain_casts(graph: gs.Graph) -> None:
+    """CastLike is a Cast, once the type that it takes as its model is known."""
+    for node in graph.nodes:
+        if node.op == "CastLike" and not node.domain and node.inputs[1].dtype is not None:
+            kind = node.inputs[1].dtype
+            number = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+            node.op, node.attrs = "Cast", {"to": number, **node.attrs}
+            node.inputs.pop()
 
 
 def _progress(path: Path, graph: gs.Graph) -> tuple[int, int]:

@@ -7,7 +7,7 @@ positive factor it is scaled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,12 +27,16 @@ class Members:
         index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel. Of a space that
             lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
         scale: task -> float [size]; fused channel = scale * original channel. Empty for a space inside another one.
+        more: task -> int [most members beyond the first, size], further channels of the task in the same group: the fused
+            channel stands for their mean. Empty where no group has any.
     """
 
     index: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+Group = Mapping[str, tuple[int, ...]]  # task -> its channels
 Matches = Mapping[tuple[int, Owners], Members]
 Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
 
@@ -47,21 +51,48 @@ def members_of(
             stand in none become their task's own, in their original order.
         scales: per group, the factor of each member.
     """
+    factors = {id(group): scale for group, scale in zip(groups, scales, strict=True)}
+    by_owners: dict[Owners, list[tuple[Group, Mapping[str, float]]]] = {}
+    for owners, own in singles(plan, groups).items():
+        by_owners.setdefault(owners, []).extend((g, {}) for g in own)
+    for group in groups:
+        members = {t: (c,) for t, c in group.items()}
+        by_owners.setdefault(frozenset(group), []).append((members, factors[id(group)]))
+    return _laid(plan, by_owners)
+
+
+def singles(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[Owners, list[Group]]:
+    """Channels that stand in none of some groups, by the task that owns them, in their original order."""
     used: dict[str, set[int]] = {t: {g[t] for g in groups if t in g} for t in plan.sizes}
-    own = {t: [i for i in range(n) if i not in used[t]] for t, n in plan.sizes.items()}
-    by_owners: dict[Owners, list[tuple[Mapping[str, int], Mapping[str, float]]]] = {}
-    for group, scale in zip(groups, scales, strict=True):
-        by_owners.setdefault(frozenset(group), []).append((group, scale))
-    for task, channels in own.items():
-        by_owners.setdefault(frozenset([task]), []).extend(({task: c}, {task: 1.0}) for c in channels)
+    return {frozenset([t]): [{t: (i,)} for i in range(n) if i not in used[t]] for t, n in plan.sizes.items()}
+
+
+def laid_groups(plan: SpacePlan, groups: Mapping[Owners, Sequence[Group]]) -> dict[tuple[int, Owners], Members]:
+    """Lay groups of any members out in the strands of a space.
+
+    Args:
+        groups: for the rows of each owner set; a group need not have members of all owners.
+    """
+    return _laid(plan, {owners: [(g, {}) for g in some] for owners, some in groups.items()})
+
+
+def _laid(
+    plan: SpacePlan, by_owners: Mapping[Owners, Sequence[tuple[Group, Mapping[str, float]]]]
+) -> dict[tuple[int, Owners], Members]:
     found = {}
     for strand in plan.strands:
         entries = [e for rows in strand.rows for e in by_owners[rows.owners]]
         if len(entries) != strand.size:
             raise ValueError(f"space {plan.name}: {len(entries)} channels matched for a strand of {strand.size}")
-        index = {t: np.array([g.get(t, ABSENT) for g, _ in entries], np.int64) for t in sorted(strand.key)}
-        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in sorted(strand.key)}
-        found[plan.number, strand.key] = Members(index, factors)
+        tasks = sorted(strand.key)
+        depth = max((len(c) for g, _ in entries for c in g.values()), default=1)
+        index = {
+            t: np.array([[c[k] if k < len(c := g.get(t, ())) else ABSENT for g, _ in entries] for k in range(depth)], np.int64)
+            for t in tasks
+        }
+        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in tasks}
+        more = {t: i[1:] for t, i in index.items()} if depth > 1 else {}
+        found[plan.number, strand.key] = Members({t: i[0] for t, i in index.items()}, factors, more)
     return found
 
 
@@ -94,6 +125,25 @@ def located(
             chosen[number] = np.concatenate([np.zeros(0, np.int64), *(m.index[task] for m in parts)])
             factors[number] = np.concatenate([np.zeros(0), *(m.scale[task] for m in parts)])
     return positions(expr, chosen), _factors(expr, factors)
+
+
+def located_all(
+    overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same of the first members of every group, of the second ones, and so on; one alone where no group has more."""
+    mine = [(number, key) for number in expr.atoms() for key in keys if (number, key) in matches]
+    depth = max((len(more) for place in mine for more in matches[place].more.values()), default=0)
+    further = [{**matches, **{place: _further(matches[place], k) for place in mine}} for k in range(depth)]
+    return [located(overlay, expr, task, keys, m) for m in (matches, *further)]
+
+
+def _further(members: Members, k: int) -> Members:
+    """Members beyond the first, as if they were the first."""
+    index = {
+        t: members.more[t][k] if k < len(members.more.get(t, ())) else np.full_like(i, ABSENT)
+        for t, i in members.index.items()
+    }
+    return Members(index, members.scale)
 
 
 def in_place(space: SpacePlan, number: int, size: int) -> dict[tuple[int, Owners], Members]:
