@@ -65,7 +65,8 @@ def rows() -> Iterator[list[str]]:
             files = {task: saved(net, Path(folder) / f"{task}.onnx") for task, net in nets.items()}
             found = [loss_of(files, method) for method in ("zip", "mtz", "average")]
             known = np.mean([accuracy(net, LABELS[task]) for task, net in nets.items()])
-            yield [name, f"{100 * moved(*nets.values()):.1f} %", f"{known:.2f}", *(f"{error:.3f} / {same:.2f}" for error, same in found)]
+            apart = f"{100 * moved(*nets.values()):.1f} %"
+            yield [name, apart, f"{known:.2f}", *(f"{error:.3f} / {same:.2f}" for error, same in found)]
 
 
 def table() -> str:

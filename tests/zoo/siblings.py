@@ -1,8 +1,8 @@
 """Encoders trained apart from one start: sequences of Markov chains, and what siblings learn of them.
 
-All nets are the zoo's BERT. The first one learns three things at once: which of five chains made a sequence, from which fifth of
-the vocabulary most of its tokens are, and from which the last one is. Siblings go on from there, each with one of the last two
-and a head of its own, which is trained first, alone.
+All nets are the zoo's BERT. The first one learns three things at once: which of five chains made a sequence, from which fifth
+of the vocabulary most of its tokens are, and from which the last one is. Siblings go on from there, each with one of the last
+two and a head of its own, which is trained first, alone.
 """
 
 from __future__ import annotations
@@ -47,14 +47,17 @@ def sequences(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return ids, made_by
 
 
-def trained(net: Bert, labels: Sequence[Label], parts: Iterable[nn.Parameter], steps: int, rate: float, seed: int) -> Bert:
-    """The net, some of whose params have been trained on fresh sequences; its outputs are the classes of all labels in turn."""
+def trained(
+    net: Bert, labels: Sequence[Label], parts: Iterable[nn.Parameter], steps: int, rate: float, seed: int
+) -> Bert:
+    """The net, after some of its params were trained on fresh sequences; its outputs are the classes of all labels in turn."""
     optimizer = torch.optim.Adam(parts, rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 10))
     for step in range(steps):
         ids, made_by = sequences(64, 10_000 * seed + step)
         outputs = net(ids, torch.ones_like(ids)).split(CLASSES, 1)
-        loss = torch.stack([nn.functional.cross_entropy(o, f(ids, made_by)) for o, f in zip(outputs, labels, strict=True)]).sum()
+        losses = [nn.functional.cross_entropy(o, f(ids, made_by)) for o, f in zip(outputs, labels, strict=True)]
+        loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -81,8 +84,9 @@ def sibling(start: Bert, label: Label, steps: int, rate: float, seed: int) -> Be
 
 def moved(a: Bert, b: Bert) -> float:
     """How far the trunks' weights of two nets are apart, relative to their size."""
-    pairs = [(p, dict(b.named_parameters())[k]) for k, p in a.named_parameters() if not k.startswith("last")]
-    difference, size = (sum(float(x.detach().square().sum()) for x in xs) for xs in ([p - q for p, q in pairs], [p for p, _ in pairs]))
+    others = dict(b.named_parameters())
+    pairs = [(p.detach(), others[k].detach()) for k, p in a.named_parameters() if not k.startswith("last")]
+    difference, size = sum(float((p - q).square().sum()) for p, q in pairs), sum(float(p.square().sum()) for p, _ in pairs)
     return float(np.sqrt(difference / size))
 
 
