@@ -149,8 +149,8 @@ def error(data: Path | None, content: bytes, output: str, task: str) -> float:
 @cache
 def commit() -> str:
     """Of the code that is measured; empty outside a repository."""
-    asked = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    line = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _params(content: bytes) -> int:
