@@ -109,14 +109,14 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    identical = fitted and any(space["identical"] for space in report["spaces"])
+    identical = report["identical"] if fitted else {}
     columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
     table = number_table("Channels", "space", "of each net", "shared", "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
         row = [space["name"], each, str(space["shared"]), str(space["groups"])]
-        row += [str(space["identical"])] if identical else []
+        row += [str(identical.get(space["name"], 0))] if identical else []
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
         table.add_row(*row)
@@ -124,14 +124,14 @@ def _space_table(report: Report, fitted: bool) -> Table:
 
 
 def _refusals(report: Report) -> Iterator[RenderableType]:
-    if not report["refusals"]:
-        return
-    table = Table(title="Left unmerged", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("where", overflow="fold")
-    table.add_column("why", overflow="fold")
-    for refusal in report["refusals"]:
-        table.add_row(Text(refusal["where"]), Text(refusal["why"]))
-    yield table
+    for title, key in (("Extended", "extensions"), ("Left unmerged", "refusals")):
+        if report[key]:
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("where", overflow="fold")
+            table.add_column("why", overflow="fold")
+            for entry in report[key]:
+                table.add_row(Text(entry["where"]), Text(entry["why"]))
+            yield table
 
 
 def percent(value: float | None) -> str:
