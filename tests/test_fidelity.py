@@ -44,9 +44,9 @@ def error_rate(logits: np.ndarray, labels: np.ndarray) -> float:
     return 100 * float(np.mean(logits.argmax(axis=1) != labels))
 
 
-def increase(share: float, method: str) -> float:
+def increase(share: float, method: str, family: str = "lenet5") -> float:
     """Mean increase of the test error over both tasks, in percentage points."""
-    files = {t.split("-")[1]: MODELS / f"lenet5-{t}.onnx" for t in TASKS}
+    files = {t.split("-")[1]: MODELS / f"{family}-{t}.onnx" for t in TASKS}
     merged = merge(files, {t.split("-")[1]: samples(t)[0] for t in TASKS}, share=share, method=method, device="cpu")
     found = []
     for task in TASKS:

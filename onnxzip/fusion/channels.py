@@ -8,12 +8,14 @@ import numpy as np
 
 from onnxzip.analysis.steps import linear_of
 from onnxzip.fusion.duplicates import equal_rows
+from onnxzip.fusion.leading import emphasis
 from onnxzip.fusion.problem import Reads, original_channels
-from onnxzip.fusion.restoring import restored, spread_of_channels
+from onnxzip.fusion.restoring import restored
+from onnxzip.fusion.spread import spread_of_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import ChannelMoments
 from onnxzip.linalg.ridge import Fit, fit_diagonal
-from onnxzip.matching.match import Matches, located
+from onnxzip.matching.match import Matches, leads_along, located
 
 
 def fit_channels(
@@ -22,19 +24,19 @@ def fit_channels(
     """Rows of one strand: [channels, rows per channel, taps + 1], their fits, and the tasks whose rows have changed."""
     owners = sorted(reads.owners)
     own = {t: original_channels(work.plan, work.step, reads.key, t, matches) for t in owners}
-    present = {t: np.where(_presence(work, reads, t, matches), 0, -1) for t in owners}
+    present, follows = _membership(work, reads, owners, matches)
     rows = np.zeros_like(own[owners[0]])
     fits: list[Fit] = []
     changed: set[str] = set()
-    for group, index in by_owners(present).items():
+    for (group, leader), index in _parts(present, follows).items():
         mine = [own[t][index] for t in group]
         if all(work.is_exact(reads, t, exact) for t in group) and equal_rows(mine).all():
             rows[index] = mine[0]
             continue
         changed.update(group)
-        rows[index] = np.mean(mine, axis=0)
+        rows[index] = np.average(mine, axis=0, weights=list(emphasis(group, leader).values()))
         if work.fits and (work.method.refit or len(group) > 1):
-            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group})
+            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group}, leader)
             rows[index] = fit.rows
             fits.append(fit)
         if work.method.restore and work.stats is not None:
@@ -43,22 +45,42 @@ def fit_channels(
     return rows, tuple(fits), frozenset(changed)
 
 
-def _presence(work: Work, reads: Reads, task: str, matches: Matches) -> np.ndarray:
-    """For each channel of the strand, whether it stands for one of the task."""
-    part = work.step.parts[0]
-    linear, view = linear_of(work.plan.overlay, part, task)
-    expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
-    at = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
-    return np.asarray(at >= 0)
+def _membership(
+    work: Work, reads: Reads, owners: Sequence[str], matches: Matches
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """For each channel of the strand, whether it stands for one of a task (0, else -1), and which task it follows: int
+    [channels], -1 for the mean of all."""
+    part, present, follows = work.step.parts[0], dict[str, np.ndarray](), np.zeros(0)
+    for k, task in enumerate(owners):
+        linear, view = linear_of(work.plan.overlay, part, task)
+        expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+        at = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
+        present[task] = np.where(at >= 0, 0, -1)
+        follows = follows if k else np.full(len(at), -1)
+        follows[(at >= 0) & leads_along(work.plan, expr, task, matches)[np.maximum(at, 0)]] = k
+    return present, follows
 
 
-def _solve(work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own: Mapping[str, np.ndarray]) -> Fit:
-    """Fit the channels `index` on the data of the tasks in `own`."""
+def _parts(
+    present: Mapping[str, np.ndarray], follows: np.ndarray
+) -> dict[tuple[tuple[str, ...], str | None], np.ndarray]:
+    """Channels by owners and by whom they follow."""
+    tasks = [*present, None]
+    return {
+        (owners, tasks[k]): index[follows[index] == k]
+        for owners, index in by_owners(present).items() for k in np.unique(follows[index])
+    }
+
+
+def _solve(
+    work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own: Mapping[str, np.ndarray], leader: str | None
+) -> Fit:
+    """Fit the channels `index` on the data of the tasks in `own`; they follow the leader before all others."""
     assert work.stats is not None
-    train, held = [], []
+    train, held, counts = [], [], emphasis(list(own), leader)
     for task, rows in own.items():
         both = [_chosen(m, index) for m in work.stats.of_channels(task, reads)]
-        weight = work.weight(both[0].pp)
+        weight = counts[task] * work.weight(both[0].pp)
         if not work.method.original_targets:
             both = [_propagated(m, rows[index]) for m in both]
         train.append(_weighted(both[0], weight))

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 
 import numpy as np
 
+from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
+from onnxzip.fusion.leading import emphasis
 from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
-from onnxzip.fusion.restoring import restored, spread_of
-from onnxzip.fusion.statistics import TaskStatistics
+from onnxzip.fusion.restoring import restored
+from onnxzip.fusion.solving import Chosen, fit_linear
+from onnxzip.fusion.spread import spread_of
 from onnxzip.fusion.work import Exact, Work, by_owners
-from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
-from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
-from onnxzip.matching.match import Matches
+from onnxzip.linalg.ridge import Fit
+from onnxzip.matching.match import Matches, leads_along
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,6 @@ class StepResult:
     params: Mapping[str, np.ndarray]
     fits: Mapping[Owners, tuple[Fit, ...]]
     touched: Mapping[Owners, frozenset[str]]
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`; its weight in the fit."""
-
-    stats: TaskStatistics
-    at: np.ndarray
-    weight: float
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -93,16 +84,40 @@ def fit_rows(
         if kept.all():
             continue
         changed.update(owners)
-        left = ~kept
-        chosen = {t: here[t][0][left] for t in owners}
-        if len(owners) > 1 or work.method.refit:
-            fit = _solve(work, reads, group, chosen, rows[index[left]], matches)
-            rows[index[left]] = fit.rows
-            fits.append(replace(fit, system=None))
-        if work.method.restore and work.stats is not None:
-            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), chosen[t]) for t in owners]
-            rows[index[left]] = restored(rows[index[left]], spreads)
+        for leader, some in _by_leader(work, group, {t: here[t][0] for t in owners}, matches):
+            mine_left = some[~kept[some]]
+            if not len(mine_left):
+                continue
+            chosen = {t: here[t][0][mine_left] for t in owners}
+            if leader is not None:
+                emphasis_of = list(emphasis(owners, leader).values())
+                rows[index[mine_left]] = np.average([m[mine_left] for m in mine_of], axis=0, weights=emphasis_of)
+            if len(owners) > 1 or work.method.refit:
+                fit = _solve(work, reads, group, chosen, rows[index[mine_left]], leader, matches)
+                rows[index[mine_left]] = fit.rows
+                fits.append(replace(fit, system=None))
+            if work.method.restore and work.stats is not None:
+                spreads = [spread_of(rows[index[mine_left]], work.stats.of(t, reads, group), chosen[t]) for t in owners]
+                rows[index[mine_left]] = restored(rows[index[mine_left]], spreads)
     return rows, tuple(fits), frozenset(changed)
+
+
+def _by_leader(
+    work: Work, group: int, places: Mapping[str, np.ndarray], matches: Matches
+) -> list[tuple[str | None, np.ndarray]]:
+    """Rows by the task that they follow: (None for the mean of all, int [rows of that leader]).
+
+    Args:
+        places: task -> the original rows of the group that the fused ones stand for.
+    """
+    leader = np.full(len(next(iter(places.values()))), -1)
+    for k, (task, at) in enumerate(places.items()):
+        linear, view = linear_of(work.plan.overlay, work.step.parts[0], task)
+        expr = work.plan.overlay.exprs(work.step.parts[0].outputs[0], task)[linear.channel(view)]
+        first = group * (abs(expr.size) // work.reads[0].groups)
+        leader[leads_along(work.plan, expr, task, matches)[first + at]] = k
+    names = [None, *places]
+    return [(names[k + 1], np.flatnonzero(leader == k)) for k in np.unique(leader)]
 
 
 def _kept(
@@ -118,20 +133,16 @@ def _kept(
 
 
 def _solve(
-    work: Work, reads: Reads, group: int, places: Mapping[str, np.ndarray], centre: np.ndarray,
+    work: Work, reads: Reads, group: int, places: Mapping[str, np.ndarray], centre: np.ndarray, leader: str | None,
     matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `places`: of each, its original rows."""
+    """Fit rows on the data of the tasks in `places`: of each, its original rows; they follow the leader before all others."""
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
-    weights = work.weights(known)
-    chosen = [_Chosen(s, places[t], weights[t]) for t, s in known.items()]
-    if work.stats.dual:
-        return fit_dual(*_stacked(chosen), centre, work.method.grid)
-    train = _normal([(c, c.stats.train) for c in chosen])
-    held = _normal([(c, c.stats.held) for c in chosen])
-    fit = fit_primal(train, held, centre, work.method.grid)
+    weights, counts = work.weights(known), emphasis(list(places), leader)
+    chosen = [Chosen(s, places[t], counts[t] * weights[t]) for t, s in known.items()]
+    fit = fit_linear(chosen, centre, work.method.grid)
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples = []
@@ -139,25 +150,3 @@ def _solve(
         z, p = work.stats.sampled(task, reads, group)
         samples.append(Sampled(z, p[:, c.at], c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)
-
-
-def _normal(parts: list[tuple[_Chosen, Moments]]) -> Normal:
-    """Normal equations of a shared fit."""
-    return Normal(
-        reduce(add, [c.weight * m.zz for c, m in parts]).settled(),
-        reduce(add, [c.weight * m.zp[:, c.at] for c, m in parts]),
-        reduce(add, [c.weight * m.pp[c.at] for c, m in parts]),
-    )
-
-
-def _stacked(chosen: list[_Chosen]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of all owners, each scaled by the root of its weight: z, p, held-out z, held-out p."""
-    parts: list[list[np.ndarray]] = [[], [], [], []]
-    for c in chosen:
-        assert c.stats.rows is not None and c.stats.held_rows is not None
-        for k, (z, p) in enumerate((c.stats.rows, c.stats.held_rows)):
-            root = np.float32(np.sqrt(c.weight / max(len(z), 1)))
-            parts[2 * k].append(z * root)
-            parts[2 * k + 1].append(p[:, c.at] * root)
-    z, p, held_z, held_p = (np.concatenate(x) for x in parts)
-    return z, p, held_z, held_p

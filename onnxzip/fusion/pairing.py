@@ -12,12 +12,13 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
+from onnxzip.fusion.leading import leads_of
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, Rows, in_place, members_of
+from onnxzip.matching.match import Matches, Members, Rows, in_place, led, members_of
 from onnxzip.matching.methods import Assign
 
 Made = dict[tuple[int, Owners], Members]
@@ -39,7 +40,10 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)
         groups += group_channels(counts, terms, work.method.assign, same)
-    return members_of(space, groups)
+    members = members_of(space, groups)
+    if not work.method.follow or work.stats is None or space.inside or not groups:
+        return members
+    return led(members, leads_of(work, shared_reads(work, space), space, groups, matches))
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:

@@ -6,7 +6,7 @@ For each strand of each space, `Members` tells which original channel of each ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,10 +27,13 @@ class Members:
             lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
         more: task -> int [most members beyond the first, size], further channels of the task in the same group: the fused
             channel stands for their mean. Empty where no group has any.
+        leads: task -> bool [size], whether the fused channel follows the task's own one before those of the others. Empty
+            where channels follow the mean of their originals.
     """
 
     index: Mapping[str, np.ndarray]
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    leads: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 Group = Mapping[str, tuple[int, ...]]  # task -> its channels
@@ -76,6 +79,34 @@ def laid_groups(plan: SpacePlan, groups: Mapping[Owners, Sequence[Group]]) -> di
         }
         more = {t: i[1:] for t, i in index.items()} if depth > 1 else {}
         found[plan.number, strand.key] = Members({t: i[0] for t, i in index.items()}, more)
+    return found
+
+
+def led(members: Mapping[tuple[int, Owners], Members], leads: Mapping[str, np.ndarray]) -> dict[tuple[int, Owners], Members]:
+    """Members of one space with what their channels follow.
+
+    Args:
+        leads: task -> bool [channels of the original], whether the channel's group follows it.
+    """
+    return {
+        key: replace(m, leads={t: leads[t][np.maximum(i, 0)] & (i != ABSENT) for t, i in m.index.items() if t in leads})
+        for key, m in members.items()
+    }
+
+
+def leads_along(plan: Plan, expr: Expr, task: str, matches: Matches) -> np.ndarray:
+    """Which positions along an original axis of a task are led by it: bool [length].
+
+    Args:
+        expr: the axis, over laid-over spaces.
+    """
+    found = np.zeros(abs(expr.size), bool)
+    for space in (plan.spaces[a] for a in dict.fromkeys(expr.atoms()) if a in plan.spaces):
+        known = [m for s in space.strands if (m := matches.get((space.number, s.key))) is not None and task in m.leads]
+        if any(m.leads[task].any() for m in known):
+            places = channel_places(plan, expr, space, task)
+            for m in known:
+                found[places[m.index[task][m.leads[task]]]] = True
     return found
 
 

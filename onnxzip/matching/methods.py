@@ -65,6 +65,7 @@ class Method:
         grid: dampings of the fits, strongest first; of several the best on held-out rows is taken.
         rectify: whether fits look through the activation behind them, where that cuts off.
         refit: whether own rows and heads are fitted, too, where their inputs have changed.
+        follow: whether a shared channel follows one of its originals before the others; else the mean of all.
         restore: whether each fused channel gets back mean and variance of its originals (REPAIR).
     """
 
@@ -84,6 +85,7 @@ class Method:
     grid: tuple[float, ...] = GRID
     refit: bool = True
     rectify: bool = True
+    follow: bool = False
     restore: bool = False
 
     @property
@@ -100,8 +102,8 @@ def in_place(cost: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 ZIP = Method(
     "zip", "this project, after He, Zhou, Thiele, NeurIPS 2018",
-    "least squares to the original nets' pre-activations, damped towards the matched rows, everything behind refitted",
-    hungarian,
+    "least squares to the original nets' pre-activations, each shared channel after one of its originals, everything refitted",
+    hungarian, follow=True,
 )
 MTZ = Method(
     "mtz", "He, Zhou, Thiele: Multi-Task Zipping via Layer-wise Neuron Sharing, NeurIPS 2018, arXiv 1805.09791",
