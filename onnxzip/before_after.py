@@ -29,12 +29,13 @@ Path_ = str | PathLike[str]
 
 
 def plan(
-    nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout
+    nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout,
+    opset: int | None = PlanOptions.opset,
 ) -> dict[str, Any]:
     """What a merge would share, save and refuse, and why; looks at no data and writes nothing.
 
     Args:
-        nets, share, layout: as of `merge`.
+        nets, share, layout, opset: as of `merge`.
 
     Returns:
         The report: tasks, merged (expected sizes), spaces, refusals.
@@ -42,13 +43,13 @@ def plan(
     Raises:
         UsageError, UnsupportedError: as `merge`.
     """
-    return plan_files(nets, PlanOptions(shares_of(share), layout))
+    return plan_files(nets, PlanOptions(shares_of(share), layout, opset))
 
 
 def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
     """`plan` with its options in a record."""
     files = checked_files(nets)
-    found = analyse(load_all(files), options.share, options.layout)
+    found = analyse(load_all(files, options.opset), options.share, options.layout)
     return plan_report(found, files, to_model(assemble(found, {}, {})), options.layout)
 
 

@@ -87,6 +87,7 @@ def merge(
     *,
     share: float | Mapping[str, float] = 1.0,
     layout: str = PlanOptions.layout,
+    opset: int | None = PlanOptions.opset,
     method: str = ZipOptions.method,
     repair: bool = ZipOptions.repair,
     memory: int | str = ZipOptions.memory,
@@ -109,6 +110,7 @@ def merge(
             torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise.
         share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
+        opset: of the result, at least that of every net and 13; None for the highest of theirs.
         method: `zip`, or one to compare with: `onnxzip.matching.methods` lists them.
         repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
@@ -124,7 +126,7 @@ def merge(
     """
     options = Options(
         DataOptions(samples=samples, mean=mean, std=std, size=size),
-        PlanOptions(shares_of(share), layout),
+        PlanOptions(shares_of(share), layout, opset),
         ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
@@ -144,7 +146,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
     with stages.stage("load", len(files)):
-        loaded = load_all(files)
+        loaded = load_all(files, options.plan.opset)
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse(loaded, options.plan.share, options.plan.layout)

@@ -64,8 +64,8 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
     return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
 
 
-def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
-    """Files as nets of one opset, the highest of theirs; each is named by its key.
+def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:
+    """Files as nets of one opset, the highest of theirs unless another one is asked for; each is named by its key.
 
     Where some take any number of samples, those that take one are made to as well.
 
@@ -73,7 +73,7 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
         InvalidModelError, UnsupportedError: as `load`.
     """
     models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
-    opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
+    opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
     if any(is_free(net) for net in nets):
         nets = tuple(_freed(*models[n.name], n, opset) if is_fixed(n) else n for n in nets)
