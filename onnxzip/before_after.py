@@ -17,12 +17,13 @@ from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.originals import feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
+from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
 from onnxzip.loading import load_all
 from onnxzip.loading.files import read
 from onnxzip.progress import Progress, Silent, Stages
-from onnxzip.runtime import provider_for, to_model
+from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
 
 Path_ = str | PathLike[str]
@@ -50,7 +51,7 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     """`plan` with its options in a record."""
     files = checked_files(nets)
     found = analyse(load_all(files, options.opset), options.share, options.layout)
-    return plan_report(found, files, to_model(assemble(found, {}, {})), options.layout)
+    return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
 
 
 def verify(

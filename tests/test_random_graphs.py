@@ -33,10 +33,12 @@ def check_laws(folder: Path, steps: list[Step], weights: int) -> None:
     for want, got in zip(outputs(net, feeds).values(), outputs(copy, feeds).values(), strict=True):
         assert np.isfinite(want).all()
         check_close(got, want, EXACT)
-    other = net_of(folder, grown(steps, weights + 1000)[0], "b")
     layout = ("strands", "wide")[weights % 2]
     try:
         check_tasks(fuse([net, copy], 1.0, layout), [net, copy], SAME)
+        if weights % 4 > 1:
+            return
+        other = net_of(folder, grown(steps, weights + 1000)[0], "b")
         check_tasks(fuse([net, other], 0.0, layout), [net, other], EXACT)
         for name, values in outputs(fuse([net, other], 0.5, layout).net, feeds).items():
             assert np.isfinite(values).all(), name

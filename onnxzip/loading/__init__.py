@@ -1,6 +1,7 @@
 """Files to nets in canonical form.
 
     files      read, with every check of a file
+    halves     weights of half types as float32
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.files import opset_of, read
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.freeing import freed, is_fixed, is_free
+from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
@@ -87,6 +90,7 @@ def _freed(path: Path, model: ModelProto, net: Net, opset: int) -> Net:
 
 
 def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
-    prepared = prepare(path, model, opset)
-    net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
+    wide, stored = widened(path, model)
+    prepared = prepare(path, wide, opset)
+    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared)), stored=stored)
     return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))
