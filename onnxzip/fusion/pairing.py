@@ -32,14 +32,14 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     """
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
-        return members_of(space, [], [])
+        return members_of(space, [])
     groups = list(same)
     counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
     if any(counts.values()):
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)
         groups += group_channels(counts, terms, work.method.assign, same)
-    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
+    return members_of(space, groups)
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
@@ -76,7 +76,7 @@ def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches
                 orders = same(head) or _orders(explained, {t: rows[t][c] for t, c in head.items()}, work.method.assign)
                 for t, order in orders.items():
                     index[t][k] = order
-        found[number, key] = Members(index, {})
+        found[number, key] = Members(index)
     return found
 
 
