@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.nesting import nest
-from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
+from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
+from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, parse

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.spaces import Expr, Inside, positions
+from onnxzip.analysis.spaces import Expr, Inside, positions, woven
 from onnxzip.analysis.strands import Owners, SpacePlan
 
 ABSENT = -(1 << 40)
@@ -187,7 +187,7 @@ def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, t
 def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
     """No channels of the spaces that stand beside a space in a concatenation."""
     nothing = np.zeros(0, np.int64)
-    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind in ("sum", "woven") and a in plan.spaces}
 
 
 def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
@@ -195,6 +195,8 @@ def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
         return chosen[expr.atom] if expr.atom in chosen else np.ones(abs(expr.size))
     if expr.kind == "sum":
         return np.concatenate([_factors(p, chosen) for p in expr.parts])
+    if expr.kind == "woven":
+        return woven([_factors(p, chosen) for p in expr.parts])
     flat = np.ones(1)
     for part in expr.parts:
         flat = (flat[:, None] * _factors(part, chosen)[None, :]).reshape(-1)
