@@ -9,6 +9,7 @@ from fusing import make
 from onnxzip.analysis import analyse
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, positions, product
 from onnxzip.analysis.unification import SpaceMismatch, cut, unify
+from onnxzip.analysis.weaving import woven_spaces
 from onnxzip.net import Net
 
 
@@ -72,14 +73,15 @@ def test_weaves_of_other_parts_do_not_meet() -> None:
 @pytest.mark.parametrize("share", [0.4, 1.0])
 def test_what_takes_turns_is_shared_alike(share: float, two: list[Net]) -> None:
     plan = analyse(two, [("*", share)])
-    passing = [s for s in plan.shared_spaces() if s.sizes["net1"] <= 5]
-    assert len(passing) > 4 and all(s.shared == s.sizes["net1"] for s in passing)
+    turning = {n for some in woven_spaces(plan.overlay) for n in some}
+    assert len(turning) > 8 and all(plan.spaces[n].shared == plan.spaces[n].sizes["net1"] for n in turning)
     assert not plan.refusals
 
 
 def test_where_one_is_not_shared_none_is(two: list[Net]) -> None:
-    names = [s.name for s in analyse(two).shared_spaces()]
-    plan = analyse(two, [("*", 1.0), (names[1], 0.0)])
+    whole = analyse(two)
+    one = next(s for s in whole.shared_spaces() if any(s.number in some for some in woven_spaces(whole.overlay)))
+    plan = analyse(two, [("*", 1.0), (one.name, 0.0)])
     assert any("take turns" in r.why for r in plan.refusals)
 
 

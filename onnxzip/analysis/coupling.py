@@ -195,6 +195,7 @@ def _finished(builder: _Builder) -> Coupling:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
+    _pin_stacked(net, axes, pinned)
     nesting = nest(net, axes, produced, produced - set(pinned))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
@@ -236,6 +237,14 @@ def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int]
 def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
     carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
     return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
+
+
+def _pin_stacked(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
+    """A param along a stack is one for the channels of all parts at once: these stay as they are."""
+    for param in net.params:
+        for expr in (axes[Axis(param, d)] for d in range(len(net.shapes[param]))):
+            for atom in expr.atoms() if expr.kind == "stack" else ():
+                pinned.setdefault(atom, f"param {param!r} stands along several channel spaces at once")
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:

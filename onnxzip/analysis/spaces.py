@@ -131,10 +131,12 @@ def positions(expr: Expr, chosen: Chosen) -> np.ndarray:
 
     Atoms that are not in `chosen` are taken whole.
     """
+    if not any(atom in chosen for atom in expr.atoms()):
+        return np.arange(abs(expr.size))
     if expr.kind == "atom":
-        found = chosen.get(expr.atom)
-        assert not isinstance(found, Inside)
-        return np.arange(abs(expr.size)) if found is None else found
+        own = chosen[expr.atom]
+        assert not isinstance(own, Inside)
+        return own
     if expr.kind == "sum":
         starts = np.cumsum([0, *(p.size for p in expr.parts)])
         return np.concatenate([positions(p, chosen) + s for p, s in zip(expr.parts, starts, strict=False)])
