@@ -25,17 +25,19 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.naming import checked_files
-from onnxzip.exporting.report import merge_report, sha256_of, to_text
+from onnxzip.exporting.provenance import provenance
+from onnxzip.exporting.report import merge_report, sha256_of, source_size, to_text
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import write_atomically
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method
-from onnxzip.net import Net
+from onnxzip.net import Net, macs
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for, to_model
@@ -153,7 +155,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, method, samples, options.run, store, stages, peers)
-    net, origins = _described(plan, zipped, files, options)
+    net, origins = _described(plan, zipped, files, options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
@@ -250,24 +252,30 @@ def feeds_of(plan: Plan) -> dict[str, Feed]:
     }
 
 
-def _described(plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, and where its tasks come from."""
+def _described(
+    plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
+) -> tuple[Net, dict[str, Origin]]:
+    """The fused net with its metadata, the first process' in all of them, and where its tasks come from."""
     net = assemble(plan, zipped.params, {})
-    origins = origins_of(plan, net, {t: (p.name, sha256_of(p)) for t, p in files.items()})
-    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share)
+    sizes = {t: source_size(p, macs(plan.nets[t])).as_dict() for t, p in files.items()}
+    origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
+    found = provenance(plan, zipped, peers)
+    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
     return replace(net, metadata={**foreign, **entries}), origins
 
 
 def to_bytes(net: Net) -> bytes:
-    """A net as the content of its file.
+    """A fused net as the content of its file.
 
     Raises:
         UnsupportedError: an ONNX file cannot be that large.
     """
     if 4 * net.size > LARGEST_FILE:
         raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    return bytes(to_model(net).SerializeToString(deterministic=True))
+    model = to_model(net)
+    annotate(model, net.metadata)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _check(plan: Plan, evidence: Mapping[str, Evidence]) -> None:

@@ -181,7 +181,7 @@ class TestPlan:
             assert [s[key] for s in planned["spaces"]] == [s[key] for s in merged["spaces"]]
         for key in ("params", "macs"):
             assert planned["merged"][key] == merged["merged"][key]
-        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=2500)
+        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=5000)  # names, owners, origins
         assert planned["refusals"] == merged["refusals"]
 
     def test_its_table(self, folder: Path) -> None:
@@ -246,7 +246,7 @@ class TestProcess:
         assert main(["merge", "--help"]) == 0
 
     def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("export", "inspect"):
+        for name in ("export",):
             failed(2, name, words=(name,))
 
 

@@ -22,7 +22,7 @@ ORDER = (
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
 # names the version of `onnxruntime`.
 FOREIGN = {
-    "onnx": {"loading", "runtime", "exporting", "pipeline", "before_after"},
+    "onnx": {"loading", "runtime", "exporting", "inspection", "pipeline", "before_after"},
     "onnx_graphsurgeon": {"loading"},
     "onnxruntime": {"runtime", "exporting"},
     "scipy": {"linalg"},

@@ -31,8 +31,8 @@ def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[
     widest = max(counts, key=len)
     key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
     reads = next(r for r in work.reads if r.key == key)
-    groups = group_channels(counts, _terms(work, reads, space, tasks, matches), work.method.assign)
-    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
+    groups, costs = group_channels(counts, _terms(work, reads, space, tasks, matches), work.method.assign)
+    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups], costs if work.stats is not None else ())
 
 
 def channel_rows(work: Work, space: SpacePlan, task: str) -> np.ndarray:

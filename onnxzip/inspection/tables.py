@@ -22,14 +22,14 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _space_table(report, fitted=True)
     if report["retrain"]:
         yield _retrain_table(report["retrain"])
-    yield from _refusals(report)
+    yield from refusal_tables(report)
 
 
 def plan_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge would make."""
     yield _space_table(report, fitted=False)
     yield _size_table(report)
-    yield from _refusals(report)
+    yield from refusal_tables(report)
 
 
 def verify_tables(report: Report) -> Iterator[RenderableType]:
@@ -48,11 +48,11 @@ def retrain_tables(report: Report) -> Iterator[RenderableType]:
 def _retrain_table(done: Report) -> Table:
     """Judgements before and after."""
     columns = "loss before", "after", "relative error before", "after", "agreement before", "after"
-    table = _table(_retrain_title(done), "task", *columns)
+    table = number_table(_retrain_title(done), "task", *columns)
     for name, task in done["tasks"].items():
         pairs = [(task["start"][key], task["end"][key]) for key in ("loss", "relative_error", "top1_agreement")]
         losses, errors, agreements = pairs
-        cells = [f"{x:.4g}" for x in losses] + [f"{x:.3g}" for x in errors] + [_percent(x) for x in agreements]
+        cells = [f"{x:.4g}" for x in losses] + [f"{x:.3g}" for x in errors] + [percent(x) for x in agreements]
         table.add_row(name, *cells)
     return table
 
@@ -72,7 +72,7 @@ def _noise_line(report: Report, verb: str) -> Iterator[Text]:
         yield Text(f"{verb} on {count:,} samples of noise (seed {seed}): no data were given. Use --data.")
 
 
-def _table(title: str, *columns: str) -> Table:
+def number_table(title: str, *columns: str) -> Table:
     """The first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):
@@ -83,23 +83,23 @@ def _table(title: str, *columns: str) -> Table:
 def _task_table(report: Report) -> Table:
     labelled = any(t["accuracy"] for t in report["tasks"].values())
     columns = ["task", "samples", "relative error", "top-1 agreement", *(["accuracy before", "after"] if labelled else [])]
-    table = _table("Fidelity on held-out samples" if "spaces" in report else "Fidelity", *columns)
+    table = number_table("Fidelity on held-out samples" if "spaces" in report else "Fidelity", *columns)
     for name, task in report["tasks"].items():
         fidelity, accuracy = task["fidelity"], task["accuracy"]
-        row = [name, f"{fidelity['samples']:,}", f"{fidelity['relative_error']:.3g}", _percent(fidelity["top1_agreement"])]
+        row = [name, f"{fidelity['samples']:,}", f"{fidelity['relative_error']:.3g}", percent(fidelity["top1_agreement"])]
         if labelled:
-            row += [_percent(accuracy and accuracy["before"]), _percent(accuracy and accuracy["after"])]
+            row += [percent(accuracy and accuracy["before"]), percent(accuracy and accuracy["after"])]
         table.add_row(*row)
     return table
 
 
 def _size_table(report: Report) -> Table:
-    table = _table("Size", "net", "params", "file", "multiply-adds")
+    table = number_table("Size", "net", "params", "file", "multiply-adds")
     for name, task in report["tasks"].items():
         table.add_row(name, *_sizes(task))
     merged = report["merged"]
     table.add_row("merged", *_sizes(merged))
-    table.add_row("of the sum", *(_percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
+    table.add_row("of the sum", *(percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
     return table
 
 
@@ -108,7 +108,7 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    table = _table("Channels", "space", "of each net", "shared", "fused", *(["error", "damping"] if fitted else []))
+    table = number_table("Channels", "space", "of each net", "shared", "fused", *(["error", "damping"] if fitted else []))
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
@@ -119,10 +119,11 @@ def _space_table(report: Report, fitted: bool) -> Table:
     return table
 
 
-def _refusals(report: Report) -> Iterator[RenderableType]:
+def refusal_tables(report: Report, title: str = "Left unmerged") -> Iterator[RenderableType]:
+    """Places that were refused, with the reasons; nothing where there are none."""
     if not report["refusals"]:
         return
-    table = Table(title="Left unmerged", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("why", overflow="fold")
     for refusal in report["refusals"]:
@@ -130,7 +131,8 @@ def _refusals(report: Report) -> Iterator[RenderableType]:
     yield table
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A fraction for people: 0.5 is 50.00 %."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.faithful import widened
 from onnxzip.loading.files import opset_of, read
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.importing import to_net
@@ -29,8 +31,10 @@ from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all"]
+__all__ = ["load", "load_all", "look_at"]
 
+ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
+ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
 
@@ -66,7 +70,18 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
     return nets
 
 
-def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
+def look_at(path: Path, model: ModelProto) -> Net:
+    """As `load`, for those who only look: nets of any number format, half types as float32.
+
+    Args:
+        model: what is in the file, as `read_any_float` gives it; it is not changed.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return _net(path, path.stem, widened(copy), max(OLDEST_CANONICAL_OPSET, opset_of(model)), ANY_FLOAT)
+
+
+def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
     prepared = prepare(path, model, opset)
-    net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
+    net = to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats)
     return folded_affine(canonical_linear(without_idle_nodes(canonical_attributes(net))))

@@ -7,7 +7,7 @@ positive factor it is scaled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,17 +26,20 @@ class Members:
     Attributes:
         index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel.
         scale: task -> float [size]; fused channel = scale * original channel.
+        cost: float [size], of sharing the channel, as `matching.grouping` counts it; NaN where one task owns it alone, empty
+            where nothing was counted.
     """
 
     index: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
+    cost: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 Matches = Mapping[tuple[int, Owners], Members]
 
 
 def members_of(
-    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]]
+    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]], costs: Sequence[float] = ()
 ) -> dict[tuple[int, Owners], Members]:
     """Lay groups out in the strands of a space.
 
@@ -44,22 +47,25 @@ def members_of(
         groups: per fused channel, the original channel of each of its owners; shared groups only, in order. Channels that
             stand in none become their task's own, in their original order.
         scales: per group, the factor of each member.
+        costs: per group, of sharing it; none where nothing was counted.
     """
+    known = costs or [float("nan")] * len(groups)
     used: dict[str, set[int]] = {t: {g[t] for g in groups if t in g} for t in plan.sizes}
     own = {t: [i for i in range(n) if i not in used[t]] for t, n in plan.sizes.items()}
-    by_owners: dict[Owners, list[tuple[Mapping[str, int], Mapping[str, float]]]] = {}
-    for group, scale in zip(groups, scales, strict=True):
-        by_owners.setdefault(frozenset(group), []).append((group, scale))
+    by_owners: dict[Owners, list[tuple[Mapping[str, int], Mapping[str, float], float]]] = {}
+    for group, scale, cost in zip(groups, scales, known, strict=True):
+        by_owners.setdefault(frozenset(group), []).append((group, scale, cost))
     for task, channels in own.items():
-        by_owners.setdefault(frozenset([task]), []).extend(({task: c}, {task: 1.0}) for c in channels)
+        by_owners.setdefault(frozenset([task]), []).extend(({task: c}, {task: 1.0}, float("nan")) for c in channels)
     found = {}
     for strand in plan.strands:
         entries = [e for rows in strand.rows for e in by_owners[rows.owners]]
         if len(entries) != strand.size:
             raise ValueError(f"space {plan.name}: {len(entries)} channels matched for a strand of {strand.size}")
-        index = {t: np.array([g.get(t, ABSENT) for g, _ in entries], np.int64) for t in sorted(strand.key)}
-        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in sorted(strand.key)}
-        found[plan.number, strand.key] = Members(index, factors)
+        index = {t: np.array([g.get(t, ABSENT) for g, _, _ in entries], np.int64) for t in sorted(strand.key)}
+        factors = {t: np.array([s.get(t, 1.0) for _, s, _ in entries]) for t in sorted(strand.key)}
+        charged = np.array([c for _, _, c in entries] if costs else [], np.float64)
+        found[plan.number, strand.key] = Members(index, factors, charged)
     return found
 
 
