@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from onnxzip.bars import Bars
-from onnxzip.cli.frame import Force, Json, check_outputs, command, emit
+from onnxzip.cli.frame import Force, Fused, Json, check_outputs, command, emit
 from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_files
 from onnxzip.exporting.write import write_atomically
+from onnxzip.inspection.diff_tables import diff_tables
+from onnxzip.inspection.differing import diff as differences
 from onnxzip.inspection.inspect_tables import inspect_tables
 from onnxzip.inspection.inspecting import inspect_model
 from onnxzip.inspection.overlay import node_data
@@ -55,3 +57,17 @@ def inspect(
             shown = page_report(found, file, model, originals, report, tick)
         write_atomically(html, page_of(shown).encode(), force)
     emit(found, inspect_tables, json)
+
+
+@command
+def diff(
+    original: Annotated[Path, typer.Argument(metavar="A.onnx", help="An original net.")],
+    fused: Fused,
+    *,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="Whose original it is. Default: the task made from this file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell node by node what a fused net has made of one of its originals: channels shared and moved, change of params."""
+    emit(differences(original, fused, task), diff_tables, json)

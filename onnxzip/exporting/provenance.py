@@ -130,7 +130,8 @@ def _maps(book: _Book, weights: Weights, task: str) -> list[int] | None:
 def _taken(book: _Book, taken: Overtaken) -> dict[str, Any]:
     overlay = book.plan.overlay
     found = {}
-    for task in book.ordered(taken.owners):
+    readers = taken.owners if taken.keys else overlay.values[taken.laid]  # a param without channels is one for all
+    for task in book.ordered(readers):
         axes = []
         for expr in overlay.exprs(taken.laid, task):
             carries = taken.keys and any(a in book.plan.spaces for a in expr.atoms())

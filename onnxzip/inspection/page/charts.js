@@ -42,6 +42,7 @@ function spacesBlock() {
 }
 
 function pairsBlock() {
+  if (!merged) return null;
   const spaces = report.spaces.filter((s) => s.pairs.some((p) => p.cost !== null));
   if (spaces.length === 0) return null;
   const least = (s) => d3.min(s.pairs.filter((p) => p.cost > 0), (p) => p.cost) ?? 1e-9;
