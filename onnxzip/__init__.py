@@ -12,7 +12,7 @@ merged = onnxzip.merge({"tops": "a.onnx", "shoes": "b.onnx"}, {"tops": "a.npz", 
 merged.save("both.onnx")
 """
 
-from onnxzip.before_after import plan, split, verify
+from onnxzip.before_after import plan, verify
 from onnxzip.config import RetrainOptions
 from onnxzip.errors import (
     BackendMissingError,
@@ -27,6 +27,8 @@ from onnxzip.exporting.metadata import own_version
 from onnxzip.pipeline import Merged, merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
+from onnxzip.shipping.shipment import export
+from onnxzip.taking_apart import bundle, split
 from onnxzip.teaching import retrain
 
 __version__ = own_version()
@@ -43,6 +45,8 @@ __all__ = [
     "UsageError",
     "VerificationError",
     "__version__",
+    "bundle",
+    "export",
     "from_torch",
     "merge",
     "plan",

@@ -1,4 +1,4 @@
-"""plan: what a merge would do. verify and split: what one asks of a fused file afterwards."""
+"""plan: what a merge would do. verify: how close a fused file is to its originals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxzip.analysis import analyse
 from onnxzip.calibration.sources import Samples, gather
@@ -18,7 +17,6 @@ from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.originals import feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
-from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
 from onnxzip.loading import load_all
@@ -113,16 +111,6 @@ def verify_files(
     return report
 
 
-def split(fused: Path_, task: str) -> ModelProto:
-    """One task of a fused file alone, its outputs under their original names.
-
-    Raises:
-        InvalidModelError: the file was not made by `merge`.
-        UsageError: it has no such task.
-    """
-    return split_model(read(Path(fused)), task, str(fused))
-
-
 def _report(
     path: Path,
     originals: Mapping[str, tuple[Path, Origin]],
@@ -159,4 +147,4 @@ class FailedBounds(VerificationError):
         self.report = report
 
 
-__all__ = ["FailedBounds", "plan", "plan_files", "split", "verify", "verify_files"]
+__all__ = ["FailedBounds", "plan", "plan_files", "verify", "verify_files"]

@@ -52,6 +52,37 @@ class RetrainData(DataOptions):
 
 
 @dataclass(frozen=True)
+class ExportData(DataOptions):
+    """What a shipped net is compared with, sample by sample where its runtime takes one at a time."""
+
+    samples: int = option(100, "Samples used of each source at most, drawn at random.", whole_number, "N")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is shipped, and in which form."""
+
+    task: str | None = option(None, "Which task alone. Default: all.", str, "NAME")
+    static_batch: int | None = option(
+        None, "Samples that the file takes at once. Default: 1 for phones, any number for ort and openvino.", whole_number, "N"
+    )
+    opset: int | None = option(None, "Opset of ort and onnx-mobile. Default: the net's own, and 13.", whole_number, "N")
+    quantize: bool = option(False, "Weights and activations in int8, calibrated with --data.", yes_or_no)
+    tolerance: float | None = option(
+        None, "Largest deviation that passes, over an output's largest value. Default: 1e-4, ncnn 1e-3; any with --quantize.",
+        lambda raw: numbers(raw)[0], "F",
+    )
+    python: Path | None = option(None, "A Python that has the target's packages.", Path, "FILE")  # noqa: RUF009
+
+    def __post_init__(self) -> None:
+        for name, value in (("static-batch", self.static_batch), ("opset", self.opset)):
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} {value} is below 1")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise UsageError(f"--tolerance {self.tolerance:g} is negative")
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """What is shared, and how the fused net is laid out."""
 
@@ -71,7 +102,11 @@ class PlanOptions:
 class ZipOptions:
     """How channels are matched and weights are found."""
 
-    method: str = option("zip", "How channels are matched and weights are found.", str, "zip|mtz|average")
+    method: str = option(
+        "zip", "How channels are matched and weights are found.", str,
+        "zip|mtz|average|permute|rebasin|otfusion|zipit|regmean",
+    )
+    repair: bool = option(False, "Give each fused channel mean and variance of its originals back (REPAIR).", yes_or_no)
     memory: int = option(
         1 << 30, "Memory for live values; what is beyond goes to a scratch file. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )

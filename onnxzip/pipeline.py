@@ -25,27 +25,22 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.annotating import annotate
+from onnxzip.exporting.describing import described, to_bytes
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
+from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
-from onnxzip.exporting.provenance import provenance
-from onnxzip.exporting.report import merge_report, sha256_of, source_size, to_text
+from onnxzip.exporting.report import merge_report, to_text
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import write_atomically
-from onnxzip.fusion.assembling import assemble
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load_all
-from onnxzip.matching.methods import Method, find_method
-from onnxzip.net import Net, macs
+from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
-from onnxzip.runtime import give_back_freed, provider_for, to_model
+from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
-REPAIR = True  # a branch also repairs its skip; measured on ResNet pairs: 2.0 points against 2.1, at share 0.5 0.7 against 0.8
 UNSHARED_ERROR = 1e-5
-LARGEST_FILE = (1 << 31) - 1
 Files = Mapping[str, str | PathLike[str]]
 
 
@@ -90,6 +85,7 @@ def merge(
     share: float | Mapping[str, float] = 1.0,
     layout: str = PlanOptions.layout,
     method: str = ZipOptions.method,
+    repair: bool = ZipOptions.repair,
     memory: int | str = ZipOptions.memory,
     samples: int = DataOptions.samples,
     mean: tuple[float, ...] = DataOptions.mean,
@@ -110,7 +106,8 @@ def merge(
             torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise.
         share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
-        method: `zip`, `mtz` or `average`.
+        method: `zip`, or one to compare with: `onnxzip.matching.methods` lists them.
+        repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
         samples: used of each source at most.
         mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
@@ -125,7 +122,7 @@ def merge(
     options = Options(
         DataOptions(samples=samples, mean=mean, std=std, size=size),
         PlanOptions(shares_of(share), layout),
-        ZipOptions(method, size_of(memory)),
+        ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
         retrain_options or RetrainOptions(),
@@ -140,7 +137,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         peers: the processes that merge together, each with its part of the data; all come to the same result.
     """
     files, stages = checked_files(nets), Stages(progress)
-    method = find_method(options.zip.method)
+    method = method_of(options.zip)
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
     with stages.stage("load", len(files)):
@@ -154,8 +151,8 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
-        zipped = _zip(plan, method, samples, options.run, store, stages, peers)
-    net, origins = _described(plan, zipped, files, options, peers)
+        zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers)
+    net, origins = described(plan, zipped, files, options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
@@ -168,18 +165,28 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     return Merged(content, report | {"retrain": retrained})
 
 
+def method_of(options: ZipOptions) -> Method:
+    """The method that is asked for.
+
+    Raises:
+        UsageError: there is none of that name, or --repair does not go with it.
+    """
+    method = find_method(options.method)
+    return restoring(method) if options.repair else method
+
+
 def _zip(
-    plan: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
+    plan: Plan, live: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
 ) -> Zipped:
     """Calibrate, match and fuse."""
     threads = 0 if peers.neighbours == 1 else max(1, (os.cpu_count() or 1) // peers.neighbours)
-    frontier = Frontier(plan, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
-    if frontier is not None:
+    frontier = Frontier(live, samples.sources, store, run.device, threads, run.seed) if method.needs_data else None
+    if frontier is not None and method.needs_targets:
         with stages.stage("sweep", sum(s.count * len(s.tasks) for s in samples.sources)) as tick:
-            frontier.sweep(plan.steps, not REPAIR, tick)
+            frontier.sweep(live.steps, not method.repair_skips, tick)
             give_back_freed()
     with stages.stage("zip", len(plan.steps)) as tick:
-        return zip_nets(plan, method, frontier, repair=REPAIR, tick=tick, peers=peers)
+        return zip_nets(plan, method, frontier, tick=tick, peers=peers)
 
 
 def _limit(options: Options) -> int:
@@ -250,32 +257,6 @@ def feeds_of(plan: Plan) -> dict[str, Feed]:
         task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
         for task, net in plan.nets.items()
     }
-
-
-def _described(
-    plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
-) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, the first process' in all of them, and where its tasks come from."""
-    net = assemble(plan, zipped.params, {})
-    sizes = {t: source_size(p, macs(plan.nets[t])).as_dict() for t, p in files.items()}
-    origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
-    found = provenance(plan, zipped, peers)
-    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share, found)
-    foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries}), origins
-
-
-def to_bytes(net: Net) -> bytes:
-    """A fused net as the content of its file.
-
-    Raises:
-        UnsupportedError: an ONNX file cannot be that large.
-    """
-    if 4 * net.size > LARGEST_FILE:
-        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    model = to_model(net)
-    annotate(model, net.metadata)
-    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _check(plan: Plan, evidence: Mapping[str, Evidence]) -> None:

@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 IMAGE = (3, 12, 12)
+TOKENS = 9
 Ports = dict[str, tuple[int, ...]]
 
 
@@ -79,11 +80,13 @@ class Architecture:
         build: (maker, width, classes) -> outputs; it reads the inputs by name.
         inputs: name -> shape of one sample.
         shares_all: whether everything between inputs and outputs can be shared at all.
+        integers: names of inputs that are numbers below TOKENS.
     """
 
     build: Build
     inputs: Ports = field(default_factory=lambda: {"image": IMAGE})
     shares_all: bool = True
+    integers: tuple[str, ...] = ()
 
 
 def model_of(architecture: Architecture, seed: int, width: int = 4, classes: int = 5) -> ModelProto:
@@ -93,7 +96,8 @@ def model_of(architecture: Architecture, seed: int, width: int = 4, classes: int
     outputs = [made] if isinstance(made, str) else made
     for k, value in enumerate(outputs):
         maker.nodes.append(helper.make_node("Identity", [value], [f"out{k}"], f"last{k}"))
-    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", *s]) for n, s in architecture.inputs.items()]
+    kinds = {n: TensorProto.INT64 if n in architecture.integers else TensorProto.FLOAT for n in architecture.inputs}
+    ports = [helper.make_tensor_value_info(n, kinds[n], ["N", *s]) for n, s in architecture.inputs.items()]
     ends = [helper.make_tensor_value_info(f"out{k}", TensorProto.FLOAT, None) for k in range(len(outputs))]
     graph = helper.make_graph(maker.nodes, "net", ports, ends, maker.params)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -103,12 +107,14 @@ def model_of(architecture: Architecture, seed: int, width: int = 4, classes: int
 ARCHITECTURES: dict[str, Architecture] = {}
 
 
-def family(inputs: Ports | None = None, shares_all: bool = True) -> Callable[[Build], Build]:
+def family(
+    inputs: Ports | None = None, shares_all: bool = True, integers: tuple[str, ...] = ()
+) -> Callable[[Build], Build]:
     """Enter a builder in the table, under its name."""
 
     def enter(build: Build) -> Build:
         ports = inputs if inputs is not None else {"image": IMAGE}
-        ARCHITECTURES[build.__name__] = Architecture(build, ports, shares_all)
+        ARCHITECTURES[build.__name__] = Architecture(build, ports, shares_all, integers)
         return build
 
     return enter
@@ -366,7 +372,8 @@ def layer_norm(m: Maker, w: int, classes: int) -> str:
 def unknown_operator(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.matmul("x", 10, 2 * w))
     x = m.relu(m.matmul(x, 2 * w, 2 * w))
-    x = m.op("CumSum", x, m.param(np.array(1, np.int64)))
+    x = m.op("BitShift", m.op("Cast", x, to=TensorProto.UINT32), m.param(np.array(1, np.uint32)), direction="LEFT")
+    x = m.op("Cast", x, to=TensorProto.FLOAT)
     x = m.relu(m.matmul(x, 2 * w, 3 * w))
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
 
@@ -449,3 +456,78 @@ def three_ways(m: Maker, w: int, classes: int) -> str:
     x = m.op("Sum", x, m.conv(x, (w, w, 3, 3)), m.conv(x, (w, w, 1, 1)))
     x = m.op("Sub", x, m.conv(m.relu(x), (w, w, 3, 3)))
     return m.pool_head(m.op("Concat", x, m.op("Add", x, x), axis=1), 2 * w, classes)
+
+
+def heads_of(m: Maker, x: str, width: int, heads: int, inner: int) -> str:
+    """[batch, tokens, width] -> [batch, heads, tokens, inner]."""
+    y = m.op("Reshape", m.matmul(x, width, heads * inner), m.ints(0, 0, heads, inner))
+    return m.op("Transpose", y, perm=[0, 2, 1, 3])
+
+
+def attention(m: Maker, x: str, width: int, heads: int, inner: int = 4, bias: str = "") -> str:
+    """Multi-head attention of a sequence to itself."""
+    q, k, v = (heads_of(m, x, width, heads, inner) for _ in range(3))
+    scores = m.op("MatMul", m.op("Div", q, m.param(np.float32(np.sqrt(inner)))), m.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = m.op("MatMul", m.op("Softmax", m.op("Add", scores, bias) if bias else scores, axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, heads * inner))
+    return m.matmul(y, heads * inner, width)
+
+
+def scaled_norm(m: Maker, x: str, width: int) -> str:
+    return m.op("LayerNormalization", x, m.positive(width), m.normal(width, scale=0.1), axis=-1)
+
+
+@family({"x": (6, 10)})
+def encoder(m: Maker, w: int, classes: int, inner: int = 4) -> str:
+    """Two layers with their norms in front, positions learned, a bias of each head for every pair of tokens."""
+    x = m.op("Add", m.matmul("x", 10, 2 * w), m.normal(1, 6, 2 * w, scale=0.3))
+    for _ in range(2):
+        x = m.op("Add", x, attention(m, scaled_norm(m, x, 2 * w), 2 * w, w // 2, inner, m.normal(1, w // 2, 6, 6)))
+        hidden = m.op("Mul", y := m.matmul(scaled_norm(m, x, 2 * w), 2 * w, 3 * w), m.op("Sigmoid", y))
+        x = m.op("Add", x, m.matmul(hidden, 3 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", scaled_norm(m, x, 2 * w), axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"ids": (6,)}, integers=("ids",))
+def token_encoder(m: Maker, w: int, classes: int) -> str:
+    """Embedded tokens and positions, number 0 masked, norms behind the sums, the first token's output."""
+    tables = m.op("Gather", m.normal(TOKENS, 2 * w, scale=0.5), "ids"), m.normal(1, 6, 2 * w, scale=0.3)
+    x = scaled_norm(m, m.op("Add", *tables), 2 * w)
+    known = m.op("Clip", m.op("Cast", "ids", to=TensorProto.FLOAT), m.param(np.float32(0)), m.param(np.float32(1)))
+    masked = m.op("Mul", m.op("Sub", known, m.param(np.float32(1))), m.param(np.float32(100)))
+    bias = m.op("Unsqueeze", masked, m.ints(1, 2))
+    for _ in range(2):
+        x = scaled_norm(m, m.op("Add", x, attention(m, x, 2 * w, w // 2, bias=bias)), 2 * w)
+        y = m.matmul(m.op("Relu", m.matmul(x, 2 * w, 3 * w)), 3 * w, 2 * w)
+        x = scaled_norm(m, m.op("Add", x, y), 2 * w)
+    first = m.op("Gather", x, m.param(np.array(0)), axis=1)
+    return m.gemm(m.op("Tanh", m.gemm(first, 2 * w, 2 * w)), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def joint_projection(m: Maker, w: int, classes: int) -> str:
+    """Queries, keys and values from one matrix, taken apart by an axis of three."""
+    x = m.matmul("x", 10, 2 * w)
+    y = m.op("Reshape", m.matmul(x, 2 * w, 3 * w * 2), m.ints(0, 0, 3, w // 2, 4))
+    q, k, v = (m.op("Gather", m.op("Transpose", y, perm=[2, 0, 3, 1, 4]), m.param(np.array(i)), axis=0) for i in range(3))
+    mixed = m.op("MatMul", m.op("Softmax", m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, 2 * w))
+    x = m.op("Add", x, m.matmul(y, 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def rotated(m: Maker, w: int, classes: int) -> str:
+    """Rotary positions: the order inside a head has a meaning, that of the heads has none."""
+    def turned(y: str) -> str:
+        low, high = (m.op("Slice", y, m.ints(a), m.ints(a + 2), m.ints(3)) for a in (0, 2))
+        return m.op("Add", m.op("Mul", y, cos), m.op("Mul", m.op("Concat", m.op("Neg", high), low, axis=3), sin))
+
+    angle = np.outer(np.arange(6), np.tile([1.0, 0.1], 2)).astype(np.float32)
+    x, cos, sin = m.matmul("x", 10, 2 * w), m.param(np.cos(angle)), m.param(np.sin(angle))
+    q, k, v = (heads_of(m, x, 2 * w, w // 2, 4) for _ in range(3))
+    scores = m.op("MatMul", turned(q), m.op("Transpose", turned(k), perm=[0, 1, 3, 2]))
+    mixed = m.op("MatMul", m.op("Softmax", scores, axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, 2 * w))
+    x = m.op("Add", x, m.matmul(y, 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)

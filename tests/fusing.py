@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from architectures import ARCHITECTURES, model_of
+from architectures import ARCHITECTURES, TOKENS, model_of
 from onnx import ModelProto
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.coupling import Coupling, couple, linear_view
-from onnxzip.analysis.spaces import positions
+from onnxzip.analysis.spaces import Inside, positions
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
 from onnxzip.fusion.assembling import assemble, output_name
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load
-from onnxzip.matching.methods import find_method
+from onnxzip.matching.methods import Method, find_method
 from onnxzip.net import Axis, Net, Node, pruned
 from onnxzip.ops import Linear, View
 from onnxzip.runtime import open_session, to_model
@@ -51,8 +51,13 @@ def make(folder: Path, family: str, seed: int, name: str | None = None, width: i
 
 
 def samples_for(net: Net, count: int = SAMPLES, seed: int = 3) -> Arrays:
+    """Noise, and random tokens for inputs that are integers."""
     rng = np.random.default_rng(seed)
-    return {p.name: rng.standard_normal((count, *p.shape[1:]), np.float32) for p in net.inputs}
+    return {
+        p.name: rng.integers(0, TOKENS, (count, *p.shape[1:])) if p.dtype.kind == "i" else
+        rng.standard_normal((count, *p.shape[1:]), np.float32)
+        for p in net.inputs
+    }
 
 
 def outputs(net: Net, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -66,16 +71,18 @@ def fuse(
     layout: str = "strands",
     method: str = "zip",
     sources: Sequence[Source] = (),
+    how: Method | None = None,
 ) -> Fused:
-    """Merge nets, on noise that all tasks share where no sources are given."""
+    """Merge nets, on noise that all tasks share where no sources are given; by a method, or by the one of a name."""
     shares = [("*", share)] if isinstance(share, (int, float)) else share
-    plan, how = analyse(nets, shares, layout), find_method(method)
+    plan, how = analyse(nets, shares, layout), how or find_method(method)
     sources = sources or [Source(tuple(n.name for n in nets), samples_for(nets[0]), {})]
     with Store(1 << 28) as store:
-        frontier = Frontier(plan, sources, store, "cpu", 1, 0) if how.needs_data else None
-        if frontier is not None:
-            frontier.sweep(plan.steps, False, lambda n: None)
-        zipped = zip_nets(plan, how, frontier, repair=True, tick=lambda n: None)
+        live = live_plan(plan, how)
+        frontier = Frontier(live, sources, store, "cpu", 1, 0) if how.needs_data else None
+        if frontier is not None and how.needs_targets:
+            frontier.sweep(live.steps, not how.repair_skips, lambda n: None)
+        zipped = zip_nets(plan, how, frontier, tick=lambda n: None)
     return Fused(plan, zipped, assemble(plan, zipped.params, {}))
 
 
@@ -127,6 +134,9 @@ def permuted(net: Net, seed: int, name: str | None = None) -> Net:
     sizes = {a.atom: a for e in coupling.axes.values() for a in _atoms(e)}
     free = sorted(coupling.produced - set(coupling.pinned))
     order = {a: rng.permutation(sizes[a].size) for a in free}
+    for atom, outer in coupling.inside.items():
+        orders = [rng.permutation(sizes[atom].size) for _ in range(sizes[outer].size)]
+        order[atom] = Inside(outer, np.stack(orders))
     params = {}
     for param, array in net.params.items():
         moved = array

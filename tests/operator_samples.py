@@ -106,9 +106,13 @@ class Sample:
     def run(self, arrays: list[np.ndarray | None], attrs: dict[str, Any] | None = None) -> list[np.ndarray]:
         """The torch function on these inputs."""
         tensors = [None if a is None else torch.from_numpy(np.array(a)) for a in arrays]
-        result = self.operator.torch(*tensors, **(self.full_attrs if attrs is None else attrs))
+        result = self.operator.torch(*tensors, **self.keywords(self.full_attrs if attrs is None else attrs))
         results = list(result) if isinstance(result, (tuple, list)) else [result]
         return [r.numpy() for r in results[: self.outputs]]
+
+    def keywords(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """What the torch function is told."""
+        return attrs | {"outputs": self.outputs} if self.operator.told_outputs else attrs
 
     @property
     def full_attrs(self) -> dict[str, Any]:
@@ -117,7 +121,8 @@ class Sample:
         for name, attribute in onnx.defs.get_schema(self.op, 26).attributes.items():
             if attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
                 value = onnx.helper.get_attribute_value(attribute.default_value)
-                defaults[name] = value.decode() if isinstance(value, bytes) else value
+                plain = [v.decode() if isinstance(v, bytes) else v for v in (value if isinstance(value, list) else [value])]
+                defaults[name] = tuple(plain) if isinstance(value, list) else plain[0]
         return defaults | dict.fromkeys(self.operator.constants.values()) | self.attrs
 
     def view(self) -> View:
@@ -150,7 +155,7 @@ def window(*kernel: int, **changed: Any) -> dict[str, Any]:
 
 
 DOMAINS = dict.fromkeys(("Log", "Sqrt", "Reciprocal"), positive) | dict.fromkeys(("Asin", "Acos", "Atanh"), inner)
-DOMAINS["Acosh"] = above_one
+DOMAINS |= {"Acosh": above_one, "Not": truths}
 POINTWISE = [
     use(operator.name, x(B, 4, 3, 3, draw=DOMAINS.get(operator.name, normal)), standard=operator.name != "Swish")
     for operator in registered()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator_samples import ARITHMETIC, POINTWISE, B, Sample, indices, ones, p, positive, use, window, x, zeros
+from operator_samples_indexed import MORE
 
 WEIGHTED = [
     use("Conv", x(B, 4, 5, 5), p(6, 4, 3, 3), p(6), **window(3, 3)),
@@ -138,5 +139,5 @@ RESIZED = [
     ),
 ]
 SAMPLES: list[Sample] = [
-    *POINTWISE, *ARITHMETIC, *WEIGHTED, *POOLS, *REDUCED, *NORMALISED, *RESHAPED, *ARRANGED, *RESIZED,
+    *POINTWISE, *ARITHMETIC, *WEIGHTED, *POOLS, *REDUCED, *NORMALISED, *RESHAPED, *ARRANGED, *RESIZED, *MORE,
 ]

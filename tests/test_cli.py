@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
+from merging import MODELS, entries, images, outputs_of, run, snapshot, write_net
 
 import onnxzip
 from onnxzip.cli import main
@@ -244,10 +244,6 @@ class TestProcess:
         assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__
         assert main(["no-such-command"]) == 2 and main([]) == 2
         assert main(["merge", "--help"]) == 0
-
-    def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("export",):
-            failed(2, name, words=(name,))
 
 
 def _default_interrupt() -> None:

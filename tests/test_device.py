@@ -103,7 +103,7 @@ def compare_all_steps(monkeypatch: pytest.MonkeyPatch, device: str, plan: Plan, 
     monkeypatch.setattr(Compared, "device", device)
     monkeypatch.setattr(zipping, "StepStatistics", Compared)
     with swept(plan, sources, "cpu", HostPlace) as frontier:
-        zip_nets(plan, ZIP, frontier, repair=True, tick=silent)
+        zip_nets(plan, ZIP, frontier, tick=silent)
     assert len(Compared.steps) >= 2
 
 
@@ -125,7 +125,7 @@ def test_statistics_of_every_kind_of_layer(
 
 def merged(plan: Plan, sources: Sequence[Source], device: str, place: Callable[[Store], Place]) -> tuple[Fused, Place]:
     with swept(plan, sources, device, place) as frontier:
-        found = zip_nets(plan, ZIP, frontier, repair=True, tick=silent)
+        found = zip_nets(plan, ZIP, frontier, tick=silent)
         return Fused(plan, found, assemble(plan, found.params, {})), frontier.place
 
 

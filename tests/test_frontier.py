@@ -35,7 +35,7 @@ def prepared(family: str, share: float) -> tuple[frontier_module.Plan, dict[str,
 
 
 def zipped(frontier: Frontier) -> Zipped:
-    return zip_nets(frontier.plan, ZIP, frontier, repair=True, tick=silent)
+    return zip_nets(frontier.plan, ZIP, frontier, tick=silent)
 
 
 class Counting:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from architectures import ARCHITECTURES, model_of
+from architectures import ARCHITECTURES, TOKENS, Architecture, model_of
 from merging import MODELS, failed, images, run, write_net
 from onnx import helper, numpy_helper
 
@@ -47,6 +47,13 @@ def params_by_task(model: onnx.ModelProto, outputs: dict[str, str]) -> dict[str,
                 stack.extend(made[value].input if value in made else ())
         found[task] = seen & stored
     return found
+
+
+def samples_for(architecture: Architecture) -> dict[str, np.ndarray]:
+    """A few inputs of a family."""
+    rng = np.random.default_rng(4)
+    drawn = {n: rng.standard_normal((40, *shape)).astype(np.float32) for n, shape in architecture.inputs.items()}
+    return {n: rng.integers(0, TOKENS, x.shape) if n in architecture.integers else x for n, x in drawn.items()}
 
 
 class TestMerged:
@@ -203,7 +210,7 @@ class TestDiff:
         for seed, task in enumerate("ab"):
             files[task] = tmp_path / f"{task}.onnx"
             files[task].write_bytes(model_of(ARCHITECTURES[name], seed).SerializeToString())
-        onnxzip.merge(files, share=0, method="average", samples=32).save(tmp_path / "m.onnx")
+        onnxzip.merge(files, samples_for(ARCHITECTURES[name]), share=0, method="average").save(tmp_path / "m.onnx")
         for task, file in files.items():
             found = diff(file, tmp_path / "m.onnx", task)
             assert found["summary"]["change"] < EXACT and found["summary"]["dropped"] == 0

@@ -17,7 +17,7 @@ from onnxzip.fusion.fitting import fit_rows
 from onnxzip.fusion.pairing import pair_channels
 from onnxzip.fusion.problem import original_rows, reads_of
 from onnxzip.fusion.statistics import StepStatistics
-from onnxzip.fusion.work import Work, weight_of
+from onnxzip.fusion.work import Work
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.linalg.explained import explained_by_moments
 from onnxzip.matching.grouping import Terms, group_channels
@@ -133,8 +133,8 @@ class TestGroups:
 
 
 def test_mtz_is_the_formulas_of_its_paper(tmp_path: Path) -> None:
-    """d = 1/2 (wA - wB)' (HA^-1 + HB^-1)^-1 (wA - wB) and w* = (HA + HB)^-1 (HA wA + HB wB), H = 2 E[z z'], up to each task's
-    weight; here of the first layer, whose inputs are the images."""
+    """d = 1/2 (wA - wB)' (HA^-1 + HB^-1)^-1 (wA - wB) and w* = (HA + HB)^-1 (HA wA + HB wB), H = 2 E[z z']; here of the first
+    layer, whose inputs are the images."""
     files = {t: write_net(tmp_path / f"{t}.onnx", seed) for seed, t in enumerate("ab")}
     plan = planned(files, 1.0)
     step = plan.steps[0]
@@ -143,11 +143,11 @@ def test_mtz_is_the_formulas_of_its_paper(tmp_path: Path) -> None:
         reads = reads_of(plan, step)
         stats = StepStatistics(frontier, step, reads, {}, True)
         work = Work(plan, step, reads, stats, replace(MTZ, assign=spy))
-        matches = pair_channels(work, plan.spaces[step.spaces[0]], {})
+        matches = pair_channels(work, plan.spaces[step.spaces[0]], [], {})
         rows, _, changed = fit_rows(work, reads[0], 0, {"image": frozenset("ab")}, matches)
         w = {t: original_rows(plan, step, reads[0], 0, t, {}) for t in "ab"}
         known = {t: work.statistics(t, reads[0], 0, {}) for t in "ab"}
-    hessian = {t: 2 * weight_of(s) * np.asarray(s.train.zz) for t, s in known.items()}
+    hessian = {t: 2 * np.asarray(s.train.zz) for t, s in known.items()}
     between = np.linalg.inv(np.linalg.inv(hessian["a"]) + np.linalg.inv(hessian["b"]))
     (cost,) = spy.costs
     for i, j in product(range(8), range(8)):
@@ -227,5 +227,5 @@ class TestMethods:
             find_method("averge")
 
     def test_unknown_ones_are_refused_with_all(self) -> None:
-        with pytest.raises(UsageError, match="zip, mtz, average"):
+        with pytest.raises(UsageError, match="zip, mtz, average, permute, rebasin"):
             find_method("xyz")

@@ -36,9 +36,11 @@ WHOLE = [name for name in ARCHITECTURES if name != "image_scaled"]  # there shar
 every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
-def gives_up(family: str, layout: str, share: float) -> bool:
-    """Whether the first space is one that a node needs whole, and one strand holds channels of several owners."""
-    return family in ("layer_norm", "spatial_attention", "computed_weights") and layout == "wide" and share < 1
+def gives_up(family: str, layout: str) -> bool:
+    """Whether nets of different width share nothing of their first space: a node needs it whole, and what is behind that node
+    adds to it, or one strand holds channels of several owners."""
+    torn = family in ("layer_norm", "spatial_attention", "computed_weights") and layout == "wide"
+    return torn or family in ("encoder", "token_encoder")
 
 
 def frozen(net: Net) -> dict[str, bytes]:
@@ -113,10 +115,7 @@ def test_independent_nets_merge(family: str, layout: str, share: float, tmp_path
     before = [frozen(n) for n in nets]
     fused = fuse(nets, share, layout)
     check_valid(fused, nets)
-    if gives_up(family, layout, share):
-        assert any("needs all channels of each task alone" in r.why for r in fused.plan.refusals)
-    else:
-        assert any(space.shared for space in fused.plan.spaces.values() if not space.given)
+    assert any(space.shared for space in fused.plan.spaces.values() if not space.given)
     assert [frozen(n) for n in nets] == before
 
 
@@ -127,7 +126,9 @@ def test_three_nets_of_different_width_and_classes(family: str, layout: str, tmp
     fused = fuse(nets, 0.7, layout)
     check_valid(fused, nets)
     first = fused.plan.shared_spaces()[0]
-    if len(set(first.sizes.values())) == 3 and not gives_up(family, layout, 0.7):
+    if gives_up(family, layout):
+        assert {len(owners) for owners in first.counts} == {1} and fused.plan.refusals
+    elif len(set(first.sizes.values())) == 3:
         assert {len(owners) for owners in first.counts} == {1, 2, 3}
 
 
@@ -213,7 +214,7 @@ def test_unknown_operator_is_reported_and_the_rest_merges(layout: str, tmp_path:
     nets = [make(tmp_path, "unknown_operator", 1), make(tmp_path, "unknown_operator", 2)]
     fused = fuse(nets, 1.0, layout)
     check_valid(fused, nets)
-    assert any("CumSum" in r.where and "not registered" in r.why for r in fused.plan.refusals)
+    assert any("BitShift" in r.where and "bits of integers" in r.why for r in fused.plan.refusals)
     assert any(s.shared for s in fused.plan.spaces.values())
 
 

@@ -17,7 +17,10 @@ from onnxzip.ops import find, registered
 from onnxzip.retraining.module import read_module
 
 # operators that finite differences say nothing of
-WITHOUT = {"Hardmax": "a choice", "Cast": "to float32, which is too coarse for finite differences"}
+WITHOUT = {
+    "Hardmax": "a choice", "Cast": "to float32, which is too coarse for finite differences", "MaxRoiPool": "rounded regions",
+    **dict.fromkeys(("And", "Not", "Or", "Xor"), "truth values"),
+}
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -45,7 +48,7 @@ def function(sample: Sample, given: list[torch.Tensor | None]) -> Callable[..., 
 
     def run(*values: torch.Tensor) -> Tensors:
         everything = dict(enumerate(given)) | dict(zip(free, values, strict=True))
-        result = sample.operator.torch(*everything.values(), **sample.full_attrs)
+        result = sample.operator.torch(*everything.values(), **sample.keywords(sample.full_attrs))
         results = result if isinstance(result, (tuple, list)) else (result,)
         return tuple(r for r in results[: sample.outputs] if r.is_floating_point())
 

@@ -157,8 +157,8 @@ class TestShapes:
     def test_control_flow(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,
-            """g (float[5] x, bool c) => (float[5] y) { [choice] y = If(c)
-            <then_branch = t () => (float[5] a) { a = Relu(x) }, else_branch = e () => (float[5] b) { b = Tanh(x) }> }""",
+            """g (float[N,5] x, bool c) => (float[N,5] y) { [choice] y = If(c)
+            <then_branch = t () => (float[N,5] a) { a = Relu(x) }, else_branch = e () => (float[N,5] b) { b = Tanh(x) }> }""",
         )
         refused(UnsupportedError, path, "'choice'", "control flow")
 

@@ -126,7 +126,7 @@ def measure_place(family: str, name: str, repeats: int) -> dict[str, float]:
             place = HostPlace(store) if name == "cpu" else DevicePlace(store, device, 0)
             frontier = Frontier(plan, sources, store, device, 0, 0, place)
             frontier.sweep(plan.steps, False, lambda count: None)
-            zip_nets(plan, ZIP, frontier, repair=True, tick=lambda count: None)
+            zip_nets(plan, ZIP, frontier, tick=lambda count: None)
             returned = place.returned if isinstance(place, DevicePlace) else 0
 
     return {"sweep + zip s": median_seconds(work, repeats), "MB back": returned / 1e6}

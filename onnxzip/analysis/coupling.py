@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
 from onnxzip.net import Axis, Net, Node, consumers
-from onnxzip.ops import Line, Operator, Symmetry, View, find
+from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, parse
 
 
@@ -21,6 +22,7 @@ class Coupling:
         names: per node, the spaces of its line's names.
         whole: per node, atoms of which it needs all channels at once.
         produced: atoms that are output channels of a node with weights: those that can be matched at all.
+        inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
         refusals: (node, reason) for every node that could not be coupled.
     """
@@ -30,6 +32,7 @@ class Coupling:
     names: Mapping[str, Mapping[str, Expr]]
     whole: Mapping[str, frozenset[int]]
     produced: frozenset[int]
+    inside: Mapping[int, int]
     pinned: Mapping[int, str]
     refusals: tuple[tuple[str, str], ...]
 
@@ -89,7 +92,7 @@ class _Builder:
         """Couple the axes of one node, or refuse it."""
         operator = find(node.op)
         if operator is None:
-            return self.refuse(node, f"operator {node.op} is not registered")
+            return self.refuse(node, str(why_unknown(node.op)))
         present = [v for v in node.inputs if v is not None]
         if operator.constants and any(
             k < len(node.inputs) and node.inputs[k] is not None for k in operator.constants
@@ -182,10 +185,14 @@ def _finished(builder: _Builder) -> Coupling:
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
-    _pin_entangled(net, axes, produced, pinned)
     _pin_tied(net, axes, pinned)
+    nesting = nest(net, axes, produced, produced - set(pinned))
+    produced -= nesting.kept
+    _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
+    produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, pinned, tuple(builder.refusals))
+    return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(builder.refusals))
 
 
 def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:

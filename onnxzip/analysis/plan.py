@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -88,7 +88,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     laid = overlay({net.name: couple(net) for net in nets})
     steps = find_steps(laid)
     proposals = _proposals(laid, steps)
-    names = [name for name, free, _, _ in proposals.values() if len(free) > 1]
+    names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names:
         raise UnsupportedError(_nothing_shared(laid, nets, proposals))
     check_shares(shares, names)
@@ -99,7 +99,29 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
 OUTPUT = "an output of the net"
 BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
 STARVED = "all that its shared channels could read is each task's own"
-Proposal = tuple[str, tuple[str, ...], dict[str, str], dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is known of a channel space before it is decided how much of it is shared.
+
+    Attributes:
+        name: of the step that first produces it; free: who may share it; refused: task -> why it may not.
+        sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
+        whole: whether some node needs all of its channels at once.
+    """
+
+    name: str
+    free: tuple[str, ...]
+    refused: Mapping[str, str]
+    sizes: Mapping[str, int]
+    inside: Mapping[int, int] = field(default_factory=dict)
+    whole: bool = False
+
+    def share(self, wanted: float) -> float:
+        """The share that comes nearest to the wanted one without tearing what a node needs whole: all or nothing."""
+        together = self.whole and wanted > 0 and len({self.sizes[t] for t in self.free}) == 1
+        return 1.0 if together else wanted
 
 
 def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
@@ -121,12 +143,13 @@ def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     for task, coupling in laid.couplings.items():
         for expr in coupling.axes.values():
             _collect_sizes(laid, task, expr, sizes)
+    whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
-        name, free, refused = sharers(laid, steps, number)
-        found[number] = (name, free, refused, sizes[number])
+        inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
+        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole)
     for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
-        found[number] = (f"given{number}", (), {}, sizes[number])
+        found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
 
 
@@ -202,11 +225,11 @@ def _space(
     number: int, proposal: Proposal, dropped: set[tuple[int, Owners]], torn: Mapping[int, str],
     shares: Sequence[tuple[str, float]], together: bool, everyone: Owners,
 ) -> SpacePlan:
-    name, free, refused, sizes = proposal
+    name, free, refused, sizes = proposal.name, proposal.free, proposal.refused, proposal.sizes
     if name.startswith("given") and not free and not refused:
         counts = {everyone: next(iter(sizes.values()))}
         return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
-    share = 0.0 if number in torn else share_of(name, shares)
+    share = 0.0 if number in torn else proposal.share(share_of(name, shares))
     counts = counts_for({t: sizes[t] for t in free}, share)
     for owners in [o for o in counts if (number, o) in dropped or (together and any(n == number for n, _ in dropped))]:
         if len(owners) > 1:
@@ -216,7 +239,7 @@ def _space(
     shares_any = any(len(o) > 1 for o in counts)
     strands = strands_of(counts, together and shares_any)
     others = {frozenset([t]): n for t, n in sizes.items() if t not in free}
-    return SpacePlan(number, name, sizes, strands + strands_of(others, False), refused)
+    return SpacePlan(number, name, sizes, strands + strands_of(others, False), refused, inside=proposal.inside)
 
 
 def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int, str]) -> list[Refusal]:
@@ -236,7 +259,7 @@ def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int,
 def _nothing_shared(laid: Overlay, nets: Sequence[Net], proposals: Mapping[int, Proposal]) -> str:
     reasons = [f"{task}: {where}: {why}" for task, c in laid.couplings.items() for where, why in c.refusals]
     reasons += [f"{where}: {why}" for where, why in laid.partings]
-    for name, _, refused, _ in proposals.values():
-        reasons += [f"{task}: {name}: {why}" for task, why in refused.items() if why != OUTPUT]
+    for p in proposals.values():
+        reasons += [f"{task}: {p.name}: {why}" for task, why in p.refused.items() if why != OUTPUT]
     listed = "; ".join(reasons[:5]) or "no node with weights and inner channels corresponds"
     return f"{', '.join(n.name for n in nets)} share nothing ({listed})"

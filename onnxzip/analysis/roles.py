@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, count
 
 from onnxzip.analysis.coupling import Coupling
@@ -53,6 +54,15 @@ class Overlay:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.couplings)
+
+    @cached_property
+    def inside(self) -> Mapping[int, int]:
+        """Spaces that lie inside another one in every net: number -> number of the other."""
+        found: dict[int, set[int | None]] = {}
+        for (task, atom), number in self.spaces.items():
+            outer = self.couplings[task].inside.get(atom)
+            found.setdefault(number, set()).add(None if outer is None else self.spaces[task, outer])
+        return {n: outer for n, outers in found.items() if len(outers) == 1 for outer in outers if outer is not None}
 
     def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
         """Spaces of a value's axes as one task sees them, over laid-over space numbers."""

@@ -153,17 +153,42 @@ def finish(space: Space, numbers: dict[int, int]) -> Expr:
     return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in _flattened(space, space.kind)))
 
 
-def positions(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
+@dataclass(frozen=True)
+class Inside:
+    """Chosen channels of an atom that lies inside another one: an order of its own for every channel of that one.
+
+    Attributes:
+        outer: the number of the other atom; index: int [its chosen channels, channels].
+    """
+
+    outer: int
+    index: np.ndarray
+
+
+Chosen = Mapping[int, "np.ndarray | Inside"]
+
+
+def positions(expr: Expr, chosen: Chosen) -> np.ndarray:
     """Where the chosen channels of some atoms lie along an axis: flat int indices, in the order of the choice.
 
     Atoms that are not in `chosen` are taken whole.
     """
     if expr.kind == "atom":
-        return chosen[expr.atom] if expr.atom in chosen else np.arange(abs(expr.size))
+        found = chosen.get(expr.atom)
+        assert not isinstance(found, Inside)
+        return np.arange(abs(expr.size)) if found is None else found
     if expr.kind == "sum":
         starts = np.cumsum([0, *(p.size for p in expr.parts)])
         return np.concatenate([positions(p, chosen) + s for p, s in zip(expr.parts, starts, strict=False)])
     flat = np.zeros(1, np.int64)
+    place: dict[int, np.ndarray] = {}  # which of its chosen channels an atom has in each entry
     for part in expr.parts:
-        flat = (flat[:, None] * abs(part.size) + positions(part, chosen)[None, :]).reshape(-1)
+        found = chosen.get(part.atom)
+        if isinstance(found, Inside):
+            rows = found.index[place[found.outer]]
+        else:
+            rows = np.broadcast_to(own := positions(part, chosen), (len(flat), len(own)))
+        place = {atom: np.repeat(k, rows.shape[1]) for atom, k in place.items()}
+        place[part.atom] = np.tile(np.arange(rows.shape[1]), len(flat))
+        flat = (flat[:, None] * abs(part.size) + rows).reshape(-1)
     return flat

@@ -25,7 +25,7 @@ class Step:
         skips: laid-over values added to the parts' products.
         tasks: the tasks that take this step.
         diagonal: whether each channel is fitted from itself alone.
-        spaces: laid-over spaces of the output channels.
+        spaces: laid-over spaces of the output channels; inside: spaces that lie inside of these.
         bounds: where the sink is read by nothing but one operator that clips: (lowest, highest) of what it lets through.
     """
 
@@ -36,6 +36,7 @@ class Step:
     tasks: tuple[str, ...]
     diagonal: bool
     spaces: tuple[int, ...]
+    inside: tuple[int, ...]
     bounds: tuple[float, float] | None
 
 
@@ -113,8 +114,10 @@ class _Finder:
         net = self.overlay.couplings[task]
         own = {self.overlay.spaces[task, a] for a in net.produced}
         spaces = tuple(dict.fromkeys(a for a in expr.atoms() if a in own))
+        inside = tuple(dict.fromkeys(a for a in expr.atoms() if a in self.overlay.inside))
         bounds = None if skips else self.bounds(sink)
-        return Step(role.name, sink, tuple(parts), tuple(skips), tuple(role.members), self.is_diagonal(role), spaces, bounds)
+        tasks, diagonal = tuple(role.members), self.is_diagonal(role)
+        return Step(role.name, sink, tuple(parts), tuple(skips), tasks, diagonal, spaces, inside, bounds)
 
     def bounds(self, sink: str) -> tuple[float, float] | None:
         """What the only reader of a value lets through; None where there are others, or it does more than clip."""

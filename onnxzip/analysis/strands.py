@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step
@@ -53,6 +53,7 @@ class SpacePlan:
         strands: in order; every channel of every task stands in exactly one.
         refused: task -> why its channels cannot be shared.
         given: channels that are no weights' output (an image joined to features): identical in all tasks.
+        inside: spaces that lie inside each of its channels (of a head, say), by number, with their sizes.
     """
 
     number: int
@@ -61,6 +62,7 @@ class SpacePlan:
     strands: tuple[Strand, ...]
     refused: Mapping[str, str]
     given: bool = False
+    inside: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[Owners, int]:

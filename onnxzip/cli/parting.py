@@ -1,14 +1,17 @@
-"""`split`: the commands that take a fused net apart."""
+"""`split` and `bundle`: the commands that take a fused net apart."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from onnxzip.before_after import split
-from onnxzip.cli.frame import Force, Fused, Output, check_outputs, command
+from onnxzip.cli.frame import Force, Fused, Json, Output, check_outputs, command, emit
 from onnxzip.exporting.write import write_atomically
+from onnxzip.inspection import bundle_tables
+from onnxzip.taking_apart import bundle as bundle_files
+from onnxzip.taking_apart import split
 
 
 @command
@@ -18,8 +21,19 @@ def split_(
     output: Output,
     force: Force = False,
 ) -> None:
-    """Cut one task out of a fused net, pruned of everything that only others need."""
+    """Cut one task out of a fused net, pruned of everything that only others need, and run against it."""
     check_outputs([output], [fused], force)
     model = split(fused, task)
     write_atomically(output, model.SerializeToString(deterministic=True), force)
     print(f"{output}: task {task}, {output.stat().st_size:,} of {fused.stat().st_size:,} bytes")
+
+
+@command
+def bundle(
+    fused: Fused,
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a small net per task that all read one file of weights, each run against the fused net before."""
+    emit(bundle_files(fused, folder, force), bundle_tables, json)

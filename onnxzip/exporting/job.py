@@ -26,6 +26,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "share": [[glob, share] for glob, share in options.plan.share],
         "layout": options.plan.layout,
         "method": options.zip.method,
+        "repair": options.zip.repair,
         "seed": options.run.seed,
         "retraining": str((steps, replace(options.retrain, checkpoint=None, resume=False))) if steps else None,
     }

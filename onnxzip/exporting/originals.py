@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -64,8 +64,8 @@ def _check_ports(task: str, file: Path, origin: Origin) -> None:
 
 def feeds_for(model: ModelProto, originals: Originals) -> dict[str, Feed]:
     """What each task of a fused file is fed with."""
-    ports = tuple(_port(v) for v in model.graph.input)
-    outputs = {v.name: _port(v) for v in model.graph.output}
+    ports = ports_of(model.graph.input)
+    outputs = {p.name: p for p in ports_of(model.graph.output)}
     return {
         task: Feed(
             ports,
@@ -74,6 +74,11 @@ def feeds_for(model: ModelProto, originals: Originals) -> dict[str, Feed]:
         )
         for task, (_, origin) in originals.items()
     }
+
+
+def ports_of(values: Iterable[ValueInfoProto]) -> tuple[Port, ...]:
+    """Inputs or outputs of a model; any axis without a size is the batch."""
+    return tuple(_port(v) for v in values)
 
 
 def _port(value: ValueInfoProto) -> Port:

@@ -19,17 +19,15 @@ from onnx import ModelProto, TensorProto, load, load_from_string, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.analysis.strands import SpacePlan
 from onnxzip.calibration.sources import Samples
 from onnxzip.config import Options
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.zipping import Zipped
-from onnxzip.linalg.ridge import Fit
 from onnxzip.net import Net, macs, macs_of
 
 SCHEMA_VERSION = 1
-Fits = Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -130,22 +128,23 @@ def evidence_entry(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def spaces_entry(plan: Plan, fits: Fits) -> list[dict[str, Any]]:
+def spaces_entry(plan: Plan, zipped: Zipped | None) -> list[dict[str, Any]]:
     """One line for each space that could be shared, in the order of the zip."""
-    return [_space_entry(plan, space, fits) for space in plan.shared_spaces()]
+    return [_space_entry(plan, space, zipped) for space in plan.shared_spaces()]
 
 
-def _space_entry(plan: Plan, space: SpacePlan, fits: Fits) -> dict[str, Any]:
+def _space_entry(plan: Plan, space: SpacePlan, zipped: Zipped | None) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": space.name,
         "channels": dict(space.sizes),
         "shared": space.shared,
         "groups": sum(space.counts.values()),
     }
-    if not fits:
+    if zipped is None:
         return entry
+    entry["identical"] = zipped.same.get(space.number, 0)
     first = next(s for s in plan.steps if space.number in s.spaces)
-    by_key = fits.get(first.name, {})
+    by_key = zipped.fits.get(first.name, {})
     found = next((by_key[k] for k in sorted(by_key, key=len, reverse=True) if by_key[k]), ())
     return entry | {"error": _mean(max(f.error, 0.0) for f in found), "damping": _mean(f.damping for f in found)}
 
@@ -181,13 +180,14 @@ def merge_report(
             for t, (path, origin) in originals.items()
         },
         "merged": ratios(merged, sizes.values()),
-        "spaces": spaces_entry(plan, zipped.fits),
+        "spaces": spaces_entry(plan, zipped),
         "refusals": refusals_entry(plan),
         "seconds": dict(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "retrain": None,
         **samples_entry(samples, options.run.seed),
         "method": options.zip.method,
+        "repair": options.zip.repair,
         "layout": options.plan.layout,
         "shares": [list(p) for p in options.plan.share],
         "seed": options.run.seed,
@@ -222,7 +222,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "schema_version": SCHEMA_VERSION,
         "tasks": {t: task_entry(path, sha256_of(path), sizes[t]) for t, path in files.items()},
         "merged": ratios(planned_size(plan, skeleton), sizes.values()),
-        "spaces": spaces_entry(plan, {}),
+        "spaces": spaces_entry(plan, None),
         "refusals": refusals_entry(plan),
         "layout": layout,
     }

@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes, force: bool = False) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            part.chmod(_mode(path))
+            part.chmod(mode_of(path))
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -49,10 +49,10 @@ def write_atomically(path: Path, data: bytes, force: bool = False) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
-def _mode(path: Path) -> int:
-    """Permissions of the file that is replaced, else those that the umask gives a new one."""
+def mode_of(path: Path, folder: bool = False) -> int:
+    """Permissions of what is replaced, else those that the umask gives a new file or folder."""
     if path.exists():
         return path.stat().st_mode & 0o777
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return (0o777 if folder else 0o666) & ~mask

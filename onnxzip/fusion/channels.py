@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxzip.analysis.steps import linear_of
+from onnxzip.fusion.duplicates import equal_rows
 from onnxzip.fusion.problem import Reads, original_channels
+from onnxzip.fusion.restoring import restored, spread_of_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import ChannelMoments
-from onnxzip.linalg.ridge import TINY, Fit, fit_diagonal
+from onnxzip.linalg.ridge import Fit, fit_diagonal
 from onnxzip.matching.match import Matches, located
 
 
@@ -25,17 +27,19 @@ def fit_channels(
     fits: list[Fit] = []
     changed: set[str] = set()
     for group, index in by_owners(present).items():
-        centre = np.mean([own[t][index] for t in group], axis=0)
-        alone = len(group) == 1
-        same = alone and work.is_exact(reads, group[0], exact)
-        if not same:
-            changed.update(group)
-        if same or (alone and not work.method.refit) or work.stats is None:
-            rows[index] = centre
+        mine = [own[t][index] for t in group]
+        if all(work.is_exact(reads, t, exact) for t in group) and equal_rows(mine).all():
+            rows[index] = mine[0]
             continue
-        fit = _solve(work, reads, index, centre, {t: own[t] for t in group})
-        rows[index] = fit.rows
-        fits.append(fit)
+        changed.update(group)
+        rows[index] = np.mean(mine, axis=0)
+        if work.fits and (work.method.refit or len(group) > 1):
+            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group})
+            rows[index] = fit.rows
+            fits.append(fit)
+        if work.method.restore and work.stats is not None:
+            known = [[_chosen(m, index) for m in work.stats.of_channels(t, reads)] for t in group]
+            rows[index] = restored(rows[index], [spread_of_channels(rows[index], *both) for both in known])
     return rows, tuple(fits), frozenset(changed)
 
 
@@ -54,7 +58,7 @@ def _solve(work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own:
     train, held = [], []
     for task, rows in own.items():
         both = [_chosen(m, index) for m in work.stats.of_channels(task, reads)]
-        weight = 1.0 / max(float(both[0].pp.mean()), TINY)
+        weight = work.weight(both[0].pp)
         if not work.method.original_targets:
             both = [_propagated(m, rows[index]) for m in both]
         train.append(_weighted(both[0], weight))

@@ -5,7 +5,7 @@ A row of owners T is the damped least squares over the data of the tasks in T, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -14,9 +14,11 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
-from onnxzip.fusion.problem import Reads, original_rows, row_positions, to_params
+from onnxzip.fusion.duplicates import equal_rows, reads_exactly
+from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
+from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Exact, Work, by_owners, weight_of
+from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import Moments
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
@@ -40,15 +42,12 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`."""
+    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; its weight in the fit."""
 
     stats: TaskStatistics
     at: np.ndarray
     factor: np.ndarray
-
-    @property
-    def weight(self) -> float:
-        return weight_of(self.stats)
+    weight: float
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -77,7 +76,8 @@ def fit_rows(
 ) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
     """Rows of one strand in one group, by owners, each on the data of its owners: [rows, columns], their fits, and the tasks
     whose rows have changed."""
-    places = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
+    deep = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
+    places = {t: first for t, (first, *_) in deep.items()}
     size = len(next(iter(places.values()))[0]) // reads.groups
     mine = slice(group * size, (group + 1) * size)
     rows = np.zeros((size, reads.columns))
@@ -87,28 +87,49 @@ def fit_rows(
         own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
         at = {t: places[t][0][mine][index] - group * len(own[t]) for t in owners}
         factor = {t: places[t][1][mine][index] for t in owners}
-        centre = np.mean([own[t][at[t]] * factor[t][:, None] for t in owners], axis=0)
-        alone = len(owners) == 1
-        same = alone and work.is_exact(reads, owners[0], exact)
-        if not same:
-            changed.update(owners)
-        if same or (alone and not work.method.refit):
-            rows[index] = centre
+        here = {t: [(a[mine][index] - group * len(own[t]), f[mine][index]) for a, f in deep[t]] for t in owners}
+        made = {t: member_rows(own[t], here[t]) for t in owners}
+        counts = [count for _, count in made.values()]
+        mine_of = [total / count[:, None] for total, count in made.values()]
+        rows[index] = np.sum([total for total, _ in made.values()], axis=0) / np.sum(counts, axis=0)[:, None]
+        kept = _kept(work, reads, owners, mine_of, exact, matches) & (np.max(counts, axis=0) == 1)
+        rows[index[kept]] = mine_of[0][kept]
+        if kept.all():
             continue
-        fit = _solve(work, reads, group, at, factor, centre, matches)
-        rows[index] = fit.rows
-        fits.append(replace(fit, system=None))
+        changed.update(owners)
+        left = ~kept
+        chosen = {t: (at[t][left], factor[t][left]) for t in owners}
+        if len(owners) > 1 or work.method.refit:
+            fit = _solve(work, reads, group, chosen, rows[index[left]], matches)
+            rows[index[left]] = fit.rows
+            fits.append(replace(fit, system=None))
+        if work.method.restore and work.stats is not None:
+            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), *chosen[t]) for t in owners]
+            rows[index[left]] = restored(rows[index[left]], spreads)
     return rows, tuple(fits), frozenset(changed)
 
 
+def _kept(
+    work: Work, reads: Reads, owners: Sequence[str], rows: Sequence[np.ndarray], exact: Exact, matches: Matches
+) -> np.ndarray:
+    """Which rows of some owners stay as they are: all equal, and reading what they read in the originals: bool [rows]."""
+    if len(owners) == 1:
+        return np.full(len(rows[0]), work.is_exact(reads, owners[0], exact))
+    same = equal_rows(rows)
+    if same.any() and all(reads_exactly(work, reads, t, exact, matches) for t in owners):
+        return same
+    return np.zeros(len(same), bool)
+
+
 def _solve(
-    work: Work, reads: Reads, group: int, at: Mapping[str, np.ndarray], factor: Mapping[str, np.ndarray], centre: np.ndarray,
+    work: Work, reads: Reads, group: int, places: Mapping[str, tuple[np.ndarray, np.ndarray]], centre: np.ndarray,
     matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `at`."""
-    if work.stats is None:
+    """Fit rows on the data of the tasks in `places`: of each, the original rows and their factors."""
+    if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
-    chosen = [_Chosen(work.statistics(t, reads, group, matches), at[t], factor[t]) for t in at]
+    known = {t: work.statistics(t, reads, group, matches) for t in places}
+    chosen = [_Chosen(s, *places[t], work.weight(s.train.pp)) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])
@@ -117,7 +138,7 @@ def _solve(
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples = []
-    for task, c in zip(at, chosen, strict=True):
+    for task, c in zip(places, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
         samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)

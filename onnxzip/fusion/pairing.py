@@ -1,46 +1,134 @@
-"""Matching the channels of a space, decided where a step first produces it: by what one row can explain of their targets."""
+"""Matching the channels of a space, decided where a step first produces it: by what one row can explain of their targets.
+
+Where other spaces lie inside a space (the channels of heads), two of its channels are as alike as the best pairing of what
+lies inside them makes them: with Q as in `matching.grouping`, q_ij = max over pairings of the sum of Q over the pairs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import add
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.fusion.duplicates import same_groups, same_inside
 from onnxzip.fusion.problem import Reads
-from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.fusion.work import Work, weight_of
-from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
+from onnxzip.fusion.targets import rows_of, summed, targets_of
+from onnxzip.fusion.work import Exact, Work, by_owners
+from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, channel_places, members_of
+from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, members_of
+from onnxzip.matching.methods import Assign
+
+Made = dict[tuple[int, Owners], Members]
 
 
-def pair_channels(work: Work, space: SpacePlan, matches: Matches) -> dict[tuple[int, Owners], Members]:
+def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
     """Members of every strand of a space that this step produces first.
 
     Args:
+        same: groups that are decided already, as they are equal in all their nets.
         matches: of the spaces that the step reads.
     """
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
         return members_of(space, [], [])
+    groups, costs = list(same), [0.0] * len(same)
+    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
+    if any(counts.values()):
+        tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
+        terms = _terms(work, shared_reads(work, space), space, tasks, matches)
+        matched, charges = group_channels(counts, terms, work.method.assign, same)
+        groups += matched
+        costs += charges if work.stats is not None else [float("nan")] * len(matched)
+    return charged(members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups]), groups, costs)
+
+
+def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
+    """Groups of channels of a space that are the same in several nets; none where the method looks at places alone."""
+    if not work.method.needs_data or all(len(o) == 1 for o in space.counts):
+        return []
+    group, rows = rows_of(work, space, [t for t in work.step.tasks if t in space.sizes and t not in space.refused])
+    return same_groups(work, shared_reads(work, space), group, rows, space, exact, matches)
+
+
+def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches: Matches) -> Made:
+    """Members of a space that lies inside another one, for every strand of that one: an order for each of its channels.
+
+    Args:
+        space: the other one, whose members are known; number: of the space inside.
+        exact: value of the fused net -> tasks for which it is what their originals compute.
+        matches: of the spaces that the step reads, and of the other one.
+    """
+    found = in_place(space, number, space.inside[number])
+    counts = [o for o in space.counts if len(o) > 1]
+    if not counts or work.stats is None:
+        return found
     tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
-    widest = max(counts, key=len)
+    known = targets_of(work, shared_reads(work, space), space, tasks, matches)
+    same = same_inside(work, shared_reads(work, space), known.group, known.rows, number, exact, matches)
+    rows = {t: r[number] for t, r in known.rows.items()}
+    for (_, key), members in found.items():
+        heads = matches[space.number, key].index
+        index = {t: np.array(i) for t, i in members.index.items()}
+        for owners, shared in by_owners({t: heads[t] for t in tasks if t in heads}).items():
+            explained = known.explained(owners) if len(owners) > 1 else {}
+            for k in shared if len(owners) > 1 else ():
+                head = {t: int(heads[t][k]) for t in owners}
+                orders = same(head) or _orders(explained, {t: rows[t][c] for t, c in head.items()}, work.method.assign)
+                for t, order in orders.items():
+                    index[t][k] = order
+        found[number, key] = Members(index, {})
+    return found
+
+
+def shared_reads(work: Work, space: SpacePlan) -> Reads:
+    """What the rows read that most tasks share."""
+    widest = max((o for o in space.counts if len(o) > 1), key=len)
     key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
-    reads = next(r for r in work.reads if r.key == key)
-    groups, costs = group_channels(counts, _terms(work, reads, space, tasks, matches), work.method.assign)
-    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups], costs if work.stats is not None else ())
+    return next(r for r in work.reads if r.key == key)
 
 
-def channel_rows(work: Work, space: SpacePlan, task: str) -> np.ndarray:
-    """Output rows of every channel of a space: int [channels, rows per channel], flat over all groups of the node."""
-    part = work.step.parts[0]
-    linear, view = linear_of(work.plan.overlay, part, task)
-    expr = work.plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
-    return channel_places(work.plan, expr, space, task)
+def _orders(explained: Explained, rows: Mapping[str, np.ndarray], assign: Assign) -> dict[str, np.ndarray]:
+    """The channels inside one head of each task, in the order of the first task's.
+
+    Args:
+        rows: task -> int [channels, rows of each].
+    """
+    first, *others = rows
+    orders = {first: np.arange(len(rows[first]))}
+    for task in others:
+        likeness = np.sum([summed(explained[t, task], rows[t][o], rows[task]) for t, o in orders.items()], axis=0)
+        at, chosen = assign(-likeness, len(likeness))
+        orders[task] = np.empty(len(at), np.int64)
+        orders[task][at] = chosen
+    return orders
+
+
+def matched_products(explained: Explained, rows: Mapping[str, Rows]) -> Explained:
+    """[channels, channels] of a space, from products of rows: those of what lies inside two channels are paired at best."""
+    found = {}
+    for (t, u), q in explained.items():
+        total = np.zeros((), q.dtype)
+        for inside, mine in rows[t].items():
+            total = total + _best(q, mine, rows[u][inside], t == u)
+        found[t, u] = np.asarray(total)
+    return found
+
+
+def _best(q: np.ndarray, mine: np.ndarray, other: np.ndarray, same: bool) -> np.ndarray:
+    """Of every pair of channels, the sum of q over the best pairing of what lies inside; with itself a channel is paired as it
+    stands."""
+    (many, size, _), (wide, _, _) = mine.shape, other.shape
+    blocks = summed(q, mine.reshape(many * size, -1), other.reshape(wide * size, -1)).reshape(many, size, wide, size)
+    if size == 1 or same:
+        return np.asarray(np.einsum("irjr->ij", blocks))
+    best = np.empty((many, wide))
+    for i in range(many):
+        for j in range(wide):
+            at, chosen = hungarian(-blocks[i, :, j])
+            best[i, j] = blocks[i, at, j, chosen].sum()
+    return best
 
 
 def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], matches: Matches) -> Terms:
@@ -49,49 +137,6 @@ def _terms(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], mat
     if work.stats is None:
         nothing = {(t, u): np.zeros((space.sizes[t], space.sizes[u])) for t in tasks for u in tasks}
         return Terms({t: np.zeros(space.sizes[t]) for t in tasks}, lambda _: nothing, importance)
-    rows = {t: channel_rows(work, space, t) for t in tasks}
-    group = _group_of(work, next(iter(rows.values())))
-    stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
-    weight = {t: weight_of(s) for t, s in stats.items()}
-    mine = {t: rows[t] - group * len(s.train.pp) for t, s in stats.items()}
-    energy = {t: weight[t] * s.train.pp[mine[t]].sum(axis=1) for t, s in stats.items()}
-
-    def explained(some: tuple[str, ...]) -> Explained:
-        whole = _explained({t: stats[t] for t in some}, weight, work.method.match_damping)
-        return {
-            (t, u): reduce(np.add, [q[np.ix_(i, j)] for i, j in zip(mine[t].T, mine[u].T, strict=True)])
-            for (t, u), q in whole.items()
-        }
-
-    return Terms(energy, explained, importance)
-
-
-def _group_of(work: Work, rows: np.ndarray) -> int:
-    """Which group of a grouped node makes a space's rows."""
-    groups = work.reads[0].groups
-    if groups == 1:
-        return 0
-    linear, view = linear_of(work.plan.overlay, work.step.parts[0], work.step.tasks[0])
-    return int(rows.min() // (view.outputs[0][linear.channel(view)] // groups))
-
-
-def _explained(stats: Mapping[str, TaskStatistics], weight: Mapping[str, float], damping: float) -> Explained:
-    """(task, task) -> C' (G + l d I)^-1 C over all targets."""
-    kept = {t: s.rows for t, s in stats.items() if s.rows is not None}
-    if not kept:
-        zz = reduce(add, [weight[t] * s.train.zz for t, s in stats.items()])
-        zp = np.concatenate([weight[t] * s.train.zp for t, s in stats.items()], axis=1)
-        whole = explained_by_moments(zz, zp, damping)
-    else:
-        root = {t: np.sqrt(weight[t] / len(z)) for t, (z, _) in kept.items()}
-        z = np.concatenate([z * np.float32(root[t]) for t, (z, _) in kept.items()])
-        whole = explained_by_rows(z, [p.astype(np.float64) * root[t] for t, (_, p) in kept.items()], damping)
-    return _blocks(list(stats), whole, [len(s.train.pp) for s in stats.values()])
-
-
-def _blocks(tasks: Sequence[str], whole: np.ndarray, sizes: Sequence[int]) -> Explained:
-    starts = np.cumsum([0, *sizes])
-    return {
-        (t, u): whole[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
-        for i, t in enumerate(tasks) for j, u in enumerate(tasks)
-    }
+    known = targets_of(work, reads, space, tasks, matches)
+    energy = {t: np.sum([known.energy[t][r].sum(axis=(1, 2)) for r in known.rows[t].values()], axis=0) for t in tasks}
+    return Terms(energy, lambda some: matched_products(known.explained(some), known.rows), importance)

@@ -15,7 +15,9 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Weights
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
-from onnxzip.matching.match import Matches, located
+from onnxzip.matching.match import Matches, located_all
+
+Positions = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,32 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
     return Reads(key, key & tasks if key & tasks else tasks, tuple(blocks), groups, tuple(names), bias)
 
 
-def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> tuple[np.ndarray, np.ndarray]:
-    """Which original output channel each fused one of a strand stands for (negative: none), and its factor."""
+def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> list[Positions]:
+    """Which original output channel each fused one of a strand stands for (negative: none), and its factor: first members of
+    groups, second ones, and so on."""
     linear, view = linear_of(plan.overlay, step.parts[0], task)
     expr = plan.overlay.exprs(step.parts[0].outputs[0], task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
-    return located(plan.overlay, expr, task, keys, matches)
+    return located_all(plan.overlay, expr, task, keys, matches)
+
+
+def member_rows(rows: np.ndarray, positions: Sequence[Positions]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the original rows that fused channels stand for, each times its factor, and of how many.
+
+    Args:
+        positions: of the first members, of the second ones, and so on.
+
+    Returns:
+        [fused rows, columns] and [fused rows].
+    """
+    at, factor = positions[0]
+    if len(positions) == 1:
+        return rows[at] * factor[:, None], np.ones(len(at))
+    total, count = np.zeros((len(at), rows.shape[1])), np.zeros(len(at))
+    for at, factor in positions:
+        total += np.where((at >= 0)[:, None], rows[np.maximum(at, 0)] * factor[:, None], 0.0)
+        count += at >= 0
+    return total, count
 
 
 def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, matches: Matches) -> np.ndarray:
@@ -108,10 +130,11 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
             bias = bias + params[str(node.inputs[linear.bias])][group * rows : (group + 1) * rows].astype(np.float64)
         expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
         for block in (b for b in reads.blocks if b.part == k):
-            at, factor = located(plan.overlay, expr, task, block.piece.keys, matches)
             mine = slice(group * block.channels, (group + 1) * block.channels)
-            index = at[mine] - group * matrix.shape[2]
-            columns = np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)] / factor[mine], 0.0)
+            columns = np.zeros((*matrix.shape[:2], block.channels))
+            for at, factor in located_all(plan.overlay, expr, task, block.piece.keys, matches):  # several: their sum is read
+                index = at[mine] - group * matrix.shape[2]
+                columns += np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)] / factor[mine], 0.0)
             pieces.append(columns.reshape(rows, -1))
     return np.concatenate([*pieces, np.broadcast_to(np.asarray(bias).reshape(-1, 1), (rows, 1))], axis=1)
 
@@ -127,10 +150,13 @@ def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: M
         bias = params[str(node.inputs[linear.bias])].astype(np.float64).reshape(matrix.shape[:2])
     expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
-    at, factor = located(plan.overlay, expr, task, keys, matches)
-    safe = np.maximum(at, 0)
-    whole = np.concatenate([matrix[safe], bias[safe][:, :, None] * factor[:, None, None]], axis=2)
-    return np.where((at >= 0)[:, None, None], whole, 0.0)
+    total, members = np.zeros(()), np.zeros(())
+    for at, factor in located_all(plan.overlay, expr, task, keys, matches):
+        safe = np.maximum(at, 0)
+        whole = np.concatenate([matrix[safe], bias[safe][:, :, None] * factor[:, None, None]], axis=2)
+        total = total + np.where((at >= 0)[:, None, None], whole, 0.0)
+        members = members + (at >= 0)
+    return np.asarray(total / np.maximum(members, 1)[:, None, None])
 
 
 def to_params(plan: Plan, step: Step, reads: Reads, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

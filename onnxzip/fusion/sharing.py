@@ -60,8 +60,8 @@ def agreed(
     members = {
         key: Members(
             {t: found[f"index.{k}.{t}"] for t in made[key].index},
-            {t: found[f"scale.{k}.{t}"] for t in made[key].index},
-            found[f"cost.{k}"],
+            {t: found[f"scale.{k}.{t}"] for t in made[key].scale},
+            cost=found[f"cost.{k}"],
         )
         for k, key in enumerate(keys)
     }

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step
 from onnxzip.fusion.problem import Reads, original_rows
-from onnxzip.fusion.statistics import StepStatistics, TaskStatistics
-from onnxzip.linalg.moments import Moments
-from onnxzip.linalg.ridge import TINY
+from onnxzip.fusion.statistics import TaskStatistics
+from onnxzip.linalg.moments import ChannelMoments, Moments
 from onnxzip.matching.match import Matches
-from onnxzip.matching.methods import Method
+from onnxzip.matching.methods import Method, Rows
 
 Exact = Mapping[str, frozenset[str]]  # value of the fused net -> tasks for which it is what their originals compute
+
+
+class Statistics(Protocol):
+    """What is known of a step's data."""
+
+    @property
+    def dual(self) -> bool:
+        """Whether columns outnumber rows."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the rows themselves are kept."""
+
+    def of(self, task: str, reads: Reads, group: int) -> TaskStatistics:
+        """Of one task, over the columns that one strand reads."""
+
+    def sampled(self, task: str, reads: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of one task: z over the columns that one strand reads, and p; only where `kept`."""
+
+    def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
+        """Of a diagonal step: of one task, for the channels of one strand, fitted and held out."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +53,13 @@ class Work:
     plan: Plan
     step: Step
     reads: tuple[Reads, ...]
-    stats: StepStatistics | None
+    stats: Statistics | None
     method: Method
+
+    @property
+    def fits(self) -> bool:
+        """Whether rows are fitted at all; else they are means."""
+        return self.stats is not None and self.method.rows is not Rows.MEAN
 
     def statistics(self, task: str, reads: Reads, group: int, matches: Matches) -> TaskStatistics:
         """A task's statistics over what a strand reads, with the targets that the method fits."""
@@ -43,15 +69,14 @@ class Work:
             return found
         return propagated(found, original_rows(self.plan, self.step, reads, group, task, matches))
 
+    def weight(self, energies: np.ndarray) -> float:
+        """Weight of a task in a shared fit, from the mean squares of its targets."""
+        return self.method.balance(float(energies.mean()))
+
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
         skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
         return all(task in exact[p.name] for p in [*(b.piece for b in reads.blocks), *skips])
-
-
-def weight_of(stats: TaskStatistics) -> float:
-    """Weight of a task in a shared fit: its targets' mean energy becomes one."""
-    return 1.0 / max(float(stats.train.pp.mean()), TINY)
 
 
 def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:

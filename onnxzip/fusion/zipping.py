@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxzip.analysis import Plan
+from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import Owners
+from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
-from onnxzip.fusion.pairing import pair_channels
+from onnxzip.fusion.originals import OriginalStatistics
+from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
-from onnxzip.fusion.work import Work
+from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
+from onnxzip.fusion.taking import take
+from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Members, given_members, located, members_of
-from onnxzip.matching.methods import Method
+from onnxzip.matching.match import Members, given_members, in_place, members_of
+from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed
 
@@ -38,22 +42,25 @@ class Zipped:
         params: all params of the fused net.
         members: (space, strand) -> channels of the originals.
         fits: step -> strand -> fits of its rows.
+        same: space -> shared channels that are the same in all their nets, found without data.
     """
 
     params: Mapping[str, np.ndarray]
     members: Mapping[tuple[int, Owners], Members]
     fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+    same: Mapping[int, int]
 
 
 class _Zip:
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, repair: bool, peers: Peers) -> None:
-        self.plan, self.method, self.frontier, self.repair = plan, method, frontier, repair
-        self.peers = peers
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers) -> None:
+        self.plan, self.method, self.frontier, self.peers = plan, method, frontier, peers
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
+        self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
+        self.counts: dict[str, Counts] = {}
         everyone = frozenset(plan.tasks)
         for port in plan.nets[plan.tasks[0]].inputs:
             self.exact[port.name] = everyone
@@ -62,22 +69,60 @@ class _Zip:
                 self.members |= given_members(space)
             elif all(len(o) == 1 for o in space.counts):
                 self.members |= members_of(space, [], [])
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
+
+    def match_beforehand(self) -> None:
+        """Match all spaces at once, where the method does."""
+        if self.method.beforehand is not None:
+            self.members |= self.method.beforehand(self.plan, self.gather)
+            for space in self.plan.spaces.values():
+                for number, size in space.inside.items():
+                    self.members |= in_place(space, number, size)
+
+    def gather(self) -> Features:
+        """What the channels of the original nets do on all samples."""
+        if self.frontier is None:
+            raise ValueError(f"method {self.method.name!r} matches by data and was given none")
+        return gather_features(self.frontier, self.peers)
+
+    def advance(self) -> None:
+        """Run the fused net as far as its params are known."""
+        self.walk()
+        if self.frontier is not None and self.method.needs_targets:
+            self.frontier.advance(self.params, lambda n: None)
+
+    def finish(self, step: Step) -> None:
+        """Go on to the next step."""
+        if self.frontier is not None:
+            self.frontier.forget(step)
+        self.advance()
+
+    def statistics(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
+        """What is known of the data of some strands of a step; None where nobody asks."""
+        if self.frontier is None or not reads or not self.method.needs_targets:
+            return None
+        return StepStatistics(self.frontier, step, reads, self.members, self.method.repair_skips, self.peers)
 
     def step(self, step: Step) -> None:
         """Match and fit one step."""
         self.walk()
         reads = reads_of(self.plan, step)
+        self.match_tables(step, reads)
         fitted = [r for r in reads if self.needs_fit(step, r)]
-        new = [n for n in step.spaces if not any(k == n for k, _ in self.members)]
-        stats = None
-        if self.frontier is not None and fitted:
-            stats = StepStatistics(self.frontier, step, fitted, self.members, self.repair, self.peers)
-        work = Work(self.plan, step, reads, stats, self.method)
+        new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
+        work = Work(self.plan, step, reads, None, self.method)
+        same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
+        self.same |= {n: len(groups) for n, groups in same.items()}
+        work = replace(work, stats=self.statistics(step, fitted))
         for number in new:
-            self.members |= pair_channels(work, self.plan.spaces[number], self.members)
+            self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
+        for number in inside:
+            outer = self.plan.spaces[self.plan.overlay.inside[number]]
+            self.members |= pair_inside(work, outer, number, self.exact, self.members)
         result = fit_step(work, self.exact, self.members)
-        made = {key: m for key, m in self.members.items() if key[0] in new}
+        made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
         self.params |= params
         self.members |= made
@@ -86,13 +131,28 @@ class _Zip:
             for name in (*r.names, r.bias):
                 self.touched[name] = result.touched[r.key]
 
+    def match_tables(self, step: Step, reads: Sequence[Reads]) -> None:
+        """Match the spaces that params carry which a step's inputs wait for, and run the fused net up to these."""
+        read = [b.piece.name for r in reads for b in r.blocks]
+        read += [p.name for laid in step.skips for p in self.plan.layout.pieces[laid].values()]
+        waiting = waiting_params(self.plan, read, {**self.exact, **self.params})
+        if not waiting:
+            return
+        known = [number for number, _ in self.members]
+        watched = self.frontier if self.method.rows is Rows.FUSED else None
+        made, counts = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
+        self.counts |= counts
+        _, made = agreed(self.peers, f"{step.name}, tables", {}, made)
+        self.members |= made
+        self.advance()
+
     def needs_fit(self, step: Step, reads: Reads) -> bool:
         """Whether any row of a strand is shared, or refitted since what it reads is no longer exact."""
         space_rows = [r for n in step.spaces for s in self.plan.spaces[n].strands if s.key == reads.key for r in s.rows]
         tasks = frozenset(step.tasks)
         if any(len(r.owners & tasks) > 1 for r in space_rows) or (step.diagonal and len(reads.owners) > 1):
             return True
-        if not self.method.refit:
+        if not (self.method.refit or self.method.restore):
             return False
         pieces = [b.piece for b in reads.blocks]
         pieces += [p for laid in step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
@@ -102,7 +162,9 @@ class _Zip:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and self.is_matched(taken):
-                self.params[taken.name], same = take(self.plan, taken, self.members)
+                self.params[taken.name], same = take(
+                    self.plan, taken, self.members, self.counts.get(taken.laid, {})
+                )
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
@@ -119,29 +181,42 @@ class _Zip:
 
     def is_matched(self, taken: Taken) -> bool:
         task = next(t for t in self.plan.tasks if t in taken.owners)
-        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in self.plan.spaces}
+        known = {*self.plan.spaces, *self.plan.overlay.inside}
+        numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in known}
         return not taken.keys or numbers <= {n for n, _ in self.members}
 
 
-def take(plan: Plan, taken: Taken, members: Mapping[tuple[int, Owners], Members]) -> tuple[np.ndarray, bool]:
-    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same."""
-    values, present = [], []
-    for task in sorted(taken.owners):
-        array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
-        here = np.ones((), bool)
-        for dim, expr in enumerate(plan.overlay.exprs(taken.laid, task)):
-            if taken.keys and any(a in plan.spaces for a in expr.atoms()):
-                at, _ = located(plan.overlay, expr, task, taken.keys, members)
-                array = np.take(array, np.maximum(at, 0), axis=dim)
-                here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
-        values.append(array)
-        present.append(np.broadcast_to(here, array.shape))
-    if len(values) == 1:
-        return np.asarray(values[0], order="C"), True
-    weights = np.stack(present).astype(np.float64)
-    mean = (np.stack(values) * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)
-    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
-    return np.asarray(mean.astype(values[0].dtype), order="C"), same
+class _ZipBeside(_Zip):
+    """A zip that fits its rows to what the original nets compute: a merge that shares nothing goes on beside it."""
+
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers) -> None:
+        super().__init__(plan, method, frontier, peers)
+        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE)
+        self.apart_steps = {s.name: s for s in frontier.plan.steps}
+
+    def advance(self) -> None:
+        """Run the original nets as far as a merge that shares nothing has gone."""
+        self.walk()
+        self.apart.walk()
+        assert self.frontier is not None
+        self.frontier.advance(self.apart.params, lambda n: None)
+
+    def finish(self, step: Step) -> None:
+        """Go on to the next step, beside it too."""
+        self.apart.step(self.apart_steps[step.name])
+        super().finish(self.apart_steps[step.name])
+
+    def statistics(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
+        """What is known of the original nets' data."""
+        if self.frontier is None or not reads:
+            return None
+        plan, same = self.frontier.plan, self.apart_steps[step.name]
+        apart = reads_of(plan, same)
+        inner = StepStatistics(self.frontier, same, apart, self.apart.members, self.method.repair_skips, self.peers)
+        by_task = {t: next(r for r in apart if r.key == frozenset([t])) for t in step.tasks}
+        return OriginalStatistics(
+            self.plan, self.members, step, plan, self.apart.members, by_task, inner, self.method.shrink
+        )
 
 
 def blas_threads(plan: Plan) -> AbstractContextManager[object]:
@@ -154,33 +229,37 @@ def blas_threads(plan: Plan) -> AbstractContextManager[object]:
     return nullcontext() if widest >= WIDE else threadpool_limits(1, user_api="blas")
 
 
+def live_plan(plan: Plan, method: Method) -> Plan:
+    """The plan whose values a method looks at: the merge's own, or the one that shares nothing, the original nets."""
+    return analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),)) if method.rows is Rows.ORIGINAL else plan
+
+
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, repair: bool, tick: Tick, peers: Peers = ALONE
+    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE
 ) -> Zipped:
     """Match and fit every step of a plan.
 
     Args:
         method: how.
-        frontier: live values and targets; None where the method looks at no data, or nothing is shared.
-        repair: whether a branch's target is the original sum less the fused skip.
+        frontier: live values and targets; None where the method looks at no data, or nothing is shared. Of the plan that
+            shares nothing where the method's rows are fitted to the original nets.
         tick: called with 1 after each step.
         peers: the processes that have the other samples; all find the same.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
-    work = _Zip(plan, method, frontier, repair, peers)
+    if method.rows is Rows.ORIGINAL and frontier is not None:
+        work: _Zip = _ZipBeside(plan, method, frontier, peers)
+    else:
+        work = _Zip(plan, method, frontier, peers)
     with blas_threads(plan):
-        work.walk()
-        if frontier is not None:
-            frontier.advance(work.params, lambda n: None)
+        work.match_beforehand()
+        work.advance()
         for step in plan.steps:
             work.step(step)
-            if frontier is not None:
-                work.walk()
-                frontier.forget(step)
-                frontier.advance(work.params, lambda n: None)
+            work.finish(step)
             give_back_freed()
             tick(1)
         work.walk()
-    return Zipped(work.params, work.members, work.fits)
+    return Zipped(work.params, work.members, work.fits, work.same)

@@ -16,7 +16,7 @@ _UNITS = ("B", "kB", "MB", "GB")
 
 def merge_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge has made."""
-    yield from _noise_line(report, "Zipped")
+    yield from noise_line(report, "Zipped")
     yield _task_table(report)
     yield _size_table(report)
     yield _space_table(report, fitted=True)
@@ -34,13 +34,13 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
 
 def verify_tables(report: Report) -> Iterator[RenderableType]:
     """How close a fused net comes to its originals."""
-    yield from _noise_line(report, "Compared")
+    yield from noise_line(report, "Compared")
     yield _task_table(report)
 
 
 def retrain_tables(report: Report) -> Iterator[RenderableType]:
     """What retraining has brought."""
-    yield from _noise_line(report, "Retrained")
+    yield from noise_line(report, "Retrained")
     yield _task_table(report)
     yield _retrain_table(report["retrain"])
 
@@ -65,7 +65,8 @@ def _retrain_title(done: Report) -> str:
     return f"{title}{trials}; learning rate {done['learning_rate']:g}; held-out samples"
 
 
-def _noise_line(report: Report, verb: str) -> Iterator[Text]:
+def noise_line(report: Report, verb: str) -> Iterator[Text]:
+    """Says that noise stood in for data."""
     noise = report["noise"]
     if noise is not None:
         count, seed = noise["samples"], noise["seed"]
@@ -73,7 +74,7 @@ def _noise_line(report: Report, verb: str) -> Iterator[Text]:
 
 
 def number_table(title: str, *columns: str) -> Table:
-    """The first column is text, the others are numbers."""
+    """A table whose first column is text, the others numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
@@ -108,11 +109,14 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    table = number_table("Channels", "space", "of each net", "shared", "fused", *(["error", "damping"] if fitted else []))
+    identical = fitted and any(space["identical"] for space in report["spaces"])
+    columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
+    table = number_table("Channels", "space", "of each net", "shared", "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
         row = [space["name"], each, str(space["shared"]), str(space["groups"])]
+        row += [str(space["identical"])] if identical else []
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
         table.add_row(*row)
@@ -132,7 +136,7 @@ def refusal_tables(report: Report, title: str = "Left unmerged") -> Iterator[Ren
 
 
 def percent(value: float | None) -> str:
-    """A fraction for people: 0.5 is 50.00 %."""
+    """A fraction for people; `-` for none."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 

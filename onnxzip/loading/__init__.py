@@ -1,11 +1,12 @@
 """Files to nets in canonical form.
 
     files      read, with every check of a file
-    preparing  functions inlined, one opset, names for all
+    preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     importing  as a Net
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
+    spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
     folding    per-channel affine maps, BatchNormalization among them
 """
@@ -29,9 +30,10 @@ from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
+from onnxzip.loading.spelled_out import recognised
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all", "look_at"]
+__all__ = ["load", "load_all", "load_model", "look_at"]
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
@@ -52,8 +54,16 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    model = read(path)
-    return _net(path, name or path.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    return load_model(read(path), path, name, opset)
+
+
+def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
+    """A model as a net in canonical form; `where` is for messages.
+
+    Raises:
+        UnsupportedError, UsageError: as `load`.
+    """
+    return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
@@ -84,4 +94,4 @@ def look_at(path: Path, model: ModelProto) -> Net:
 def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
     prepared = prepare(path, model, opset)
     net = to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats)
-    return folded_affine(canonical_linear(without_idle_nodes(canonical_attributes(net))))
+    return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))

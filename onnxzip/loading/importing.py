@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 _FLOATS: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 
 # attributes that stand for one number even where a file holds them as a list of one
-_SCALARS = frozenset({"min", "max", "constant_value", "axis", "k"})
+_SCALARS = frozenset({"min", "max", "constant_value", "axis", "k", "depth", "dft_length", "frame_step", "frame_length"})
 
 
 def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Container[np.dtype] = _FLOATS) -> Net:
@@ -93,8 +93,12 @@ def _defaults(op: str, domain: str, opset: int, opsets: dict[str, int]) -> dict[
         default = attribute.default_value
         if default.type != AttributeProto.UNDEFINED:
             value = helper.get_attribute_value(default)
-            found[key] = value.decode() if isinstance(value, bytes) else tuple(value) if isinstance(value, list) else value
+            found[key] = tuple(_decoded(v) for v in value) if isinstance(value, list) else _decoded(value)
     return found
+
+
+def _decoded(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _plain(path: Path, node: gs.Node, key: str, value: Any) -> Any:

@@ -9,7 +9,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, inliner, numpy_helper, version_converter
 
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.branches import without_plain_branches
 from onnxzip.loading.files import opset_of, plain
+from onnxzip.loading.vendor import take_apart
 
 OLDEST_CANONICAL_OPSET = 13
 _OLDEST_IR = 8
@@ -27,9 +29,13 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
         raise UsageError(f"{path}: cannot be brought to opset {opset}; ask for {least} or more.")
     if model.functions:
         model = inliner.inline_local_functions(model)
-    converted = _converted(path, model, opset) if opset_of(model) < opset else _copy(model)
+    model = _copy(model)
+    take_apart(model, opset_of(model))
+    converted = _converted(path, model, opset) if opset_of(model) < opset else model
     _plain_domains(converted)
+    without_plain_branches(converted)
     _name_everything(converted)
+    _plain_constants(converted)
     _expand_constants(converted)
     _slice_shapes(converted)
     converted.ir_version = max(model.ir_version, _OLDEST_IR)
@@ -87,6 +93,16 @@ def _name_everything(model: ModelProto) -> None:
             del node.output[-1]
         for at, value in enumerate(node.output):
             node.output[at] = value or f"{name}.unused.{at}"
+
+
+def _plain_constants(model: ModelProto) -> None:
+    """Numbers in attributes of Constant nodes become tensors: graphsurgeon reads them in other types than ONNX does."""
+    types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    for node in _nodes(model.graph):
+        for attribute in node.attribute if node.op_type == "Constant" and not node.domain else ():
+            if attribute.name in types:
+                value = np.array(helper.get_attribute_value(attribute), types[attribute.name])
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
 
 
 def _expand_constants(model: ModelProto) -> None:

@@ -20,6 +20,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
@@ -54,12 +55,14 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     if not batched:
         graph = _folded(path, model, {}, frozenset())
         return Runs(graph, graph)
-    kept: frozenset[str] = frozenset()
-    for _ in range(2):
+    runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
+    kept = frozenset(_growers(model, _grown_constants(runs)))
+    while kept:
         runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), kept) for b in BATCHES))
-        kept = frozenset(_growers(model, _grown_constants(runs)))
-        if not kept:
+        growing = kept & _growing(runs)
+        if growing == kept:
             break
+        kept = growing
     if [(n.op, n.name) for n in runs.first.nodes] != [(n.op, n.name) for n in runs.second.nodes]:
         raise UnsupportedError(f"{path}: which nodes it has depends on the batch size. Export it with a fixed batch of 1.")
     return runs
@@ -119,14 +122,25 @@ def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: fro
         with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
             graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
             graph.cleanup().toposort()
+        _plain_casts(graph)
         before, now = now, _progress(path, graph)
-    return graph
+    return without_counting_gathers(graph)
+
+
+def _plain_casts(graph: gs.Graph) -> None:
+    """CastLike is a Cast, once the type that it takes as its model is known."""
+    for node in graph.nodes:
+        if node.op == "CastLike" and not node.domain and node.inputs[1].dtype is not None:
+            kind = node.inputs[1].dtype
+            number = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+            node.op, node.attrs = "Cast", {"to": number, **node.attrs}
+            node.inputs.pop()
 
 
 def _progress(path: Path, graph: gs.Graph) -> tuple[int, int]:
     """Infer shapes; the number of nodes left and of values whose shape is known."""
     _infer(path, graph)
-    known = sum(t.shape is not None and all(isinstance(d, int) for d in t.shape) for t in graph.tensors().values())
+    known = sum(_is_static(t.shape) for t in graph.tensors().values())
     return len(graph.nodes), known
 
 
@@ -161,6 +175,17 @@ def _grown_constants(runs: Runs) -> set[str]:
             if not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
                 grown.add(name)
     return grown
+
+
+def _growing(runs: Runs) -> set[str]:
+    """Nodes that give more entries to a larger batch, or whose entries are not counted yet."""
+    second = {n.name: n.outputs[0].shape for n in runs.second.nodes}
+    shapes = {n.name: n.outputs[0].shape for n in runs.first.nodes}
+    return {name for name, shape in shapes.items() if shape != second.get(name) or not _is_static(shape)}
+
+
+def _is_static(shape: list[object] | None) -> bool:
+    return shape is not None and all(isinstance(d, int) for d in shape)
 
 
 def _growers(model: ModelProto, grown: set[str]) -> set[str]:

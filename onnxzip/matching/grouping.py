@@ -41,15 +41,17 @@ class Terms:
 
 
 def group_channels(
-    counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign
+    counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign, known: Iterable[Mapping[str, int]] = ()
 ) -> tuple[list[dict[str, int]], list[float]]:
     """Groups for every owner set of more than one task, widest first, and what each costs.
 
     Args:
         counts: groups wanted per owner set; the sets are nested.
         assign: (cost [groups, channels], number of pairs) -> pairs, cheapest first.
+        known: groups that are decided already; none of their channels is grouped again.
     """
-    left = {t: np.arange(len(e)) for t, e in terms.energy.items()}
+    gone = {t: [g[t] for g in known if t in g] for t in terms.energy}
+    left = {t: np.setdiff1d(np.arange(len(e)), gone[t]) for t, e in terms.energy.items()}
     alone = {t: terms.alone(t) for t in left}
     found: list[dict[str, int]] = []
     costs: list[float] = []

@@ -7,13 +7,13 @@ positive factor it is scaled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.spaces import Expr, positions
+from onnxzip.analysis.spaces import Expr, Inside, positions
 from onnxzip.analysis.strands import Owners, SpacePlan
 
 ABSENT = -(1 << 40)
@@ -24,22 +24,28 @@ class Members:
     """Channels of one strand.
 
     Attributes:
-        index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel.
-        scale: task -> float [size]; fused channel = scale * original channel.
+        index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel. Of a space that
+            lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
+        scale: task -> float [size]; fused channel = scale * original channel. Empty for a space inside another one.
+        more: task -> int [most members beyond the first, size], further channels of the task in the same group: the fused
+            channel stands for their mean. Empty where no group has any.
         cost: float [size], of sharing the channel, as `matching.grouping` counts it; NaN where one task owns it alone, empty
             where nothing was counted.
     """
 
     index: Mapping[str, np.ndarray]
     scale: Mapping[str, np.ndarray]
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
     cost: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
+Group = Mapping[str, tuple[int, ...]]  # task -> its channels
 Matches = Mapping[tuple[int, Owners], Members]
+Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
 
 
 def members_of(
-    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]], costs: Sequence[float] = ()
+    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]]
 ) -> dict[tuple[int, Owners], Members]:
     """Lay groups out in the strands of a space.
 
@@ -47,25 +53,63 @@ def members_of(
         groups: per fused channel, the original channel of each of its owners; shared groups only, in order. Channels that
             stand in none become their task's own, in their original order.
         scales: per group, the factor of each member.
-        costs: per group, of sharing it; none where nothing was counted.
     """
-    known = costs or [float("nan")] * len(groups)
+    factors = {id(group): scale for group, scale in zip(groups, scales, strict=True)}
+    by_owners: dict[Owners, list[tuple[Group, Mapping[str, float]]]] = {}
+    for owners, own in singles(plan, groups).items():
+        by_owners.setdefault(owners, []).extend((g, {}) for g in own)
+    for group in groups:
+        members = {t: (c,) for t, c in group.items()}
+        by_owners.setdefault(frozenset(group), []).append((members, factors[id(group)]))
+    return _laid(plan, by_owners)
+
+
+def charged(
+    found: Mapping[tuple[int, Owners], Members], groups: Sequence[Mapping[str, int]], costs: Sequence[float]
+) -> dict[tuple[int, Owners], Members]:
+    """Members that tell what each of some groups costs."""
+    known = {frozenset(group.items()): cost for group, cost in zip(groups, costs, strict=True)}
+    by_place = {place: np.stack(list(m.index.values()), axis=1) for place, m in found.items()}
+    keys = {
+        place: [frozenset((t, int(c)) for t, c in zip(found[place].index, row, strict=True) if c >= 0) for row in rows]
+        for place, rows in by_place.items()
+    }
+    nothing = float("nan")
+    return {p: replace(m, cost=np.array([known.get(k, nothing) for k in keys[p]], np.float64)) for p, m in found.items()}
+
+
+def singles(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[Owners, list[Group]]:
+    """Channels that stand in none of some groups, by the task that owns them, in their original order."""
     used: dict[str, set[int]] = {t: {g[t] for g in groups if t in g} for t in plan.sizes}
-    own = {t: [i for i in range(n) if i not in used[t]] for t, n in plan.sizes.items()}
-    by_owners: dict[Owners, list[tuple[Mapping[str, int], Mapping[str, float], float]]] = {}
-    for group, scale, cost in zip(groups, scales, known, strict=True):
-        by_owners.setdefault(frozenset(group), []).append((group, scale, cost))
-    for task, channels in own.items():
-        by_owners.setdefault(frozenset([task]), []).extend(({task: c}, {task: 1.0}, float("nan")) for c in channels)
+    return {frozenset([t]): [{t: (i,)} for i in range(n) if i not in used[t]] for t, n in plan.sizes.items()}
+
+
+def laid_groups(plan: SpacePlan, groups: Mapping[Owners, Sequence[Group]]) -> dict[tuple[int, Owners], Members]:
+    """Lay groups of any members out in the strands of a space.
+
+    Args:
+        groups: for the rows of each owner set; a group need not have members of all owners.
+    """
+    return _laid(plan, {owners: [(g, {}) for g in some] for owners, some in groups.items()})
+
+
+def _laid(
+    plan: SpacePlan, by_owners: Mapping[Owners, Sequence[tuple[Group, Mapping[str, float]]]]
+) -> dict[tuple[int, Owners], Members]:
     found = {}
     for strand in plan.strands:
         entries = [e for rows in strand.rows for e in by_owners[rows.owners]]
         if len(entries) != strand.size:
             raise ValueError(f"space {plan.name}: {len(entries)} channels matched for a strand of {strand.size}")
-        index = {t: np.array([g.get(t, ABSENT) for g, _, _ in entries], np.int64) for t in sorted(strand.key)}
-        factors = {t: np.array([s.get(t, 1.0) for _, s, _ in entries]) for t in sorted(strand.key)}
-        charged = np.array([c for _, _, c in entries] if costs else [], np.float64)
-        found[plan.number, strand.key] = Members(index, factors, charged)
+        tasks = sorted(strand.key)
+        depth = max((len(c) for g, _ in entries for c in g.values()), default=1)
+        index = {
+            t: np.array([[c[k] if k < len(c := g.get(t, ())) else ABSENT for g, _ in entries] for k in range(depth)], np.int64)
+            for t in tasks
+        }
+        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in tasks}
+        more = {t: i[1:] for t, i in index.items()} if depth > 1 else {}
+        found[plan.number, strand.key] = Members({t: i[0] for t, i in index.items()}, factors, more)
     return found
 
 
@@ -87,14 +131,47 @@ def located(
     Returns:
         int [n], negative where the task has no such channel, and float [n].
     """
-    chosen: dict[int, np.ndarray] = {}
+    chosen: dict[int, np.ndarray | Inside] = {}
     factors: dict[int, np.ndarray] = {}
     for number in expr.atoms():
         parts = [matches[number, k] for k in keys if (number, k) in matches]
-        if any(n == number for n, _ in matches):
+        if number in overlay.inside:
+            if parts:
+                chosen[number] = Inside(overlay.inside[number], np.concatenate([m.index[task] for m in parts]))
+        elif any(n == number for n, _ in matches):
             chosen[number] = np.concatenate([np.zeros(0, np.int64), *(m.index[task] for m in parts)])
             factors[number] = np.concatenate([np.zeros(0), *(m.scale[task] for m in parts)])
     return positions(expr, chosen), _factors(expr, factors)
+
+
+def located_all(
+    overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same of the first members of every group, of the second ones, and so on; one alone where no group has more."""
+    mine = [(number, key) for number in expr.atoms() for key in keys if (number, key) in matches]
+    depth = max((len(more) for place in mine for more in matches[place].more.values()), default=0)
+    further = [{**matches, **{place: _further(matches[place], k) for place in mine}} for k in range(depth)]
+    return [located(overlay, expr, task, keys, m) for m in (matches, *further)]
+
+
+def _further(members: Members, k: int) -> Members:
+    """Members beyond the first, as if they were the first."""
+    index = {
+        t: members.more[t][k] if k < len(members.more.get(t, ())) else np.full_like(i, ABSENT)
+        for t, i in members.index.items()
+    }
+    return Members(index, members.scale)
+
+
+def in_place(space: SpacePlan, number: int, size: int) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of a space that lies inside another one, all in their original order.
+
+    Args:
+        space: the other one; number, size: of the space inside.
+    """
+    return {
+        (number, s.key): Members({t: np.tile(np.arange(size), (s.size, 1)) for t in sorted(s.key)}, {}) for s in space.strands
+    }
 
 
 def channel_places(plan: Plan, expr: Expr, space: SpacePlan, task: str) -> np.ndarray:
@@ -103,9 +180,31 @@ def channel_places(plan: Plan, expr: Expr, space: SpacePlan, task: str) -> np.nd
     Args:
         expr: the axis, over laid-over spaces.
     """
-    nothing = np.zeros(0, np.int64)
-    others = {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    others = _others(plan, expr, space)
     return np.stack([positions(expr, {**others, space.number: np.array([c])}) for c in range(space.sizes[task])])
+
+
+def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, task: str) -> np.ndarray:
+    """The same for each channel of a space inside it, or for what has none: int [channels, inside, places of each]."""
+    nothing = {n: Inside(space.number, np.zeros((1, 0), np.int64)) for n in space.inside if n != number}
+    if number is None and not nothing:
+        return channel_places(plan, expr, space, task)[:, None, :]
+    others: dict[int, np.ndarray | Inside] = {**_others(plan, expr, space), **nothing}
+    found = []
+    for c in range(space.sizes[task]):
+        chosen = {**others, space.number: np.array([c])}
+        if number is None:
+            found.append(positions(expr, chosen)[None])
+        else:
+            ones = [Inside(space.number, np.array([[k]])) for k in range(space.inside[number])]
+            found.append(np.stack([positions(expr, {**chosen, number: one}) for one in ones]))
+    return np.stack(found)
+
+
+def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
+    """No channels of the spaces that stand beside a space in a concatenation."""
+    nothing = np.zeros(0, np.int64)
+    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
 
 
 def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -53,6 +53,28 @@ def _pow(x: Any, y: Any) -> Any:
     return torch.pow(x, y).to(x.dtype)
 
 
+def _div(a: Any, b: Any) -> Any:
+    """Integers are cut towards zero."""
+    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def _mod(a: Any, b: Any, *, fmod: int) -> Any:
+    """The remainder has the divisor's sign, or with fmod the dividend's."""
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+_COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], bool]] = {
+    "Equal": (lambda a, b: a == b, True),
+    "Greater": (lambda a, b: a > b, False),
+    "GreaterOrEqual": (lambda a, b: a >= b, False),
+    "Less": (lambda a, b: a < b, False),
+    "LessOrEqual": (lambda a, b: a <= b, False),
+    "And": (lambda a, b: a & b, True),
+    "Or": (lambda a, b: a | b, True),
+    "Xor": (lambda a, b: a ^ b, True),
+}
+
+
 _added_line, _compared_line = _line(_added), _line(_compared)
 _fixed_line = _line(lambda view: Symmetry.PERMUTATION)
 
@@ -61,8 +83,12 @@ register(Operator("Sub", _added_line, lambda a, b: a - b, Symmetry.LINEAR))
 register(Operator("Sum", _added_line, lambda *values: reduce(torch.add, values), Symmetry.LINEAR, commutative=True))
 register(Operator("Mean", _added_line, _mean, Symmetry.LINEAR, commutative=True))
 register(Operator("Mul", _line(lambda view: _scaled(view, (0, 1))), lambda a, b: a * b, Symmetry.LINEAR, commutative=True))
-register(Operator("Div", _line(lambda view: _scaled(view, (0,))), lambda a, b: a / b, Symmetry.LINEAR))
+register(Operator("Div", _line(lambda view: _scaled(view, (0,))), _div, Symmetry.LINEAR))
 register(Operator("Max", _compared_line, lambda *values: reduce(torch.maximum, values), Symmetry.SCALING, commutative=True))
 register(Operator("Min", _compared_line, lambda *values: reduce(torch.minimum, values), Symmetry.SCALING, commutative=True))
 register(Operator("Pow", _fixed_line, _pow, Symmetry.PERMUTATION))
 register(Operator("Where", _fixed_line, lambda condition, a, b: torch.where(condition, a, b), Symmetry.PERMUTATION))
+register(Operator("Mod", _fixed_line, _mod, Symmetry.PERMUTATION))
+
+for _name, (_function, _commutative) in _COMPARISONS.items():
+    register(Operator(_name, _fixed_line, _function, Symmetry.PERMUTATION, commutative=_commutative))

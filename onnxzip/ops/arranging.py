@@ -1,8 +1,9 @@
-"""Operators that put whole channels in another place: Transpose, Concat, Split, Expand, DepthToSpace, SpaceToDepth.
+"""Operators that put whole channels in another place: Transpose, Concat, Split, Expand, Tile, DepthToSpace, SpaceToDepth.
 
     n c h w -> n h w c                        Transpose
     n p0 *s, n p1 *s -> n (p0+p1) *s          Concat
     n (p0+p1) *s -> n p0 *s, n p1 *s          Split
+    n c -> n (r c)                            Tile
     n (x y c) h w -> n c (h x) (w y)          DepthToSpace
 """
 
@@ -86,6 +87,25 @@ def _adapt_expand(
     return {"shape": tuple(1 if d < 0 and d == mine else d for d, mine in zip(outputs[0], own, strict=True))}
 
 
+def _tile_line(view: View) -> Line:
+    """Every copy has all channels, in their order; of an axis of one there is nothing but copies."""
+    shape, repeats = first(view), ints(view.attrs["repeats"])
+    terms = [
+        a if count == 1 else f"r{k}" if shape[k] == 1 else f"(r{k} {a})"
+        for k, (a, count) in enumerate(zip(names(len(shape)), repeats, strict=True))
+    ]
+    before = ["1" if shape[k] == 1 and count != 1 else f"a{k}" for k, count in enumerate(repeats)]
+    sizes = {f"r{k}": count for k, count in enumerate(repeats) if count != 1 and shape[k] != 1}
+    return Line(text([before], [terms]), sizes)
+
+
+def _adapt_tile(
+    node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
+) -> dict[str, Any]:
+    assert inputs[0] is not None
+    return {"repeats": tuple(after // before for before, after in zip(inputs[0], outputs[0], strict=True))}
+
+
 def _depth_line(view: View) -> Line:
     block = int(view.attrs["blocksize"])
     depth = "(c x y)" if view.attrs["mode"] == "CRD" else "(x y c)"
@@ -127,6 +147,12 @@ register(
     Operator(
         "Expand", _expand_line, _expand, Symmetry.LINEAR, constants={1: "shape"}, adapt=_adapt_expand,
         derived=frozenset({"shape"}),
+    )
+)
+register(
+    Operator(
+        "Tile", _tile_line, lambda x, *, repeats: x.repeat(ints(repeats)), Symmetry.LINEAR, constants={1: "repeats"},
+        adapt=_adapt_tile, derived=frozenset({"repeats"}),
     )
 )
 register(Operator("DepthToSpace", _depth_line, _depth_to_space, Symmetry.LINEAR))

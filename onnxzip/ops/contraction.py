@@ -1,4 +1,4 @@
-"""Einsum: its equation is a line already, `bhld,bhmd->bhlm` -> `b h l d, b h m d -> b h l m`."""
+"""Einsum: its equation is a line already, `bhld,bhmd->bhlm` -> `b h l d, b h m d -> b h l m`; and Det, `*z m k -> *z`."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def _einsum(*values: Any, equation: str) -> Any:
 
 
 register(Operator("Einsum", _line, _einsum, Symmetry.PERMUTATION))
+register(
+    Operator(
+        "Det", lambda view: Line("*z m k -> *z", pinned=frozenset({"m", "k"}), symmetry=Symmetry.PERMUTATION),
+        lambda x: torch.linalg.det(x), Symmetry.PERMUTATION,
+    )
+)

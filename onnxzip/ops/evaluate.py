@@ -17,6 +17,7 @@ from onnxzip.ops.lazy import torch
 from onnxzip.ops.reading import ints
 from onnxzip.ops.registry import find
 
+_GROWING = {"Expand": "shape", "Tile": "repeats"}
 _NONE = 0  # the slot of an omitted input
 
 
@@ -157,7 +158,7 @@ def _batch_source(net: Net) -> tuple[str, int]:
 
 def _grows(node: Node) -> bool:
     """Whether a node repeats its input for every sample of the batch."""
-    return node.op == "Expand" and any(d < 0 for d in ints(node.attrs["shape"]))
+    return node.op in _GROWING and any(d < 0 for d in ints(node.attrs[_GROWING[node.op]]))
 
 
 def _reads(node: Node, batched: tuple[str, int]) -> tuple[str, ...]:
@@ -173,13 +174,14 @@ def _step(node: Node, slots: Mapping[str, int], batched: tuple[str, int], done: 
     operator = find(node.op)
     assert operator is not None
     inputs = tuple(_NONE if v is None else slots[v] for v in node.inputs)
-    function = partial(operator.torch, **node.attrs) if node.attrs else operator.torch
+    keywords = {**node.attrs, "outputs": len(node.outputs)} if operator.told_outputs else dict(node.attrs)
+    function = partial(operator.torch, **keywords) if keywords else operator.torch
     if _grows(node):
         inputs = (*inputs, slots[batched[0]])
-        function = partial(_grown, operator.torch, ints(node.attrs["shape"]), batched[1])
+        function = partial(_grown, operator.torch, _GROWING[node.op], ints(node.attrs[_GROWING[node.op]]), batched[1])
     return Step(node, function, inputs, tuple(slots[v] for v in node.outputs), tuple(slots[v] for v in done))
 
 
-def _grown(expand: Callable[..., Any], shape: Shape, axis: int, x: Any, source: Any) -> Any:
-    """Expand to a shape in which -k is k times the batch that `source` has along an axis."""
-    return expand(x, shape=bind_batch(shape, source.shape[axis]))
+def _grown(function: Callable[..., Any], keyword: str, numbers: Shape, axis: int, x: Any, source: Any) -> Any:
+    """The function told numbers in which -k is k times the batch that `source` has along an axis."""
+    return function(x, **{keyword: bind_batch(numbers, source.shape[axis])})

@@ -29,6 +29,10 @@ def _gelu(x: Any, *, approximate: str) -> Any:
     return torch.nn.functional.gelu(x, approximate=approximate)
 
 
+def _is_infinite(x: Any, *, detect_negative: int, detect_positive: int) -> Any:
+    return torch.isinf(x) & (((x > 0) & bool(detect_positive)) | ((x < 0) & bool(detect_negative)))
+
+
 def _clip(x: Any, *, min: Any = None, max: Any = None) -> Any:
     """Between two bounds by hardtanh, which is one pass where the gradient of clamp takes four."""
     low, high = floats(min), floats(max)
@@ -111,6 +115,9 @@ _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
     "Asinh": (lambda x: torch.asinh(x), Symmetry.PERMUTATION),
     "Acosh": (lambda x: torch.acosh(x), Symmetry.PERMUTATION),
     "Atanh": (lambda x: torch.atanh(x), Symmetry.PERMUTATION),
+    "IsNaN": (lambda x: torch.isnan(x), Symmetry.PERMUTATION),
+    "IsInf": (_is_infinite, Symmetry.PERMUTATION),
+    "Not": (lambda x: ~x, Symmetry.PERMUTATION),
 }
 
 for _name, (_function, _symmetry) in _FUNCTIONS.items():

@@ -66,10 +66,45 @@ def _summed(x: Any, windows: _Windows) -> Any:
     return y.reshape(*x.shape[:2], *y.shape[2:])
 
 
-def _max_pool(x: Any, **attrs: Any) -> Any:
+def _max_pool(x: Any, *, outputs: int, **attrs: Any) -> Any:
     w = _windows(x, attrs)
-    x = _padded(_padded(x, w.pads, -math.inf), w.extra, -math.inf)
-    return getattr(torch.nn.functional, f"max_pool{len(w.kernel)}d")(x, w.kernel, w.strides, 0, w.dilations)
+    padded = _padded(_padded(x, w.pads, -math.inf), w.extra, -math.inf)
+    pool = getattr(torch.nn.functional, f"max_pool{len(w.kernel)}d")
+    if outputs == 1:
+        return pool(padded, w.kernel, w.strides, 0, w.dilations)
+    y, at = pool(padded, w.kernel, w.strides, 0, w.dilations, return_indices=True)
+    return y, _flat_places(x, padded, at, w, bool(attrs.get("storage_order")))
+
+
+def _flat_places(x: Any, padded: Any, at: Any, windows: _Windows, column_major: bool) -> Any:
+    """Where the largest entries lie in the whole of x as one row, from where they lie in their own padded image."""
+    places = []
+    for size, (before, _) in zip(reversed(padded.shape[2:]), reversed(windows.pads), strict=True):
+        places.append(at % size - before)
+        at = at // size
+    flat, sizes = torch.zeros_like(at), tuple(x.shape[2:])
+    order = [*zip(places, reversed(sizes), strict=True)]
+    for place, size in order if column_major else reversed(order):
+        flat = flat * size + place
+    image = torch.arange(x.shape[0] * x.shape[1], device=x.device).reshape(x.shape[0], x.shape[1], *(1 for _ in sizes))
+    return image * math.prod(sizes) + flat
+
+
+def _max_unpool(x: Any, indices: Any, *, output_shape: Any = None, **attrs: Any) -> Any:
+    """Every entry at its place in the whole of y as one row, zeros elsewhere."""
+    kernel = ints(attrs["kernel_shape"])
+    rank = len(kernel)
+    strides, pads = ints(attrs.get("strides")) or (1,) * rank, ints(attrs.get("pads")) or (0,) * 2 * rank
+    sizes = [(x.shape[2 + k] - 1) * strides[k] - pads[k] - pads[rank + k] + kernel[k] for k in range(rank)]
+    flat = x.new_zeros(math.prod(x.shape[:2]) * math.prod(sizes)).scatter(0, indices.reshape(-1), x.reshape(-1))
+    y = flat.reshape(*x.shape[:2], *sizes)
+    wanted = ints(output_shape)[2:]
+    return _padded(y, tuple((0, w - n) for w, n in zip(wanted, sizes, strict=True)), 0.0) if wanted else y
+
+
+def _unpool_line(view: View) -> Line:
+    """An index counts samples and channels, too: they stay where they are."""
+    return Line("n c *s, n c *s -> n c *t", pinned=frozenset({"n", "c"}))
 
 
 def _average_pool(x: Any, **attrs: Any) -> Any:
@@ -87,7 +122,10 @@ def _lp_pool(x: Any, **attrs: Any) -> Any:
 
 
 def _max_pool_line(view: View) -> Line:
-    return Line("n c *s -> n c *t" + ", n c *t" * (len(view.outputs) - 1))
+    """An index counts samples and channels, too: where it is read they stay where they are."""
+    if len(view.outputs) == 1:
+        return Line("n c *s -> n c *t")
+    return Line("n c *s -> n c *t, n c *t", pinned=frozenset({"n", "c"}))
 
 
 def _global_line(view: View) -> Line:
@@ -99,7 +137,8 @@ def _spatial(x: Any) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
 
-register(Operator("MaxPool", _max_pool_line, _max_pool, Symmetry.SCALING))
+register(Operator("MaxPool", _max_pool_line, _max_pool, Symmetry.SCALING, told_outputs=True))
+register(Operator("MaxUnpool", _unpool_line, _max_unpool, Symmetry.LINEAR, constants={2: "output_shape"}))
 register(Operator("AveragePool", "n c *s -> n c *t", _average_pool, Symmetry.LINEAR))
 register(Operator("LpPool", "n c *s -> n c *t", _lp_pool, Symmetry.SCALING))
 register(Operator("GlobalAveragePool", _global_line, lambda x: x.mean(_spatial(x), keepdim=True), Symmetry.LINEAR))

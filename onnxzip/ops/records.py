@@ -111,6 +111,7 @@ class Operator:
         derived: attributes that follow from shapes (`shape` of Reshape, `group` of a depthwise Conv): two nets may differ in
             them.
         commutative: whether the order of its inputs means nothing.
+        told_outputs: whether the function is told, by the keyword `outputs`, how many outputs are asked for: some cost time.
         bounds: of an operator that only clips, x -> min(max(x, lowest), highest): node -> (lowest, highest).
     """
 
@@ -123,6 +124,7 @@ class Operator:
     adapt: Callable[[Node, tuple[Shape | None, ...], tuple[Shape, ...], Mapping[str, int]], Mapping[str, Any]] | None = None
     derived: frozenset[str] = frozenset()
     commutative: bool = False
+    told_outputs: bool = False
     bounds: Callable[[Node], tuple[float, float]] | None = None
 
     def line_for(self, view: View) -> Line:

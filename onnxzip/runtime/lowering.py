@@ -19,7 +19,7 @@ from onnxzip.net import BATCH, Net, Node
 from onnxzip.ops import find
 
 # operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
-BATCHED_CONSTANTS = frozenset({"Expand", "Resize"})
+BATCHED_CONSTANTS = frozenset({"Expand", "Resize", "Tile", "AffineGrid", "CenterCropPad"})
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,13 @@ def _takes(opset: int, ir_version: int) -> bool:
     return True
 
 
+def installed_builds() -> list[str]:
+    """The builds of ONNX Runtime that are installed; two at once overwrite each other's files."""
+    return [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+
+
 def _refuse_two_builds() -> None:
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) == 2:
+    if len(installed_builds()) == 2:
         raise BackendMissingError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. "
             "Uninstall both, then install one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"

@@ -1,0 +1,96 @@
+"""Products of free factors: heads, and the channels inside each of them.
+
+A value [batch, tokens, (h d)] of attention, which is [batch, h, tokens, d] elsewhere, stays the same net with its heads h in
+any order and the channels d of each head in an order of its own. So h makes strands like any other space, and d lies inside
+h: it is taken whole, and its order is found head by head. d lies inside h where it never stands without it:
+
+    product (h d)                  h in front of it, among the same factors
+    an axis d of its own           of a computed value that has h on another axis
+
+A factor that is no such thing (its order is fixed, or params of its own stand along it, as in rotary embeddings) keeps its
+order inside every channel of the free factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from onnxzip.analysis.spaces import Expr
+from onnxzip.net import Axis, Net
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """What becomes of the factors of products.
+
+    Attributes:
+        inside: atom -> the atom that it lies inside of.
+        kept: atoms that keep their order inside of another one.
+    """
+
+    inside: Mapping[int, int]
+    kept: frozenset[int]
+
+
+def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int]) -> Nesting:
+    """Sort the factors of all products into those that carry strands and those that follow them.
+
+    Args:
+        axes: the space of each axis.
+        produced: atoms that weights produce; free: those of them that may be in any order.
+    """
+    outer: dict[int, int] = {}
+    kept: set[int] = set()
+    for factors in _products(axes):
+        carrying = [p for p in factors if any(a in free for a in p.atoms())]
+        if not carrying or carrying[0].kind != "atom":
+            continue
+        head = carrying[0].atom
+        for part in factors:
+            for atom in part.atoms():
+                if atom == head or atom not in produced:
+                    continue
+                if part.kind != "atom" or atom not in free or outer.setdefault(atom, head) != head:
+                    kept.add(atom)
+    kept |= {atom for atom, head in outer.items() if head in outer}
+    alone = {atom: _standing_without(net, axes, atom, head) for atom, head in outer.items() if atom not in kept}
+    kept |= {atom for atom, found in alone.items() if found}
+    heads = set(outer.values()) - kept
+    return Nesting({a: h for a, h in outer.items() if a not in kept and h in heads}, frozenset(kept - heads))
+
+
+def _products(axes: Mapping[Axis, Expr]) -> Iterator[tuple[Expr, ...]]:
+    """The factors of every product, those inside of sums too."""
+    stack = list(dict.fromkeys(axes.values()))
+    while stack:
+        expr = stack.pop()
+        stack.extend(expr.parts)
+        if expr.kind == "product":
+            yield expr.parts
+
+
+def _standing_without(net: Net, axes: Mapping[Axis, Expr], atom: int, head: int) -> bool:
+    """Whether an atom stands anywhere without its head."""
+    for axis, expr in axes.items():
+        if atom not in expr.atoms():
+            continue
+        if expr.kind == "atom":
+            others = [axes[Axis(axis.value, d)] for d in range(len(net.shapes[axis.value])) if d != axis.dim]
+            if axis.value in net.params or not any(head in e.atoms() for e in others):
+                return True
+        elif not _behind(expr, atom, head):
+            return True
+    return False
+
+
+def _behind(expr: Expr, atom: int, head: int) -> bool:
+    """Whether every occurrence of an atom in a composite is a factor behind its head."""
+    if expr.kind == "product":
+        at = [k for k, p in enumerate(expr.parts) if p.atom == atom]
+        heads = [k for k, p in enumerate(expr.parts) if p.atom == head]
+        if at and (not heads or len(at) > 1 or heads[0] > at[0]):
+            return False
+    elif any(p.atom == atom for p in expr.parts):
+        return False
+    return all(_behind(p, atom, head) for p in expr.parts if p.kind != "atom")

@@ -1,0 +1,139 @@
+"""A fused file taken apart without copies: one small graph per task, one file of weights that all of them read.
+
+    TASK.onnx     nodes of the task, small params, and for every other param its place in the file of weights
+    weights.bin   every param once, those of the same owners side by side, the most widely shared first
+    bundle.json   the files, and what a switch between tasks has to load
+
+A param that fills many pages begins at a page, so that ONNX Runtime maps it; packing the others tightly costs nothing but
+the page they share, and keeps the bundle of a small net small.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins
+from onnxzip.exporting.splitting import split_model
+
+WEIGHTS, MANIFEST = "weights.bin", "bundle.json"
+SCHEMA_VERSION = 1
+PAGE = 4096  # bytes
+PAGED = 32 * PAGE  # params from here on begin at a page: at most 3 % of them is padding
+ALIGNED = 64  # the others: a line of cache, as vector instructions like it
+INSIDE = 128  # bytes that are shorter than, or about as long as, the entry that says where they are
+_NOT_KEPT = ("owners", "spaces")  # they describe the fused net, and are long
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A param in the file of weights.
+
+    Attributes:
+        owners: tasks that read it.
+        offset, length: in bytes.
+    """
+
+    owners: tuple[str, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All files of a bundle.
+
+    Attributes:
+        files: content by name.
+        graphs: task -> name of its file.
+        placed: what lies in the file of weights, by param.
+    """
+
+    files: Mapping[str, bytes]
+    graphs: Mapping[str, str]
+    placed: Mapping[str, Placed]
+
+
+def bundled(model: ModelProto, where: str) -> Bundle:
+    """A fused model as a bundle; `where` is for messages.
+
+    Raises:
+        InvalidModelError: the model was not made by onnxzip.
+    """
+    tasks = list(read_origins(entries_of(model), where))
+    alone = {task: split_model(model, task, where) for task in tasks}
+    weights, placed = _weights(alone)
+    graphs = {task: f"{task}.onnx" for task in tasks}
+    files = {graphs[task]: _outside(alone[task], placed) for task in tasks}
+    files[WEIGHTS] = weights
+    files[MANIFEST] = _manifest(files, graphs, placed)
+    return Bundle(files, graphs, placed)
+
+
+def _weights(alone: Mapping[str, ModelProto]) -> tuple[bytes, dict[str, Placed]]:
+    """The file of weights, and what lies where."""
+    tensors: dict[str, TensorProto] = {}
+    owners: dict[str, list[str]] = {}
+    for task, model in alone.items():
+        for tensor in model.graph.initializer:
+            tensors.setdefault(tensor.name, tensor)
+            owners.setdefault(tensor.name, []).append(task)
+    content, placed = bytearray(), {}
+    for name in _in_order(tensors, owners, list(alone)):
+        data = _bytes_of(tensors[name])
+        if len(data) <= INSIDE:
+            continue
+        step = PAGE if len(data) >= PAGED else ALIGNED
+        content += bytes(-len(content) % step)
+        placed[name] = Placed(tuple(owners[name]), len(content), len(data))
+        content += data
+    return bytes(content), placed
+
+
+def _in_order(tensors: Mapping[str, TensorProto], owners: Mapping[str, list[str]], tasks: Sequence[str]) -> Iterator[str]:
+    """Params of the same owners side by side, widely shared ones first; among them large ones first, which saves padding."""
+    places = {task: k for k, task in enumerate(tasks)}
+    yield from sorted(
+        tensors, key=lambda n: (-len(owners[n]), [places[t] for t in owners[n]], -len(_bytes_of(tensors[n])) // PAGED)
+    )
+
+
+def _bytes_of(tensor: TensorProto) -> bytes:
+    """A param as external data hold it: little-endian, in C order."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    array = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
+
+
+def _outside(model: ModelProto, placed: Mapping[str, Placed]) -> bytes:
+    """A task's graph, its larger params replaced by their places."""
+    graph = model.graph
+    for k, tensor in enumerate(graph.initializer):
+        if tensor.name in placed:
+            place = placed[tensor.name]
+            entry = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            entry.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", WEIGHTS), ("offset", place.offset), ("length", place.length)):
+                entry.external_data.add(key=key, value=str(value))
+            graph.initializer[k].CopyFrom(entry)
+    del graph.value_info[:]
+    kept = {k: v for k, v in entries_of(model).items() if k not in {PREFIX + key for key in _NOT_KEPT}}
+    helper.set_model_props(model, dict(sorted(kept.items())))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _manifest(files: Mapping[str, bytes], graphs: Mapping[str, str], placed: Mapping[str, Placed]) -> bytes:
+    """What a program that switches between tasks wants to know."""
+    tasks = {}
+    for task, name in graphs.items():
+        mine = [p for p in placed.values() if task in p.owners]
+        own, shared = (sum(p.length for p in mine if (p.owners == (task,)) is alone) for alone in (True, False))
+        tasks[task] = {"file": name, "graph_bytes": len(files[name]), "own_bytes": own, "shared_bytes": shared}
+    found = {"schema_version": SCHEMA_VERSION, "weights": WEIGHTS, "weights_bytes": len(files[WEIGHTS]), "tasks": tasks}
+    return (json.dumps(found, separators=(",", ":"), ensure_ascii=False) + "\n").encode()

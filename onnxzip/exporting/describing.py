@@ -1,0 +1,48 @@
+"""From what the zip has found to the content of a file that describes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from onnxzip.analysis import Plan
+from onnxzip.config import Options
+from onnxzip.errors import UnsupportedError
+from onnxzip.exporting.annotating import annotate
+from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
+from onnxzip.exporting.provenance import provenance
+from onnxzip.exporting.report import sha256_of, source_size
+from onnxzip.fusion.assembling import assemble
+from onnxzip.fusion.zipping import Zipped
+from onnxzip.net import Net, macs
+from onnxzip.peers import Peers
+from onnxzip.runtime import to_model
+
+LARGEST_FILE = (1 << 31) - 1
+
+
+def described(
+    plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
+) -> tuple[Net, dict[str, Origin]]:
+    """The fused net with its metadata, the first process' in all of them, and where its tasks come from."""
+    net = assemble(plan, zipped.params, {})
+    sizes = {t: source_size(p, macs(plan.nets[t])).as_dict() for t, p in files.items()}
+    origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
+    found = provenance(plan, zipped, peers)
+    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share, found)
+    foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
+    return replace(net, metadata={**foreign, **entries}), origins
+
+
+def to_bytes(net: Net) -> bytes:
+    """A fused net as the content of its file.
+
+    Raises:
+        UnsupportedError: an ONNX file cannot be that large.
+    """
+    if 4 * net.size > LARGEST_FILE:
+        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
+    model = to_model(net)
+    annotate(model, net.metadata)
+    return bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,66 @@
+"""Trials: two forms of one net are run on the same samples, and a difference ends the work.
+
+error of an output = max |found - wanted| / max |wanted|, over all samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from onnxzip.errors import VerificationError
+from onnxzip.net import Port, bind_batch
+
+TRIALS = 8  # samples, where the net takes any number of them
+SAME = 1e-5  # of two graphs of the same numbers in one runtime: it may add them up in another order
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def trial_feeds(ports: Iterable[Port], rng: np.random.Generator, samples: int = TRIALS) -> dict[str, np.ndarray]:
+    """Inputs for a trial: normal noise where floats are read; 0 and 1 elsewhere, which are indices and masks of any net."""
+    found = {}
+    for port in ports:
+        shape = bind_batch(port.shape, samples)
+        drawn = rng.standard_normal(shape) if port.dtype.kind == "f" else rng.integers(0, 2, shape)
+        found[port.name] = np.asarray(drawn).astype(port.dtype)
+    return found
+
+
+def error_of(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest deviation over the largest wanted magnitude; infinite where it is not a number."""
+    if not wanted.size:
+        return 0.0
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    error = float(np.abs(a - b).max() / max(float(np.abs(b).max()), TINY))
+    return error if np.isfinite(error) else float("inf")
+
+
+def check_alike(
+    what: str, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], tolerance: float = SAME
+) -> dict[str, float]:
+    """The error of every wanted output.
+
+    Args:
+        what: is checked, for messages.
+        found, wanted: outputs by name.
+
+    Raises:
+        VerificationError: an output is missing, has another shape, or an error above the tolerance.
+    """
+    errors = {}
+    for name, array in wanted.items():
+        if name not in found:
+            raise VerificationError(f"{what}: has no output {name!r}. Nothing was written.")
+        if found[name].shape != array.shape:
+            raise VerificationError(
+                f"{what}: output {name!r} has the shape {list(found[name].shape)}, the fused net's {list(array.shape)}. "
+                "Nothing was written."
+            )
+        errors[name] = error_of(found[name], array)
+        if not errors[name] <= tolerance:
+            raise VerificationError(
+                f"{what}: output {name!r} is off by {errors[name]:.3g} of its largest value in the fused net "
+                f"(allowed: {tolerance:g}). Nothing was written."
+            )
+    return errors

@@ -1,0 +1,148 @@
+"""Spaces that params carry before any weights produce them: the columns of embedding tables, positions, class tokens.
+
+A table E [tokens, channels] is a linear node over one-hot inputs, so that the products of its least squares are counts: with
+n_t(v) the times that task t looks up row v, and a_t the weight of its data,
+
+    G = diag(sum_t a_t n_t),    C_t = a_t diag(n_t) E_t,    Q = C' (G + l d I)^-1 C,    d = mean of the diagonal
+
+tell which channels are alike as the moments of a layer do. A param that is added to every sample has each row looked up once.
+A shared row is the mean of the tasks' rows, channel by channel as they are matched, weighted by a_t n_t; a row that none of
+them looks up is their plain mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Taken
+from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.calibration.frontier import Frontier
+from onnxzip.linalg.ridge import TINY
+from onnxzip.matching.grouping import Explained, Terms, group_channels
+from onnxzip.matching.match import Members, charged, members_of
+from onnxzip.matching.methods import Method
+from onnxzip.peers import Peers
+
+Counts = Mapping[str, np.ndarray]  # task -> times that each row is looked up, per sample
+
+
+@dataclass(frozen=True)
+class Table:
+    """A param with one space, as a table of it.
+
+    Attributes:
+        laid: the laid-over param.
+        rows: task -> float64 [rows, channels].
+        counts: how often each row is looked up.
+    """
+
+    laid: str
+    rows: Mapping[str, np.ndarray]
+    counts: Counts
+
+
+def waiting_params(plan: Plan, values: Sequence[str], known: Mapping[str, object]) -> tuple[Taken, ...]:
+    """Params that some values of the fused net wait for since their channels are not matched yet.
+
+    Args:
+        known: values and params that are known.
+    """
+    makers = {v: p for p in plan.layout.placed for v in p.node.outputs}
+    taken = {t.name: t for t in plan.layout.taken}
+    found: dict[str, Taken] = {}
+    stack, seen = list(values), set(values)
+    while stack:
+        value = stack.pop()
+        if value in known:
+            continue
+        if value in taken:
+            found[value] = taken[value]
+        news = {v for v in makers[value].node.inputs if v is not None} - seen if value in makers else set()
+        seen |= news
+        stack.extend(news)
+    return tuple(found.values())
+
+
+def pair_waiting(
+    plan: Plan, method: Method, frontier: Frontier | None, waiting: Sequence[Taken], known: Sequence[int], peers: Peers
+) -> tuple[dict[tuple[int, Owners], Members], dict[str, Counts]]:
+    """Members of the spaces that waiting params carry and that are not known yet, and how often each param is looked up.
+
+    Args:
+        known: spaces that are matched already.
+    """
+    counts = {t.laid: lookups(plan, frontier, t.laid, peers) for t in waiting} if frontier is not None else {}
+    exprs = [e for t in waiting for e in plan.overlay.exprs(t.laid, next(iter(plan.overlay.values[t.laid])))]
+    made: dict[tuple[int, Owners], Members] = {}
+    for number in dict.fromkeys(a for e in exprs for a in e.atoms() if a in plan.spaces and a not in known):
+        tables = [table_of(plan, t, number, counts.get(t.laid, {})) for t in waiting]
+        made |= pair_columns(plan, plan.spaces[number], [t for t in tables if t is not None], method)
+    return made, counts
+
+
+def lookups(plan: Plan, frontier: Frontier, laid: str, peers: Peers) -> Counts:
+    """How often each row of a param is looked up in a sample of each task; empty where it is not a table of a Gather."""
+    counts: dict[str, np.ndarray] = {}
+    for role in plan.overlay.roles:
+        if role.op != "Gather" or role.inputs[0] != laid or role.inputs[1] not in plan.layout.pieces:
+            continue
+        for task, node in role.members.items():
+            rows = plan.nets[task].shapes[str(node.inputs[0])][int(node.attrs["axis"])]
+            mine = np.zeros(rows)
+            for indices in _live(plan, frontier, str(role.inputs[1]), task):
+                mine += np.bincount(indices.reshape(-1) % rows, minlength=rows)
+            total = peers.sum(f"{laid}, lookups of {task}", {"count": mine})["count"] if peers.size > 1 else mine
+            counts[task] = counts.get(task, 0) + total / frontier.sources[frontier.source_of[task]].total
+    return counts
+
+
+def _live(plan: Plan, frontier: Frontier, laid: str, task: str) -> Iterator[np.ndarray]:
+    """A live value of the fused net, batch by batch, as a task's nodes read it."""
+    k = frontier.source_of[task]
+    piece = next(p for key, p in plan.layout.pieces[laid].items() if task in key or task in p.owners)
+    if piece.name in frontier.alive[k]:
+        for b in range(len(frontier.batches[k])):
+            value = frontier.place.get((k, piece.name, b))
+            yield value if isinstance(value, np.ndarray) else value.numpy()
+
+
+def table_of(plan: Plan, taken: Taken, number: int, counts: Counts) -> Table | None:
+    """A param as a table of a space; None where it is a vector, or its channels are not one axis."""
+    task = next(t for t in plan.tasks if t in taken.owners)
+    exprs = plan.overlay.exprs(taken.laid, task)
+    at = [d for d, e in enumerate(exprs) if e.kind == "atom" and e.atom == number]
+    if len(at) != 1 or len(exprs) < 2:
+        return None
+    arrays = {t: plan.nets[t].params[plan.overlay.values[taken.laid][t]] for t in plan.tasks if t in taken.owners}
+    rows = {t: np.moveaxis(a, at[0], -1).reshape(-1, a.shape[at[0]]).astype(np.float64) for t, a in arrays.items()}
+    if any(len(counts.get(t, ())) not in (0, len(r)) for t, r in rows.items()):
+        return None
+    return Table(taken.laid, rows, {t: counts.get(t, np.ones(len(r))) for t, r in rows.items()})
+
+
+def pair_columns(
+    plan: Plan, space: SpacePlan, tables: Sequence[Table], method: Method
+) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of a space, from the tables that carry it."""
+    counts = {o: n for o, n in space.counts.items() if len(o) > 1}
+    tasks = [t for t in space.sizes if any(t in o for o in counts)]
+    tables = [x for x in tables if all(t in x.rows for t in tasks)]
+    importance = {t: method.importance(plan, space, t) for t in tasks}
+    rows = {t: np.concatenate([np.zeros((0, space.sizes[t])), *(x.rows[t] for x in tables)]) for t in tasks}
+    times = {t: np.concatenate([np.zeros(0), *(x.counts[t] for x in tables)]) for t in tasks}
+    energy = {t: np.einsum("v,vc->c", times[t], rows[t] ** 2) for t in tasks}
+    weight = {t: 1 / max(float(e.mean()), TINY) for t, e in energy.items()}
+
+    def explained(some: tuple[str, ...]) -> Explained:
+        diagonal = np.sum([weight[t] * times[t] for t in some], axis=0)
+        root = 1 / np.sqrt(np.maximum(diagonal + method.match_damping * (diagonal.mean() if diagonal.size else 0.0), TINY))
+        half = {t: (weight[t] * times[t] * root)[:, None] * rows[t] for t in some}
+        return {(t, u): half[t].T @ half[u] for t in some for u in some}
+
+    terms = Terms({t: weight[t] * e for t, e in energy.items()}, explained, importance)
+    groups, costs = group_channels(counts, terms, method.assign)
+    return charged(members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups]), groups, costs)

@@ -1,0 +1,60 @@
+"""Params that no fit makes: the mean of their owners' originals, channel by channel as these are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Taken
+from onnxzip.fusion.tables import Counts
+from onnxzip.matching.match import Matches, located_all
+
+
+def take(
+    plan: Plan, taken: Taken, members: Matches, counts: Counts
+) -> tuple[np.ndarray, bool]:
+    """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
+
+    Args:
+        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
+    """
+    values, present, counted = [], [], []
+    for task in sorted(taken.owners):
+        for value, here in _chosen(plan, taken, task, members):
+            values.append(value)
+            present.append(here)
+            counted.append(counts.get(task))
+    if len(values) == 1:
+        return np.asarray(values[0], order="C"), True
+    same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
+    if same and all(p.all() for p in present):
+        return np.asarray(values[0], order="C"), True
+    weights = np.stack(present) * _row_weights(counted, values[0].ndim)
+    total = weights.sum(axis=0)
+    mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
+    return np.asarray(mean.astype(values[0].dtype), order="C"), same
+
+
+def _chosen(plan: Plan, taken: Taken, task: str, members: Matches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A task's original in fused channels, and where it has any: of first members of groups, of second ones, and so on."""
+    array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
+    exprs = plan.overlay.exprs(taken.laid, task)
+    dims = [d for d, e in enumerate(exprs) if taken.keys and any(a in plan.spaces for a in e.atoms())]
+    places = [located_all(plan.overlay, exprs[d], task, taken.keys, members) for d in dims]
+    for layer in zip(*places, strict=True) if places else [()]:
+        value, here = array, np.ones((), bool)
+        for dim, (at, _) in zip(dims, layer, strict=True):
+            value = np.take(value, np.maximum(at, 0), axis=dim)
+            here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
+        yield value, np.broadcast_to(here, value.shape)
+
+
+def _row_weights(counts: Sequence[np.ndarray | None], rank: int) -> np.ndarray:
+    """[tasks, rows, 1, ...]: the counts, or ones for rows that no task looks up; all ones without counts."""
+    known = [c for c in counts if c is not None]
+    if len(known) < len(counts):
+        return np.ones((len(counts),) + (1,) * rank)
+    stacked = np.stack(known)
+    return np.where(stacked.sum(axis=0) > 0, stacked, 1.0).reshape(len(counts), -1, *(1,) * (rank - 1))

@@ -1,0 +1,208 @@
+"""LSTM, GRU, RNN: x over time, per direction d weights of g stacked gates, and the hidden units h that feed back.
+
+    t n i, d (g h) i, d (g h) h, d (k h), n, d n h, d n h, d (q h) -> t d n h, d n h, d n h        LSTM, layout 0
+
+Hidden units are needed whole, and move together in gates, recurrence and outputs. Formulas: the operators' text in ONNX, after
+Hochreiter and Schmidhuber (1997), Cho et al. (2014), Elman (1990).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from onnxzip.ops.lazy import torch
+from onnxzip.ops.reading import floats
+from onnxzip.ops.records import Line, Operator, Symmetry, View
+from onnxzip.ops.registry import register
+
+State = tuple[Any, ...]
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+# activation -> what alpha and beta are where a node gives none; a missing entry means that it takes none
+_ALPHA = {"Affine": 1.0, "LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}
+_BETA = {"Affine": 0.0, "ScaledTanh": 1.0, "HardSigmoid": 0.5}
+
+
+def _line(view: View) -> Line:
+    swapped = bool(view.attrs.get("layout"))
+    x, state = ("n t i", "n d h") if swapped else ("t n i", "d n h")
+    patterns = [x, "d (g h) i", "d (g h) h", "d (k h)", "n", state, state, "d (q h)"]
+    read = [p for p, shape in zip(patterns, view.inputs, strict=False) if shape is not None]
+    written = ["n t d h" if swapped else "t d n h", state, state][: len(view.outputs)]
+    gates = _GATES[view.node.op]
+    sizes = {"g": gates, "k": 2 * gates, "q": 3}
+    return Line(
+        f"{', '.join(read)} -> {', '.join(written)}", {n: s for n, s in sizes.items() if any(f"({n} " in p for p in read)},
+        whole=frozenset({"h", "i"}), pinned=frozenset({"t", "d", *sizes}), symmetry=Symmetry.PERMUTATION,
+    )
+
+
+def _activation(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
+    plain = torch.nn.functional
+    known: dict[str, Callable[[Any], Any]] = {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "softsign": plain.softsign,
+        "softplus": plain.softplus,
+        "affine": lambda x: alpha * x + beta,
+        "leakyrelu": lambda x: plain.leaky_relu(x, alpha),
+        "thresholdedrelu": lambda x: torch.where(x > alpha, x, torch.zeros_like(x)),
+        "scaledtanh": lambda x: alpha * torch.tanh(beta * x),
+        "hardsigmoid": lambda x: torch.clamp(alpha * x + beta, 0, 1),
+        "elu": lambda x: plain.elu(x, alpha),
+    }
+    return known[name.lower()]
+
+
+def _activations(
+    given: Any, alphas: Any, betas: Any, default: tuple[str, ...], directions: int
+) -> list[list[Callable[[Any], Any]]]:
+    """Per direction its functions; alphas and betas are dealt to those that take one, in order."""
+    flat = tuple(given) if given else default * directions
+    a, b = list(floats(alphas)), list(floats(betas))
+
+    def next_of(left: list[float], defaults: dict[str, float], name: str) -> float:
+        return left.pop(0) if name in defaults and left else defaults.get(name, 0.0)
+
+    made = [_activation(n, next_of(a, _ALPHA, n), next_of(b, _BETA, n)) for n in flat]
+    count = len(default)
+    return [made[k * count : (k + 1) * count] for k in range(directions)]
+
+
+def _clipped(x: Any, clip: float | None) -> Any:
+    return x if not clip else x.clamp(-clip, clip)
+
+
+def _lstm_step(
+    x: Any, state: State, recurrence: Any, peepholes: Any, f: Any, clip: float | None, input_forget: int
+) -> State:
+    h, c = state
+    gates = x + h @ recurrence.T
+    i, o, forget, new = gates.chunk(4, -1)
+    pi, po, pf = (0.0, 0.0, 0.0) if peepholes is None else peepholes.chunk(3, -1)
+    i = f[0](_clipped(i + pi * c, clip))
+    forget = 1 - i if input_forget else f[0](_clipped(forget + pf * c, clip))
+    c = forget * c + i * f[1](_clipped(new, clip))
+    return f[0](_clipped(o + po * c, clip)) * f[2](c), c
+
+
+def _gru_step(x: Any, state: State, recurrence: Any, bias: Any, f: Any, clip: float | None, before_reset: int) -> State:
+    (h,) = state
+    xz, xr, xh = x.chunk(3, -1)
+    rz, rr, rh = recurrence.chunk(3, 0)
+    bz, br, bh = bias.chunk(3, -1)
+    z, r = f[0](_clipped(xz + h @ rz.T + bz, clip)), f[0](_clipped(xr + h @ rr.T + br, clip))
+    new = r * (h @ rh.T + bh) if before_reset else (r * h) @ rh.T + bh
+    new = f[1](_clipped(xh + new, clip))
+    return ((1 - z) * new + z * h,)
+
+
+def _rnn_step(x: Any, state: State, recurrence: Any, f: Any, clip: float | None) -> State:
+    return (f[0](_clipped(x + state[0] @ recurrence.T, clip)),)
+
+
+def _turned(x: Any, lengths: Any) -> Any:
+    """Every sample's steps in the opposite order, those behind its length where they are: x [t, n, ...]."""
+    if lengths is None:
+        return x.flip(0)
+    at = torch.arange(x.shape[0], device=x.device)[:, None]
+    source = torch.where(at < lengths[None, :], lengths[None, :] - 1 - at, at)
+    return torch.gather(x, 0, source.reshape(*source.shape, *(1,) * (x.ndim - 2)).expand_as(x))
+
+
+def _walk(x: Any, state: State, lengths: Any, step: Callable[[Any, State], State]) -> tuple[Any, State]:
+    """All outputs [t, n, h] and the last state; behind a sample's length the outputs are 0 and its state rests."""
+    found = []
+    for t, now in enumerate(x):
+        new = step(now, state)
+        if lengths is None:
+            state = new
+            found.append(new[0])
+        else:
+            going = (t < lengths)[:, None]
+            state = tuple(torch.where(going, a, b) for a, b in zip(new, state, strict=True))
+            found.append(torch.where(going, new[0], torch.zeros_like(new[0])))
+    return torch.stack(found), state
+
+
+def _run(
+    steps: list[Callable[[Any, State], State]], x: Any, w: Any, bias: Any, starts: State, lengths: Any, direction: str,
+    layout: int,
+) -> tuple[Any, ...]:
+    """All directions of a node: outputs over time, and the last states.
+
+    Args:
+        steps: per direction, (inputs' part of the gates, state) -> next state.
+        w, bias: of the inputs, [directions, gates * hidden, inputs] and [directions, gates * hidden].
+        starts: states of all directions, [directions, batch, hidden].
+    """
+    x = x.transpose(0, 1) if layout else x
+    lengths = None if lengths is None else lengths.to(torch.int64)
+    outputs, states = [], []
+    for d, step in enumerate(steps):
+        turned = direction == "reverse" or d == 1
+        gates = (_turned(x, lengths) if turned else x) @ w[d].T + bias[d]
+        y, last = _walk(gates, tuple(s[d] for s in starts), lengths, step)
+        outputs.append(_turned(y, lengths) if turned else y)
+        states.append(last)
+    ends = [torch.stack(s, 1 if layout else 0) for s in zip(*states, strict=True)]
+    y = torch.stack(outputs, 1)
+    return y.permute(2, 0, 1, 3) if layout else y, *ends
+
+
+def _starts(given: State, x: Any, r: Any, layout: int) -> State:
+    """States before the first step, zero where they are omitted."""
+    zero = x.new_zeros(r.shape[0], x.shape[0 if layout else 1], r.shape[-1])
+    return tuple(zero if s is None else s.transpose(0, 1) if layout else s for s in given)
+
+
+def _biases(b: Any, w: Any) -> tuple[Any, Any]:
+    """Those of the inputs, and those of the recurrence."""
+    return (w.new_zeros(w.shape[:2]),) * 2 if b is None else b.chunk(2, -1)
+
+
+def _lstm(
+    x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None, p: Any = None, *,
+    direction: str, layout: int = 0, clip: float | None = None, input_forget: int = 0, activations: Any = None,
+    activation_alpha: Any = None, activation_beta: Any = None, **_: Any,
+) -> tuple[Any, ...]:
+    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
+    steps: list[Callable[[Any, State], State]] = [
+        partial(
+            _lstm_step, recurrence=r[d], peepholes=None if p is None else p[d], f=f[d], clip=clip, input_forget=input_forget
+        )
+        for d in range(w.shape[0])
+    ]
+    return _run(steps, x, w, sum(_biases(b, w)), _starts((h, c), x, r, layout), lengths, direction, layout)
+
+
+def _gru(
+    x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, *, direction: str, layout: int = 0,
+    clip: float | None = None, linear_before_reset: int = 0, activations: Any = None, activation_alpha: Any = None,
+    activation_beta: Any = None, **_: Any,
+) -> tuple[Any, ...]:
+    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh"), w.shape[0])
+    inner, recurrent = _biases(b, w)
+    steps: list[Callable[[Any, State], State]] = [
+        partial(_gru_step, recurrence=r[d], bias=recurrent[d], f=f[d], clip=clip, before_reset=linear_before_reset)
+        for d in range(w.shape[0])
+    ]
+    return _run(steps, x, w, inner, _starts((h,), x, r, layout), lengths, direction, layout)
+
+
+def _rnn(
+    x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, *, direction: str, layout: int = 0,
+    clip: float | None = None, activations: Any = None, activation_alpha: Any = None, activation_beta: Any = None, **_: Any,
+) -> tuple[Any, ...]:
+    f = _activations(activations, activation_alpha, activation_beta, ("Tanh",), w.shape[0])
+    steps: list[Callable[[Any, State], State]] = [
+        partial(_rnn_step, recurrence=r[d], f=f[d], clip=clip) for d in range(w.shape[0])
+    ]
+    return _run(steps, x, w, sum(_biases(b, w)), _starts((h,), x, r, layout), lengths, direction, layout)
+
+
+register(Operator("LSTM", _line, _lstm, Symmetry.PERMUTATION))
+register(Operator("GRU", _line, _gru, Symmetry.PERMUTATION))
+register(Operator("RNN", _line, _rnn, Symmetry.PERMUTATION))

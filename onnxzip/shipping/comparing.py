@@ -1,0 +1,77 @@
+"""What was shipped against the fused net: both run on the same samples, task by task.
+
+max error = max |shipped - fused| / max |fused|    relative error = ||shipped - fused|| / ||fused||, of the worst output
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxzip.calibration.samples import Source
+from onnxzip.exporting.trial import TINY, check_alike
+from onnxzip.exporting.verifying import run_rows
+from onnxzip.runtime import open_file
+from onnxzip.shipping.preparing import Prepared
+
+ANY = sys.float_info.max  # as a tolerance: every finite number passes
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How close one task of a shipped net is to the fused net.
+
+    Attributes:
+        samples: compared.
+        max_error, relative_error: of the worst output.
+        agreement: top-1, of the worst output [batch, classes]; None where there is none.
+    """
+
+    samples: int
+    max_error: float
+    relative_error: float
+    agreement: float | None
+
+
+def compare_with_fused(
+    what: str,
+    run: Run,
+    prepared: Prepared,
+    sources: tuple[Source, ...],
+    rows: Callable[[Source], np.ndarray],
+    tolerance: float,
+) -> dict[str, Likeness]:
+    """Every task of a shipped net against the fused net.
+
+    Args:
+        what: is compared, for messages.
+        run: outputs of the shipped net by their names in it.
+        sources: samples; every task in one.
+        rows: which samples of a source.
+        tolerance: largest max error that passes.
+
+    Raises:
+        VerificationError: an output has another shape, or is further off.
+    """
+    session = open_file("fused", prepared.fused, "cpu")
+    found = {}
+    for source in sources:
+        feeds = {name: array[rows(source)] for name, array in source.inputs.items()}
+        wanted, shipped = run_rows(session, feeds), run(feeds)
+        for task in source.tasks:
+            names = prepared.outputs_of[task]
+            theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}
+            errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance)
+            found[task] = _likeness([(theirs[f], ours[f]) for f in names], max(errors.values()))
+    return found
+
+
+def _likeness(pairs: list[tuple[np.ndarray, np.ndarray]], error: float) -> Likeness:
+    norms = [np.linalg.norm(np.float64(s) - w) / max(float(np.linalg.norm(np.float64(w))), TINY) for s, w in pairs]
+    classes = [(s, w) for s, w in pairs if w.ndim == 2 and w.shape[1] >= 2]
+    agreements = [float(np.mean(s.argmax(axis=1) == w.argmax(axis=1))) for s, w in classes]
+    return Likeness(len(pairs[0][0]), error, float(max(norms)), min(agreements, default=None))

@@ -1,0 +1,90 @@
+"""A fused file as the net that a target is handed: some tasks or all, shapes static where asked, at the opset asked for.
+
+A static net has nothing left that computes shapes: no Shape, no Gather. Chips that take over nets want it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from onnxzip.calibration.checking import Feed
+from onnxzip.errors import UnsupportedError
+from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.originals import feeds_for, ports_of
+from onnxzip.exporting.splitting import split_model
+from onnxzip.loading import load_model
+from onnxzip.loading.files import opset_of, plain, read
+from onnxzip.net import Port
+from onnxzip.runtime import at_older_opset, fixed_batch, to_model
+from onnxzip.shipping.records import Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A net that is shipped.
+
+    Attributes:
+        model: the net.
+        inputs, outputs: of the model, in its order.
+        fused: the file that it comes from.
+        feeds: what the tasks in it are fed with.
+        outputs_of: task -> {output in the fused file: output in the model}.
+    """
+
+    model: ModelProto
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    fused: Path
+    feeds: Mapping[str, Feed]
+    outputs_of: Mapping[str, Mapping[str, str]]
+
+
+def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | None) -> Prepared:
+    """The net that a target is handed.
+
+    Args:
+        fused: a file that `merge` or `split` has made.
+        task: which alone; None for all.
+        batch: samples it takes at once; None for any number, as the fused file.
+        opset: None for the fused file's own.
+
+    Raises:
+        InvalidModelError, UnsupportedError: the file was not made by onnxzip, or cannot be brought to that opset.
+        UsageError: it has no such task.
+    """
+    model = read(fused)
+    before = read_origins(entries_of(model), str(fused))
+    feeds = feeds_for(model, {t: (fused, o) for t, o in before.items() if task in (None, t)})
+    if task is not None:
+        model = split_model(model, task, str(fused))
+    after = read_origins(entries_of(model), str(fused))
+    net = load_model(model, fused, task, opset if opset is not None and opset > opset_of(model) else None)
+    if opset is not None and opset < net.opset:
+        net = at_older_opset(net, opset, str(fused))
+    prepared = _checked(to_model(net if batch is None else fixed_batch(net, batch)), str(fused))
+    return Prepared(
+        prepared,
+        tuple(_tensor(p) for p in ports_of(prepared.graph.input)),
+        tuple(_tensor(p) for p in ports_of(prepared.graph.output)),
+        fused,
+        feeds,
+        {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
+    )
+
+
+def _tensor(port: Port) -> Tensor:
+    return Tensor(port.name, port.shape, str(port.dtype))
+
+
+def _checked(model: ModelProto, where: str) -> ModelProto:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        opset = opset_of(model)
+        raise UnsupportedError(f"{where}: is no valid net at opset {opset}: {plain(error)}. Use another --opset.") from error
+    return model

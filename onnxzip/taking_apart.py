@@ -1,0 +1,119 @@
+"""split and bundle: the tasks of a fused file one by one, each run against the fused net before anything is written."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxzip.errors import UsageError
+from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
+from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.originals import ports_of
+from onnxzip.exporting.splitting import split_model
+from onnxzip.exporting.staging import put, staged, write_all
+from onnxzip.exporting.trial import check_alike, trial_feeds
+from onnxzip.exporting.verifying import run_rows
+from onnxzip.exporting.write import check_writable
+from onnxzip.loading.files import read
+from onnxzip.runtime import Session, open_file
+
+Path_ = str | PathLike[str]
+DEVICE = "cpu"  # of the trials: to the bits of one provider
+
+
+def split(fused: Path_, task: str) -> ModelProto:
+    """One task of a fused file alone, its outputs under their original names; run against the fused net.
+
+    Raises:
+        InvalidModelError: the file was not made by `merge`.
+        UsageError: it has no such task.
+        VerificationError: the task alone does not compute what it computes in the fused net.
+    """
+    path = Path(fused)
+    model = read(path)
+    alone = split_model(model, task, str(fused))
+    before, after = (read_origins(entries_of(m), str(fused))[task] for m in (model, alone))
+    trial = _Trial(path, model)
+    trial.check(task, open_file(task, alone.SerializeToString(), DEVICE), before, after)
+    return alone
+
+
+def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
+    """Write a fused file as one small file per task and one file of weights that all of them read.
+
+    Args:
+        fused: a file that `merge` has made.
+        folder: is made; it appears when all files are in it and every task has been run from it against the fused net.
+        force: whether it may replace a bundle.
+
+    Returns:
+        What the bundle says of itself, and the bytes of both.
+
+    Raises:
+        InvalidModelError: the file was not made by `merge`.
+        UsageError: the folder exists (without force), or is no bundle.
+        VerificationError: a task does not compute what it computes in the fused net.
+    """
+    path, place = Path(fused), Path(folder)
+    check_folder(place, force)
+    model = read(path)
+    made = bundled(model, str(fused))
+    trial = _Trial(path, model)
+    with staged(place) as stage:
+        part = stage / place.name
+        part.mkdir()
+        write_all(part, made.files)
+        for task, name in made.graphs.items():
+            after = read_origins(entries_of(read(part / name)), name)[task]
+            trial.check(task, open_file(task, part / name, DEVICE), trial.origins[task], after)
+        put({part: place}, stage)
+    return _report(path, made)
+
+
+def check_folder(folder: Path, force: bool) -> None:
+    """Find out whether a bundle can be put there.
+
+    Raises:
+        UsageError: something is in the way, or the folder above is missing or not writable.
+    """
+    if not folder.is_dir():
+        check_writable(folder)
+        return
+    known = {MANIFEST, WEIGHTS}
+    strange = [p.name for p in sorted(folder.iterdir()) if p.name not in known and (p.suffix != ".onnx" or p.is_dir())]
+    if strange or not (folder / MANIFEST).is_file():
+        found = f"it holds {strange[0]!r}" if strange else f"it has no {MANIFEST}"
+        raise UsageError(f"{folder}: is a folder that is no bundle: {found}. Name a new one.")
+    if not force:
+        raise UsageError(f"{folder}: exists already. Use --force to replace it.")
+
+
+class _Trial:
+    """The fused net on noise, to compare its tasks with."""
+
+    def __init__(self, path: Path, model: ModelProto) -> None:
+        self.origins = read_origins(entries_of(model), str(path))
+        self.feeds = trial_feeds(ports_of(model.graph.input), np.random.default_rng(0))
+        self.outputs = run_rows(open_file("fused", path, DEVICE), self.feeds)
+
+    def check(self, task: str, alone: Session, before: Origin, after: Origin) -> None:
+        """Compare one task alone with the fused net; the origins say what its outputs are called there and here."""
+        found = run_rows(alone, self.feeds)
+        check_alike(
+            f"task {task!r} alone",
+            {before.outputs[o]: found[name] for o, name in after.outputs.items()},
+            {name: self.outputs[name] for name in before.outputs.values()},
+        )
+
+
+def _report(path: Path, made: Bundle) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(made.files[MANIFEST])
+    total = sum(len(content) for content in made.files.values())
+    merged = path.stat().st_size
+    return described | {"bytes": total, "fused_bytes": merged, "bytes_ratio": total / merged}
+

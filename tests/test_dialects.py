@@ -1,0 +1,237 @@
+"""What exporters write in different ways is one net: it loads as its plain twin, and merges with a permuted copy of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from fusing import check_all_shared, check_close, check_tasks, fuse, outputs, permuted, samples_for
+from onnx import ModelProto, helper, numpy_helper, parser
+
+from onnxzip.analysis import analyse
+from onnxzip.loading import load, load_all
+from onnxzip.net import Net
+
+SHAPES: Mapping[str, tuple[int, ...]] = {
+    "c1": (6, 3, 3, 3), "c1b": (6,), "c2": (8, 6, 3, 3), "c2b": (8,), "fc": (5, 8), "fcb": (5,), "fct": (8, 5),
+    "g": (6,), "h": (6,), "mu": (6,), "va": (6,), "w1": (10, 12), "b1": (12,), "w2": (12, 16), "b2": (16,), "w3": (16, 12),
+    "b3": (12,), "w4": (12, 4), "b4": (4,), "s": (12,), "t": (12,), "wqkv": (12, 36), "bqkv": (36,),
+    "wq": (12, 12), "wk": (12, 12), "wv": (12, 12), "bq": (12,), "bk": (12,), "bv": (12,),
+}
+IMAGE, TOKENS = "float[N,3,8,8] x", "float[N,5,10] x"
+HEAD = "p = GlobalAveragePool (z) f = Flatten (p) y = Gemm <transB = 1> (f, fc, fcb)"
+PLAIN_CONV = f"a = Conv <pads = [1,1,1,1]> (x, c1, c1b) b = Relu (a) d = Conv <pads = [1,1,1,1]> (b, c2, c2b) z = {{0}} {HEAD}"
+PLAIN_TOKENS = """a0 = MatMul (x, w1) a = Add (a0, b1) {norm} c0 = MatMul (n, w2) c = Add (c0, b2) {gelu} e0 = MatMul (u, w3)
+e = Add (e0, b3) r = Add (e, a) m = {mean} o0 = MatMul (m, w4) y = Add (o0, b4)"""
+MEAN = {17: "ReduceMean <axes = [1], keepdims = 0> (r)", 20: "ReduceMean <keepdims = 0> (r, one_i)"}
+LAYER_NORM = "n = LayerNormalization <axis = -1> (a, s, t)"
+SPELLED_NORM = """nm = ReduceMean <axes = [-1]> (a) nc = Sub (a, nm) ns = Pow (nc, two) nv = ReduceMean <axes = [-1]> (ns)
+ne = Add (nv, eps) nr = Sqrt (ne) nd = Div (nc, nr) nw = Mul (nd, s) n = Add (nw, t)"""
+KERAS_NORM = """nm = ReduceMean <axes = [-1]> (a) nc = Sub (a, nm) ns = Mul (nc, nc) nv = ReduceMean <axes = [-1]> (ns)
+ne = Add (nv, eps) nr = Sqrt (ne) nd = Reciprocal (nr) nw = Mul (nd, s) nx = Mul (a, nw) nb = Mul (nm, nw)
+nt = Sub (t, nb) n = Add (nx, nt)"""
+SPELLED_GELU = "u0 = Div (c, root_two) u1 = Erf (u0) u2 = Add (u1, one) u3 = Mul (c, u2) u = Mul (u3, half)"
+TANH_GELU = """u0 = Pow (c, three) u1 = Mul (u0, k) u2 = Add (c, u1) u3 = Mul (u2, root) u4 = Tanh (u3) u5 = Add (u4, one)
+u6 = Mul (c, half) u = Mul (u6, u5)"""
+NUMBERS = {
+    "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5,
+    "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715,
+}
+
+
+def params(seed: int) -> dict[str, np.ndarray]:
+    """Weights by name, and numbers."""
+    rng = np.random.default_rng(seed)
+    found = {n: np.asarray(rng.standard_normal(s) / np.sqrt(max(1, np.prod(s[1:]))), np.float32) for n, s in SHAPES.items()}
+    found["va"] = np.abs(found["va"]) + np.float32(0.5)
+    found["fct"] = np.ascontiguousarray(found["fc"].T)
+    for k, n in enumerate("qkv"):
+        found[f"w{n}"] = np.ascontiguousarray(found["wqkv"][:, 12 * k : 12 * k + 12])
+        found[f"b{n}"] = found["bqkv"][12 * k : 12 * k + 12]
+    ints = {"one_i": [1], "heads": [0, 0, 3, 4], "flat": [0, 0, 12], "last": [2, 3]}
+    numbers = {n: np.float32(v) for n, v in NUMBERS.items()}
+    return found | numbers | {n: np.array(v, np.int64) for n, v in ints.items()}
+
+
+def model(text: str, port: str = IMAGE, opset: int = 17, imports: str = "", in_nodes: bool = False) -> ModelProto:
+    """A net from the text of its nodes; params that it names are initializers, or what Constant nodes hold."""
+    header = f'<ir_version: 8, opset_import: ["": {opset}{imports}]>'
+    made = parser.parse_model(f"{header} net ({port}) => (float[N,M] y) {{ {text} }}")
+    read = {v for node in made.graph.node for v in node.input}
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in params(1).items() if n in read]
+    if in_nodes:
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in tensors] + list(made.graph.node)
+        del made.graph.node[:]
+        made.graph.node.extend(nodes)
+    else:
+        made.graph.initializer.extend(tensors)
+    return made
+
+
+def saved(folder: Path, name: str, made: ModelProto) -> Path:
+    path = folder / f"{name}.onnx"
+    onnx.save(made, path)
+    return path
+
+
+def check_twins(folder: Path, dialect: ModelProto, plain: ModelProto) -> None:
+    """Both compute the same, and every node of one plays a part in the other."""
+    files = {"dialect": saved(folder, "dialect", dialect), "plain": saved(folder, "plain", plain)}
+    nets = load_all(files)
+    plan = analyse(nets)
+    assert [n.op for n in nets[0].nodes] == [n.op for n in nets[1].nodes]
+    assert all(set(role.members) == {"dialect", "plain"} for role in plan.overlay.roles)
+    check_all_shared(plan)
+    check_tasks(fuse(list(nets)), nets, 1e-4)
+
+
+def check_copies(folder: Path, dialect: ModelProto) -> Net:
+    """The net computes what its file computes, and gives itself back when it is merged with a permuted copy."""
+    path = saved(folder, "net", dialect)
+    net = load(path, "a")
+    feeds = samples_for(net, 7)
+    (port,) = net.outputs
+    want = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+    check_close(outputs(net, feeds)[port.name], want, 1e-5)
+    nets = [net, permuted(load(path, "b"), 5)]
+    fused = fuse(nets)
+    check_all_shared(fused.plan)
+    check_tasks(fused, nets, 1e-4)
+    return net
+
+
+def conv_net(last: str) -> str:
+    return PLAIN_CONV.format(last)
+
+
+def token_net(norm: str, gelu: str, opset: int = 17) -> str:
+    return PLAIN_TOKENS.format(norm=norm, gelu=gelu, mean=MEAN[opset])
+
+
+BATCH_NORM = f"""a = Conv <pads = [1,1,1,1]> (x, c1) q = BatchNormalization (a, g, h, mu, va) b = Relu (q)
+d = Conv <pads = [1,1,1,1]> (b, c2, c2b) z = Relu (d) {HEAD}"""
+NHWC = """xt = Transpose <perm = [0,3,1,2]> (x) a = Conv <auto_pad = "SAME_UPPER"> (xt, c1, c1b) b = Relu (a)
+d = Conv <auto_pad = "SAME_UPPER"> (b, c2, c2b) e = Relu (d) z = Transpose <perm = [0,2,3,1]> (e)
+p = ReduceMean <axes = [1,2], keepdims = 0> (z) m = MatMul (p, fct) y = Add (m, fcb)"""
+SWISHES = {
+    "clip": "v = Add (d, three) w = Clip (v, zero, six) v2 = Mul (d, w) z = Div (v2, six)",
+    "inner": "v = Add (d, three) w = Clip (v, zero, six) v2 = Div (w, six) z = Mul (d, v2)",
+    "sigmoid": "v = HardSigmoid <alpha = 0.1666667, beta = 0.5> (d) z = Mul (d, v)",
+    "sixth": "v = Add (d, three) w = Clip (v, zero, six) v2 = Mul (d, w) z = Mul (v2, sixth)",
+}
+FUNCTION = """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+net (float[N,3,8,8] x) => (float[N,M] y) {{ a = Conv <pads = [1,1,1,1]> (x, c1, c1b) b = local.act (a)
+d = Conv <pads = [1,1,1,1]> (b, c2, c2b) z = local.act (d) {head} }}
+<domain: "local", opset_import: ["": 17]> act (v) => (w) {{ w = Relu (v) }}"""
+ATTENTION = """a0 = MatMul (x, w1) a = Add (a0, b1) {0} e0 = MatMul (u, w4) e = Add (e0, b4)
+y = ReduceMean <axes = [1], keepdims = 0> (e)"""
+
+
+class TestTwins:
+    @pytest.mark.parametrize("style", sorted(SWISHES))
+    def test_hard_swish_in_every_spelling(self, style: str, tmp_path: Path) -> None:
+        spelled = conv_net("Identity (d)").replace("z = Identity (d)", SWISHES[style])
+        check_twins(tmp_path, model(spelled), model(conv_net("HardSwish (d)")))
+
+    @pytest.mark.parametrize("norm", [SPELLED_NORM, KERAS_NORM], ids=["torch", "keras"])
+    def test_a_norm_that_is_spelled_out(self, norm: str, tmp_path: Path) -> None:
+        plain = model(token_net(LAYER_NORM, "u = Relu (c)"), TOKENS)
+        check_twins(tmp_path, model(token_net(norm, "u = Relu (c)"), TOKENS), plain)
+
+    @pytest.mark.parametrize(("spelled", "attribute"), [(SPELLED_GELU, "none"), (TANH_GELU, "tanh")], ids=["erf", "tanh"])
+    def test_gelu_that_is_spelled_out_by_an_older_opset(self, spelled: str, attribute: str, tmp_path: Path) -> None:
+        plain = token_net(LAYER_NORM, f'u = Gelu <approximate = "{attribute}"> (c)', 20)
+        check_twins(tmp_path, model(token_net(LAYER_NORM, spelled), TOKENS), model(plain, TOKENS, 20))
+
+    def test_weights_in_constant_nodes_and_no_initializer(self, tmp_path: Path) -> None:
+        text = conv_net("Relu (d)")
+        check_twins(tmp_path, model(text, in_nodes=True), model(text))
+
+    def test_normalization_of_its_own_and_folded(self, tmp_path: Path) -> None:
+        given = params(1)
+        scale = given["g"] / np.sqrt(given["va"] + np.float32(1e-5))
+        folded = model(conv_net("Relu (d)"))
+        for tensor in folded.graph.initializer:
+            if tensor.name in ("c1", "c1b"):
+                new = given["c1"] * scale[:, None, None, None] if tensor.name == "c1" else given["h"] - given["mu"] * scale
+                tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+        check_twins(tmp_path, model(BATCH_NORM), folded)
+
+    def test_opsets_and_local_functions(self, tmp_path: Path) -> None:
+        local = parser.parse_model(FUNCTION.format(head=HEAD))
+        local.graph.initializer.extend(model(conv_net("Relu (d)")).graph.initializer)
+        for opset in (9, 11, 13, 18, 20, 22):
+            check_twins(tmp_path, local, model(conv_net("Relu (d)"), opset=opset))
+
+    def test_numbers_in_attributes(self, tmp_path: Path) -> None:
+        text = conv_net("Relu (h2)").replace("z = Relu", "n = Constant <value_float = 0.5> () h2 = Mul (d, n) z = Relu")
+        check_twins(tmp_path, model(text), model(conv_net("Relu (h2)").replace("z = Relu", "h2 = Mul (d, half) z = Relu")))
+
+    def test_external_data(self, tmp_path: Path) -> None:
+        plain, other = saved(tmp_path, "plain", model(conv_net("Relu (d)"))), tmp_path / "apart.onnx"
+        onnx.save(model(conv_net("Relu (d)")), other, save_as_external_data=True, location="apart.bin", size_threshold=0)
+        assert (tmp_path / "apart.bin").stat().st_size > 0
+        a, b = load_all({"a": plain, "b": other})
+        assert {k: v.tobytes() for k, v in a.params.items()} == {k: v.tobytes() for k, v in b.params.items()}
+
+
+class TestCopies:
+    @pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 20, 22])
+    def test_channels_last(self, opset: int, tmp_path: Path) -> None:
+        text = NHWC if opset < 18 else NHWC.replace("<axes = [1,2], keepdims = 0> (z)", "<keepdims = 0> (z, axes_hw)")
+        made = model(text, "float[N,8,8,3] x", opset)
+        if opset >= 18:
+            made.graph.initializer.append(numpy_helper.from_array(np.array([1, 2], np.int64), "axes_hw"))
+        check_copies(tmp_path, made)
+
+    def test_a_head_that_takes_the_largest(self, tmp_path: Path) -> None:
+        head = "p0 = ReduceMax <axes = [1,2]> (z) p1 = Squeeze (p0, hw) p2 = Unsqueeze (p1, hw1) p = Squeeze (p2, hw1)"
+        text = NHWC.replace("p = ReduceMean <axes = [1,2], keepdims = 0> (z)", head)
+        made = model(text, "float[N,8,8,3] x")
+        made.graph.initializer.extend(
+            numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("hw", [1, 2]), ("hw1", [1]))
+        )
+        check_copies(tmp_path, made)
+
+
+FUSED_CONV = 'b = com.microsoft.FusedConv <pads = [1,1,1,1], activation = "Relu"> (x, c1, c1b)'
+SKIPPED = "a2 = Tanh (a) n = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (a, a2, s, t, b3)"
+HALF_PRODUCT = "com.microsoft.FusedMatMul <alpha = 0.5> (n, w2)"
+VENDOR = {
+    "FusedConv": conv_net("Relu (d)").replace("a = Conv <pads = [1,1,1,1]> (x, c1, c1b) b = Relu (a)", FUSED_CONV),
+    "Gelu": token_net(LAYER_NORM, "u = com.microsoft.Gelu (c)"),
+    "BiasGelu": token_net(LAYER_NORM, "u = com.microsoft.BiasGelu (c0, b2)"),
+    "FastGelu": token_net(LAYER_NORM, "u = com.microsoft.FastGelu (c0, b2)"),
+    "QuickGelu": token_net(LAYER_NORM, "u = com.microsoft.QuickGelu <alpha = 1.702> (c)"),
+    "FusedMatMul": token_net(LAYER_NORM, "u = Relu (c)").replace("MatMul (n, w2)", HALF_PRODUCT),
+    "SkipLayerNormalization": token_net(SKIPPED, "u = Relu (c)"),
+    "Attention": ATTENTION.format("u = com.microsoft.Attention <num_heads = 3> (a, wqkv, bqkv)"),
+    "MultiHeadAttention": ATTENTION.format(
+        "q = MatMul (a, wq) kk = MatMul (a, wk) v = MatMul (a, wv) "
+        "u = com.microsoft.MultiHeadAttention <num_heads = 3> (q, kk, v, bqkv)"
+    ),
+}
+
+
+class TestVendor:
+    @pytest.mark.parametrize("name", sorted(VENDOR))
+    def test_fused_operators_of_onnx_runtime(self, name: str, tmp_path: Path) -> None:
+        port = IMAGE if name == "FusedConv" else TOKENS
+        net = check_copies(tmp_path, model(VENDOR[name], port, imports=', "com.microsoft": 1'))
+        assert not [n.op for n in net.nodes if n.op.startswith("com.microsoft")]
+
+    @pytest.mark.parametrize("family", ["conv", "tokens"])
+    def test_files_that_onnx_runtime_has_optimised(self, family: str, tmp_path: Path) -> None:
+        plain = model(conv_net("Relu (d)")) if family == "conv" else model(token_net(SPELLED_NORM, SPELLED_GELU), TOKENS)
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.log_severity_level = 3
+        ort.InferenceSession(plain.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        optimised = onnx.load(tmp_path / "optimised.onnx")
+        assert {n.domain for n in optimised.graph.node} > {""}
+        check_copies(tmp_path, optimised)

@@ -1,0 +1,40 @@
+"""The zip with one part taken away or exchanged at a time: methods of their own, for the benchmark alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxzip.linalg.assignment import greedy
+from onnxzip.matching.importance import equal
+from onnxzip.matching.methods import METHODS, ZIP, Rows, in_place
+
+LABELS = {
+    "zip-targets": "targets: the original rows applied to the fused inputs, not the original pre-activations",
+    "zip-inputs": "inputs: what the original nets compute, not the fused one",
+    "zip-refit": "own rows and heads are left as they were",
+    "zip-damping": "damping fixed at 1e-6 of the mean diagonal, not chosen on held-out rows",
+    "zip-greedy": "pairs one after the other, each the cheapest that is left, not the Hungarian method",
+    "zip-unmatched": "channels paired as they stand",
+    "zip-importance": "all channels' errors count alike in the pair costs",
+    "zip-rectify": "fits do not look through the activation behind them",
+    "zip-skips": "a branch does not repair its skip",
+}
+ABLATIONS = {
+    m.name: m
+    for m in (
+        replace(ZIP, name="zip-targets", original_targets=False),
+        replace(ZIP, name="zip-inputs", rows=Rows.ORIGINAL, rectify=False),
+        replace(ZIP, name="zip-refit", refit=False),
+        replace(ZIP, name="zip-damping", grid=(1e-6,)),
+        replace(ZIP, name="zip-greedy", assign=greedy),
+        replace(ZIP, name="zip-unmatched", assign=in_place),
+        replace(ZIP, name="zip-importance", importance=equal),
+        replace(ZIP, name="zip-rectify", rectify=False),
+        replace(ZIP, name="zip-skips", repair_skips=False),
+    )
+}
+
+
+def make_known() -> None:
+    """Let `onnxzip.merge` find these methods by name."""
+    METHODS.update(ABLATIONS)

@@ -1,0 +1,167 @@
+"""Runs a case of the benchmark: merges, retrains, counts errors before and after; one result file a case, none run twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from bench_cases import REFERENCES, Case
+from figures import MODELS, nets_of, samples_of
+from rivals import STARTS
+
+import onnxzip
+from onnxzip.exporting.report import versions
+from onnxzip.exporting.write import write_atomically
+
+CHUNK = 1000  # test images that are run at a time
+
+
+class Bench:
+    """Results and what they are made of.
+
+    Args:
+        work: folder for results.
+        data: folder that models/fetch.py has written; None for the committed samples: 1,000 images a task to calibrate with,
+            2,000 to test.
+    """
+
+    def __init__(self, work: Path, data: Path | None) -> None:
+        self.work, self.data = work, data
+        work.mkdir(parents=True, exist_ok=True)
+
+    def known(self, case: Case) -> dict[str, Any] | None:
+        """The result of a case, if it has been run."""
+        file = self.work / f"{case.name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def run(self, case: Case) -> dict[str, Any]:
+        """The result of a case; it is run where it is not known."""
+        found = self.known(case)
+        if found is None:
+            found = self._run(case)
+            write_atomically(self.work / f"{case.name}.json", json.dumps(found).encode(), force=True)
+        return found
+
+    def _run(self, case: Case) -> dict[str, Any]:
+        nets = nets_of(case.family, case.tasks)
+        if case.steps:
+            begun = time.perf_counter()
+            start = self.start(case._replace(steps=0))
+            done = onnxzip.retrain(start, nets, self._images(case), steps=case.steps, seed=case.seed)
+            content, seconds = done.content, time.perf_counter() - begun
+        else:
+            begun = time.perf_counter()
+            content = self._merge(case)
+            seconds = time.perf_counter() - begun
+            write_atomically(self.work / f"{case.name}.onnx", content, force=True)
+        before = {t: _original_error(self.data, p, n) for (t, p), n in zip(nets.items(), case.tasks, strict=True)}
+        after = {t: error(self.data, content, f"{t}_logits", n) for t, n in zip(nets, case.tasks, strict=True)}
+        rises = [after[t] - before[t] for t in nets]
+        return {
+            "increase": float(np.mean(rises)), "before": list(before.values()), "after": list(after.values()),
+            "size": _params(content) / sum(_params(p.read_bytes()) for p in nets.values()), "bytes": len(content),
+            "seconds": seconds, "test_images": [len(test_images(self.data, n)[1]) for n in case.tasks],
+            "sha256": hashlib.sha256(content).hexdigest(), "sources": [_hash(p) for p in nets.values()],
+            "versions": versions(),
+        }
+
+    def start(self, case: Case) -> Path:
+        """The file that a case without retraining leaves."""
+        file = self.work / f"{case.name}.onnx"
+        if not file.exists():
+            self.run(case)
+        return file
+
+    def _merge(self, case: Case) -> bytes:
+        nets, data = nets_of(case.family, case.tasks), self._images(case)
+        if case.method in REFERENCES:
+            return bytes(STARTS[case.method](nets, data, case.samples, case.seed).SerializeToString(deterministic=True))
+        return onnxzip.merge(
+            nets, data, share=case.share, layout=case.layout, method=case.method.removesuffix("+repair"),
+            repair=case.method.endswith("+repair"), samples=case.samples, seed=case.seed,
+        ).content
+
+    # data -------------------------------------------------------------------------------------------------------------
+
+    def _images(self, case: Case) -> dict[str, Path]:
+        """Unlabelled training images by task."""
+        return {t: self._train(samples_of(n)) for t, n in zip(nets_of(case.family, case.tasks), case.tasks, strict=True)}
+
+    def _train(self, name: str) -> Path:
+        if self.data is None:
+            return MODELS / "data" / f"{name}-calibration.npz"
+        file = self.work / f"{name}-train.npz"
+        if not file.exists():
+            part = file.with_suffix(".part.npz")
+            np.savez(part, x=_split(self.data, name).train_x)
+            part.replace(file)
+        return file
+
+
+@cache
+def _split(data: Path, name: str) -> Any:
+    sys.path.insert(0, str(MODELS))
+    from tasks import TASKS, read_task  # of the recipe
+
+    return read_task(data, TASKS[name])
+
+
+@cache
+def test_images(data: Path | None, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled test images of a task."""
+    name = samples_of(task)
+    if data is None:
+        with np.load(MODELS / "data" / f"{name}-test.npz") as given:
+            return given["x"], given["y"]
+    split = _split(data, name)
+    return split.test_x, split.test_y
+
+
+@cache
+def _original_error(data: Path | None, path: Path, task: str) -> float:
+    return error(data, path.read_bytes(), "logits", task)
+
+
+def error(data: Path | None, content: bytes, output: str, task: str) -> float:
+    """Test error of one output of a file, in percent."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    images, labels = test_images(data, task)
+    wrong = 0
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        (logits,) = session.run([output], {session.get_inputs()[0].name: images[part].astype(np.float32) / 255})
+        wrong += int((logits.argmax(axis=1) != labels[part]).sum())
+    return 100 * wrong / len(images)
+
+
+def _params(content: bytes) -> int:
+    """Numbers in all floating params of a file."""
+    model = onnx.load_from_string(content)
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def row_of(case: Case, found: Mapping[str, Any]) -> dict[str, object]:
+    """One line of the CSV."""
+    lists = {k: " ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in found[k]) for k in ("before", "after")}
+    fields = case._asdict() | {"tasks": "+".join(case.tasks)}
+    return fields | {
+        "increase": f"{found['increase']:.3f}", **lists, "size": f"{found['size']:.4f}", "bytes": found["bytes"],
+        "seconds": f"{found['seconds']:.2f}", "test_images": " ".join(map(str, found["test_images"])),
+        "sha256": found["sha256"][:12], "sources": " ".join(h[:12] for h in found["sources"]),
+        "versions": " ".join(f"{k}={v}" for k, v in found["versions"].items()),
+    }

@@ -1,0 +1,194 @@
+"""CSV, tables and plots of the benchmark, from its result files.
+
+An increase is in percentage points of test error, mean of a set's tasks; a cell is the mean over the sets that all methods of
+its group have been measured on, with the deviation over seeds where there are several. Empty cells have not been measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ablation import ABLATIONS, LABELS
+from bench_cases import METHODS, REFERENCES, SAMPLES, STEPS, USUAL, Case
+from bench_run import row_of
+from figures import FAMILIES, PAIRS, ROOT
+
+from onnxzip.exporting.write import write_atomically
+
+TOOLS = ROOT / "tools"
+LOWEST = 0.05  # points, of what a picture shows
+SHARES = (("strands", 1.0), ("strands", 0.8), ("strands", 0.5), ("strands", 0.25), ("wide", 0.5))
+Results = dict[Case, dict[str, object]]
+
+
+class Column(NamedTuple):
+    """A column of a table, or a point of a line: its heading, and the case that it asks for, given all else."""
+
+    heading: str
+    case: Callable[[str, tuple[str, ...], str, int], Case]
+
+
+def results_of(work: Path) -> Results:
+    """All that has been measured."""
+    found: Results = {}
+    for file in sorted(work.glob("*.json")):
+        family, tasks, method, share, layout, samples, steps, seed = file.stem.split("_")
+        case = Case(family, tuple(tasks.split("~")), method, float(share), layout, int(samples), int(steps), int(seed))
+        found[case] = json.loads(file.read_text())
+    return found
+
+
+def to_csv(results: Results) -> str:
+    """One line a case."""
+    text = io.StringIO()
+    rows = [row_of(case, found) for case, found in sorted(results.items())]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def cells(results: Results, family: str, methods: Sequence[str], column: Column) -> tuple[dict[str, str], int]:
+    """Texts by method, and the number of sets that they are means over."""
+    sets = dict.fromkeys(c.tasks for c in results if c.family == family)
+    seeds = sorted({c.seed for c in results})
+    per = {
+        m: {s: [results[c]["increase"] for seed in seeds if (c := column.case(family, s, m, seed)) in results] for s in sets}
+        for m in methods
+    }
+    measured = {m: by_set for m, by_set in per.items() if any(by_set.values())}
+    common = [s for s in sets if measured and all(by_set[s] for by_set in measured.values())]
+    found = {}
+    for method, by_set in measured.items():
+        if common:
+            rounds = min(len(by_set[s]) for s in common)
+            means = [float(np.mean([by_set[s][k] for s in common])) for k in range(rounds)]  # type: ignore[arg-type]
+            spread = f" ± {np.std(means, ddof=1):.2f}" if rounds > 1 else ""
+            found[method] = f"{np.mean(means):.2f}{spread}"
+    return found, len(common)
+
+
+def table(results: Results, families: Sequence[str], methods: Sequence[str], columns: Sequence[Column]) -> str:
+    """Markdown: one line a family and method, and how many sets of nets the family's means are over."""
+    lines = ["| family | method | " + " | ".join(c.heading for c in columns) + " |", "|---|---|" + "--:|" * len(columns)]
+    for family in families:
+        found = [cells(results, family, methods, c) for c in columns]
+        for method in methods:
+            if any(method in texts for texts, _ in found):
+                lines.append(f"| {family} | `{method}` | " + " | ".join(texts.get(method, "") for texts, _ in found) + " |")
+        if any(count for _, count in found):
+            lines.append(f"| {family} | *sets* | " + " | ".join(f"*{count}*" for _, count in found) + " |")
+    return "\n".join(lines)
+
+
+def by_share() -> list[Column]:
+    """Error against size."""
+    return [
+        Column(f"{share:g}" if layout == "strands" else f"{share:g}, wide",
+               lambda f, s, m, seed, share=share, layout=layout: Case(f, s, m, share, layout, seed=seed))  # type: ignore[misc]
+        for layout, share in SHARES
+    ]
+
+
+def by_samples() -> list[Column]:
+    """Error against calibration samples."""
+    return [
+        Column(f"{n:,}", lambda f, s, m, seed, n=n: Case(f, s, m, samples=n, seed=seed))  # type: ignore[misc]
+        for n in SAMPLES
+    ]
+
+
+def by_steps() -> list[Column]:
+    """Error against steps of retraining."""
+    return [
+        Column(f"{n:,}", lambda f, s, m, seed, n=n: Case(f, s, m, steps=n, seed=seed))  # type: ignore[misc]
+        for n in (0, *STEPS)
+    ]
+
+
+def ablation_table(results: Results) -> str:
+    """Markdown: what the zip loses without each of its parts."""
+    families = ("lenet5", "vgg", "resnet")
+    columns = [c for c in by_share() if c.heading in ("1", "0.5")]
+    methods = ("zip", *ABLATIONS)
+    found = {(f, c.heading): cells(results, f, methods, c) for f in families for c in columns}
+    some = [key for key, (texts, _) in found.items() if texts]
+    lines = ["| the zip | " + " | ".join(f"{f}, share {h}" for f, h in some) + " |", "|---|" + "--:|" * len(some)]
+    for method in methods:
+        label = LABELS.get(method, "as it is")
+        lines.append(f"| {label} | " + " | ".join(found[key][0].get(method, "") for key in some) + " |")
+    lines.append("| *sets* | " + " | ".join(f"*{found[key][1]}*" for key in some) + " |")
+    return "\n".join(lines)
+
+
+def tables(results: Results) -> dict[str, str]:
+    """All tables by name."""
+    retrained = {c.method for c in results if c.steps}
+    sampled = {c.method for c in results if c.samples != USUAL}
+    return {
+        "sizes": table(results, FAMILIES, METHODS, by_share()),
+        "samples": table(results, FAMILIES, [m for m in METHODS if m in sampled], by_samples()),
+        "steps": table(results, FAMILIES, [m for m in (*METHODS, *REFERENCES) if m in retrained], by_steps()),
+        "ablation": ablation_table(results),
+    }
+
+
+def plot(results: Results, file: Path, label: str, columns: Sequence[Column], x: Callable[[Case, dict[str, object]], float],
+         logarithmic: bool) -> None:
+    """One panel a family, one line a method: the mean over the sets that all points of a family have."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "onnxzip"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(FAMILIES), figsize=(3.0 * len(FAMILIES), 3.4), sharey=True)
+    for axis, family in zip(axes, FAMILIES, strict=True):
+        for method in (*METHODS, *REFERENCES):
+            points = []
+            for column in columns:
+                asked = [c for s in PAIRS for seed in range(10) if (c := column.case(family, s, method, seed)) in results]
+                if asked:
+                    mean = float(np.mean([results[c]["increase"] for c in asked]))  # type: ignore[arg-type]
+                    points.append((float(np.mean([x(c, results[c]) for c in asked])), max(mean, LOWEST)))
+            if points:
+                axis.plot(*zip(*sorted(points), strict=True), "o-", ms=3, lw=1, label=method)
+        axis.set(title=family, xlabel=label, yscale="log", xscale="log" if logarithmic else "linear")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("increase of test error, points")
+    handles = {name: h for a in axes for h, name in zip(*a.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=7, ncols=8, loc="lower center")
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def put_into(page: Path, name: str, text: str) -> None:
+    """Replace what stands between two markers of a page."""
+    begin, end = f"<!-- {name}: begin (python tools/benchmark.py show --write) -->", f"<!-- {name}: end -->"
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def show(work: Path, write: bool) -> None:
+    """Print the tables, and write CSV, tables and plots where asked."""
+    results = results_of(work)
+    found = tables(results)
+    for name, text in found.items():
+        print(f"\n{name}\n\n{text}")
+    write_atomically(work / "benchmark.csv", to_csv(results).encode(), force=True)
+    if not write:
+        return
+    write_atomically(TOOLS / "benchmark.csv", to_csv(results).encode(), force=True)
+    for name, text in found.items():
+        put_into(TOOLS / "FINDINGS.md", name, text)
+    plain = [c for c in by_share() if "wide" not in c.heading]
+    plot(results, TOOLS / "benchmark-sizes.svg", "size", plain, lambda c, found: float(str(found["size"])), False)
+    plot(results, TOOLS / "benchmark-samples.svg", "samples a task", by_samples(), lambda c, found: c.samples, True)
+    plot(results, TOOLS / "benchmark-steps.svg", "steps + 10", by_steps(), lambda c, found: c.steps + 10, True)
