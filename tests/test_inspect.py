@@ -225,6 +225,24 @@ class TestDiff:
         assert found["summary"]["change"] < 1e-3 and found["summary"]["dropped"] == 0
         assert all(n["channels"]["own"] == 0 for n in found["nodes"][:-1] if n["channels"])
 
+    @pytest.mark.parametrize("name", ["lenet", "resnet", "preactivation", "scaled"])
+    def test_tasks_of_a_file_that_is_merged_again_are_followed_to_their_originals(self, name: str, tmp_path: Path) -> None:
+        files = {}
+        for seed, task in enumerate("abc"):
+            files[task] = tmp_path / f"{task}.onnx"
+            files[task].write_bytes(model_of(ARCHITECTURES[name], seed).SerializeToString())
+        two = {t: files[t] for t in "ab"}
+        for share, bound in ((0.0, EXACT), (0.5, np.inf)):
+            onnxzip.merge(two, share=share, method="average", samples=32).save(tmp_path / "ab.onnx", force=True)
+            again = {"ab": tmp_path / "ab.onnx", "c": files["c"]}
+            onnxzip.merge(again, share=0, method="average", samples=32).save(tmp_path / "abc.onnx", force=True)
+            assert list(inspect(tmp_path / "abc.onnx")["tasks"]) == ["a", "b", "c"]
+            for task, file in files.items():
+                found = diff(file, tmp_path / "abc.onnx", task)["summary"]
+                before = diff(file, tmp_path / "ab.onnx", task)["summary"] if task in two else {"change": 0.0, "dropped": 0.0}
+                assert found["missing"] == 0 and found["change"] == pytest.approx(before["change"], abs=EXACT)
+                assert found["dropped"] == pytest.approx(before["dropped"], abs=EXACT) and found["change"] < bound
+
     def test_one_changed_weight_is_told(self, tmp_path: Path) -> None:
         files = {t: write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")}
         onnxzip.merge(files, share=0, samples=32).save(tmp_path / "m.onnx")

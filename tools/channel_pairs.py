@@ -28,10 +28,9 @@ IMAGE_CHANNELS, COLOURS = (1, 3), "RdBu_r"
 
 def rows_of(net: Net, node: Node, channels: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Weights of some output channels on some input channels: [channels, taps, inputs]; a missing input is zero."""
-    found = matrix_of(net, node)
-    if found is None:
+    matrix = matrix_of(net, node)
+    if matrix is None:
         raise SystemExit(f"{node.name}: has no weights of its own")
-    matrix = found[0]
     groups, outputs, taps, inputs = matrix.shape
     rows = matrix.reshape(groups * outputs, taps, inputs)[channels]
     if groups > 1:

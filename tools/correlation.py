@@ -23,7 +23,8 @@ from originals import Opened, Shared, opened, save, shared_rows
 
 from onnxzip.analysis.coupling import linear_view
 from onnxzip.exporting.naming import named_data
-from onnxzip.net import Net, Node, consumers
+from onnxzip.inspection.weights import sum_of
+from onnxzip.net import Net, Node
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -45,14 +46,6 @@ def values_of(path: Path, names: list[str], x: np.ndarray) -> Values:
 def named(net: Net, name: str) -> Node:
     """A node by its name."""
     return next(n for n in net.nodes if n.name == name)
-
-
-def sum_of(net: Net, node: Node) -> str:
-    """The value that is fitted: what the node makes, or, where only an Add reads that, the sum (a branch and its skip)."""
-    value, readers = node.outputs[0], consumers(net.nodes)
-    while len(found := readers.get(value, [])) == 1 and found[0].op == "Add" and not set(found[0].inputs) & set(net.params):
-        value = found[0].outputs[0]
-    return value
 
 
 def made(net: Net, node: Node, values: Values) -> np.ndarray:

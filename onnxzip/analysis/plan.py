@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from onnxzip.analysis.correspondence import overlay
-from onnxzip.analysis.coupling import couple
+from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.roles import Overlay
@@ -33,12 +32,13 @@ class Plan:
     """What will be shared, in which order, and the fused net without its weights.
 
     Attributes:
-        nets: by task.
+        nets: by task, with the layers that they were given.
         overlay: the nets laid over each other.
         steps: in the order of the zip.
         spaces: channel spaces by number.
         layout: the fused net's topology.
         refusals: what stays unmerged, and why.
+        extensions: neutral layers that nets were given, where others have more.
     """
 
     nets: Mapping[str, Net]
@@ -47,6 +47,11 @@ class Plan:
     spaces: Mapping[int, SpacePlan]
     layout: Layout
     refusals: tuple[Refusal, ...]
+    extensions: tuple[Extension, ...] = ()
+
+    def added(self, task: str) -> frozenset[str]:
+        """Nodes of a task's net that it did not come with."""
+        return frozenset(n for e in self.extensions for n in e.nodes.get(task, ()))
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -85,7 +90,8 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
         UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
     """
     _check(nets, shares, layout)
-    laid = overlay({net.name: couple(net) for net in nets})
+    found = deepened(nets) if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are(nets)
+    laid = found.laid
     steps = find_steps(laid)
     proposals = _proposals(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
@@ -93,7 +99,8 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
         raise UnsupportedError(_nothing_shared(laid, nets, proposals))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
-    return Plan({n.name: n for n in nets}, laid, steps, spaces, drawn, tuple(_refusals(laid, spaces, torn)))
+    refusals = _refusals(laid, spaces, torn, found.refused)
+    return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
 
 OUTPUT = "an output of the net"
@@ -242,7 +249,9 @@ def _space(
     return SpacePlan(number, name, sizes, strands + strands_of(others, False), refused, inside=proposal.inside)
 
 
-def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int, str]) -> list[Refusal]:
+def _refusals(
+    laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int, str], deeper: Iterable[tuple[str, str]]
+) -> list[Refusal]:
     """Everything that stays unmerged, each place once; outputs, which are heads by nature, are none."""
     found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
     for plan in spaces.values():
@@ -251,7 +260,7 @@ def _refusals(laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int,
                 found.setdefault(f"{task}: {plan.name}", why)
         if plan.number in torn:
             found[plan.name] = torn[plan.number]
-    for where, why in laid.partings:
+    for where, why in (*deeper, *laid.partings):
         found.setdefault(where, why)
     return [Refusal(where, why) for where, why in found.items()]
 

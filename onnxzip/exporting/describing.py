@@ -1,21 +1,23 @@
-"""From what the zip has found to the content of a file that describes itself."""
+"""The fused net with all that its file says of itself, and the content of that file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from onnxzip.analysis import Plan
 from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
+from onnxzip.exporting.again import kept_tasks, merged_from, namer, origins_by_task, tasks_of
 from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.provenance import provenance
-from onnxzip.exporting.report import sha256_of, source_size
+from onnxzip.exporting.report import macs_before, sha256_of, source_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
-from onnxzip.net import Net, macs
+from onnxzip.net import Net
 from onnxzip.peers import Peers
 from onnxzip.runtime import to_model
 
@@ -25,14 +27,16 @@ LARGEST_FILE = (1 << 31) - 1
 def described(
     plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
 ) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, the first process' in all of them, and where its tasks come from."""
-    net = assemble(plan, zipped.params, {})
-    sizes = {t: source_size(p, macs(plan.nets[t])).as_dict() for t, p in files.items()}
+    """The fused net with its metadata, the same in all processes, and where its nets come from."""
+    kept, choice = kept_tasks(plan.nets), options.plan
+    net = assemble(plan, zipped.params, {}, namer(kept))
+    sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
     origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
-    found = provenance(plan, zipped, peers)
-    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share, found)
+    tasks, every = origins_by_task(origins, kept), partial(tasks_of, kept=kept)
+    found = provenance(plan, zipped, kept, peers)
+    entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries}), origins
+    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept)}), origins
 
 
 def to_bytes(net: Net) -> bytes:

@@ -142,7 +142,6 @@ def _space_entry(plan: Plan, space: SpacePlan, zipped: Zipped | None) -> dict[st
     }
     if zipped is None:
         return entry
-    entry["identical"] = zipped.same.get(space.number, 0)
     first = next(s for s in plan.steps if space.number in s.spaces)
     by_key = zipped.fits.get(first.name, {})
     found = next((by_key[k] for k in sorted(by_key, key=len, reverse=True) if by_key[k]), ())
@@ -157,6 +156,17 @@ def _mean(values: Iterable[float]) -> float | None:
 def refusals_entry(plan: Plan) -> list[dict[str, str]]:
     """Places left unmerged."""
     return [{"where": r.where, "why": r.why} for r in plan.refusals]
+
+
+def extensions_entry(plan: Plan) -> list[dict[str, str]]:
+    """Neutral layers that nets were given, where others have more."""
+    return [{"where": e.where, "why": e.why} for e in plan.extensions]
+
+
+def macs_before(plan: Plan, task: str) -> int:
+    """Multiply-accumulates per sample of a net as it came."""
+    net, added = plan.nets[task], plan.added(task)
+    return macs_of((n for n in net.nodes if n.name not in added), net.shapes)
 
 
 def merge_report(
@@ -181,6 +191,8 @@ def merge_report(
         },
         "merged": ratios(merged, sizes.values()),
         "spaces": spaces_entry(plan, zipped),
+        "identical": {s.name: zipped.same[s.number] for s in plan.shared_spaces() if zipped.same.get(s.number)},
+        "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "seconds": dict(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
@@ -217,12 +229,13 @@ def to_text(report: Mapping[str, Any]) -> str:
 
 def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, layout: str) -> dict[str, Any]:
     """What a merge would share, save and refuse."""
-    sizes = {t: source_size(path, macs(plan.nets[t])) for t, path in files.items()}
+    sizes = {t: source_size(path, macs_before(plan, t)) for t, path in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {t: task_entry(path, sha256_of(path), sizes[t]) for t, path in files.items()},
         "merged": ratios(planned_size(plan, skeleton), sizes.values()),
         "spaces": spaces_entry(plan, None),
+        "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "layout": layout,
     }

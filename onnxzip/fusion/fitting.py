@@ -129,7 +129,8 @@ def _solve(
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
-    chosen = [_Chosen(s, *places[t], work.weight(s.train.pp)) for t, s in known.items()]
+    weights = work.weights(known)
+    chosen = [_Chosen(s, *places[t], weights[t]) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])

@@ -43,7 +43,7 @@ def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str],
     """Targets of a space's channels, in the space's group of the step's node."""
     group, mine = rows_of(work, space, tasks)
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
-    weight = {t: work.weight(s.train.pp) for t, s in stats.items()}
+    weight = work.weights(stats)
     energy = {t: weight[t] * s.train.pp for t, s in stats.items()}
 
     def explained(some: tuple[str, ...]) -> Explained:

@@ -73,6 +73,15 @@ class Work:
         """Weight of a task in a shared fit, from the mean squares of its targets."""
         return self.method.balance(float(energies.mean()))
 
+    def weights(self, stats: Mapping[str, TaskStatistics]) -> dict[str, float]:
+        """Weights of all tasks in a shared fit.
+
+        Where a net has a neutral layer, what is left of its target may be next to nothing: it weighs as the largest.
+        """
+        largest = max((s.train.pp for s in stats.values()), key=lambda pp: float(pp.mean()))
+        given = {t for t in stats if any(p.members[t].name in self.plan.added(t) for p in self.step.parts)}
+        return {t: self.weight(largest if t in given else s.train.pp) for t, s in stats.items()}
+
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
         skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]

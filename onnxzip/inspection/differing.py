@@ -14,7 +14,7 @@ import numpy as np
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.exporting.report import original_entry, sha256_of
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
-from onnxzip.inspection.weights import Change, Fused, taken_change, weights_change
+from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change
 from onnxzip.loading import load, look_at
 from onnxzip.loading.files import read_any_float
 from onnxzip.net import Net, Node
@@ -72,9 +72,8 @@ def _task(trace: Trace, file: Path, path: Path, task: str | None) -> str:
 
 
 def _node(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[Entry, Change | None]:
-    traced = [(f, trace.nodes[f.name]) for f in fused.nodes if f.name in trace.nodes]
-    made = [(f, t) for f, t in traced if t.origins.get(task) == node.name]
-    change, why = _change(net, node, fused, trace, task, made)
+    made = _made(node, fused, trace, task)
+    change, why = _change(net, node, fused, trace, task)
     entry = {
         "name": node.name,
         "op": node.op,
@@ -88,36 +87,46 @@ def _node(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[En
     return entry, change
 
 
+def _made(node: Node, fused: Net, trace: Trace, task: str) -> list[tuple[Node, NodeTrace]]:
+    """What a node of the original has become."""
+    traced = [(f, trace.nodes[f.name]) for f in fused.nodes if f.name in trace.nodes]
+    return [(f, t) for f, t in traced if t.origins.get(task) == node.name]
+
+
 def _owners(trace: NodeTrace) -> list[str]:
     return list(dict.fromkeys(t for tasks, _ in trace.rows for t in tasks)) or list(trace.origins)
 
 
-def _change(
-    net: Net, node: Node, fused: Net, trace: Trace, task: str, made: list[tuple[Node, NodeTrace]]
-) -> tuple[Change | None, str | None]:
+def _change(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[Change | None, str | None]:
     """How the params have changed; else why nobody knows, or nothing where there are none."""
-    params = [v for v in node.inputs if v in net.params]
+    made = _made(node, fused, trace, task)
     if not made:
         return None, "no node of the fused net comes from it"
-    taken = [
+    found = [
         taken_change(net, fused.params[v], trace.params[v][task])
         for f, _ in made for v in map(str, f.inputs) if v in fused.params and task in trace.params.get(v, {})
     ]
     if any(t.step for _, t in made):
         if not all(task in t.maps for _, t in made):
             return None, "its channels are scaled, and the file does not tell by how much"
-        weights = weights_change(net, node, [Fused(fused, f, *t.maps[task]) for f, t in made], _summed(net, trace, task, made))
+        weights = weights_change(net, node, _weights(made, fused, task), _biases(net, node, fused, trace, task))
         if weights is None:
             return None, "its weights have another form in the fused net"
-        taken.append(weights)
-    return (reduce(add, taken), None) if taken else (None, "its params have another form" if params else None)
+        found.append(weights)
+    read = any(v in net.params for v in node.inputs)
+    return (reduce(add, found), None) if found else (None, "its params have another form" if read else None)
 
 
-def _summed(net: Net, trace: Trace, task: str, made: list[tuple[Node, NodeTrace]]) -> list[Node]:
-    """The nodes of the original that are fitted together with some."""
-    steps = {t.step for _, t in made}
-    names = {t.origins.get(task) for t in trace.nodes.values() if t.step in steps}
-    return [n for n in net.nodes if n.name in names]
+def _weights(made: list[tuple[Node, NodeTrace]], fused: Net, task: str) -> list[Fused]:
+    return [Fused(fused, f, *t.maps[task]) for f, t in made if task in t.maps]
+
+
+def _biases(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> list[tuple[Node, list[Fused]]]:
+    """Nodes whose biases are compared with this one's: all that are added up, at the first of them."""
+    together = summed_with(net, node)
+    if together[0] is not node:
+        return []
+    return [(other, _weights(_made(other, fused, trace, task), fused, task)) for other in together]
 
 
 def _channels(made: list[tuple[Node, NodeTrace]], task: str) -> Entry | None:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import in_bytes, number_table, percent, refusal_tables
+from onnxzip.inspection.tables import in_bytes, number_table, percent, place_tables
 
 Report = Mapping[str, Any]
 
@@ -25,7 +25,7 @@ def inspect_tables(report: Report) -> Iterator[RenderableType]:
             yield _switch_table(report)
     yield _fused_spaces(report) if merged else _plain_spaces(report)
     yield _node_table(report, list(report.get("tasks", {})))
-    yield from refusal_tables(report, "Left unmerged" if merged else "Not coupled")
+    yield from place_tables(report["refusals"], "Left unmerged" if merged else "Not coupled")
 
 
 def _headline(report: Report) -> Text:

@@ -146,13 +146,13 @@ def _space(trace: Trace, name: str) -> Entry:
         "rows": [{"tasks": list(owners), "channels": n} for owners, n in rows],
         "error": mean(f.error for f in first),
         "damping": mean(f.damping for f in first),
-        "pairs": [pair for strand in trace.match.get(name, ()) for pair in _pairs(strand, trace.tasks)],
+        "pairs": [pair for strand in trace.match.get(name, ()) for pair in _pairs(strand)],
     }
 
 
-def _pairs(strand: StrandTrace, tasks: Tasks) -> Iterable[Entry]:
-    """Fused channels that several tasks own: the original channel of each, and what sharing it costs."""
+def _pairs(strand: StrandTrace) -> Iterable[Entry]:
+    """Fused channels that several nets of the merge own: the channel of each there, and what sharing it costs."""
     for place, cost in enumerate(strand.costs):
-        channels = {t: int(strand.index[t][place]) for t in tasks if t in strand.index and strand.index[t][place] >= 0}
+        channels = {net: int(index[place]) for net, index in strand.index.items() if index[place] >= 0}
         if len(channels) > 1:
             yield {"channels": channels, "cost": cost}

@@ -22,14 +22,14 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _space_table(report, fitted=True)
     if report["retrain"]:
         yield _retrain_table(report["retrain"])
-    yield from refusal_tables(report)
+    yield from _refusals(report)
 
 
 def plan_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge would make."""
     yield _space_table(report, fitted=False)
     yield _size_table(report)
-    yield from refusal_tables(report)
+    yield from _refusals(report)
 
 
 def verify_tables(report: Report) -> Iterator[RenderableType]:
@@ -109,29 +109,34 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 
 def _space_table(report: Report, fitted: bool) -> Table:
-    identical = fitted and any(space["identical"] for space in report["spaces"])
+    identical = report["identical"] if fitted else {}
     columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
     table = number_table("Channels", "space", "of each net", "shared", "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
         row = [space["name"], each, str(space["shared"]), str(space["groups"])]
-        row += [str(space["identical"])] if identical else []
+        row += [str(identical.get(space["name"], 0))] if identical else []
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]
         table.add_row(*row)
     return table
 
 
-def refusal_tables(report: Report, title: str = "Left unmerged") -> Iterator[RenderableType]:
-    """Places that were refused, with the reasons; nothing where there are none."""
-    if not report["refusals"]:
+def _refusals(report: Report) -> Iterator[RenderableType]:
+    for title, key in (("Extended", "extensions"), ("Left unmerged", "refusals")):
+        yield from place_tables(report[key], title)
+
+
+def place_tables(entries: Sequence[Report], title: str) -> Iterator[RenderableType]:
+    """Places with what is to be said of them; nothing where there are none."""
+    if not entries:
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("why", overflow="fold")
-    for refusal in report["refusals"]:
-        table.add_row(Text(refusal["where"]), Text(refusal["why"]))
+    for entry in entries:
+        table.add_row(Text(entry["where"]), Text(entry["why"]))
     yield table
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxzip.analysis.coupling import linear_view
 from onnxzip.exporting.traces import Taken
-from onnxzip.net import Net, Node
+from onnxzip.net import Net, Node, consumers
 
 
 @dataclass(frozen=True)
@@ -53,60 +53,73 @@ class Fused:
     columns: np.ndarray
 
 
-def weights_change(net: Net, node: Node, fused: Sequence[Fused], summed: Iterable[Node]) -> Change | None:
-    """How the weights and the bias of an original node have changed.
+def weights_change(
+    net: Net, node: Node, fused: Sequence[Fused], biases: Iterable[tuple[Node, Sequence[Fused]]]
+) -> Change | None:
+    """How the weights of an original node have changed, and some biases.
 
     Args:
         net: the original.
         fused: all nodes that the node has become.
-        summed: nodes of the original whose products are added up with this one's: one fused bias stands for theirs all.
+        biases: nodes of the original, with what they have become, whose biases count here: the node itself, and those whose
+            products are added to its own, since any of them may hold what was the other's.
 
     Returns:
         None where one of them has no weights of its own.
     """
-    original = matrix_of(net, node)
-    if original is None:
+    matrix = matrix_of(net, node)
+    if matrix is None:
         return None
-    matrix, bias = original[0], np.zeros_like(original[1])
-    if any(_has_bias(one.net, one.node) for one in fused):
-        found = (matrix_of(net, other) for other in summed)
-        bias = np.sum([b.reshape(bias.shape) for _, b in (f for f in found if f is not None)], axis=0)
-    new, new_bias = np.zeros_like(matrix), np.zeros_like(bias)
-    read = np.zeros(matrix.shape, bool)
-    foreign = 0.0
+    new, read, foreign = np.zeros_like(matrix), np.zeros(matrix.shape, bool), 0.0
     for one in fused:
-        made = matrix_of(one.net, one.node)
-        if made is None:
+        found = matrix_of(one.net, one.node)
+        if found is None:
             return None
-        foreign += _placed(one, made, new, new_bias, read)
-    apart = float(np.square(new - matrix).sum() + np.square(new_bias - bias).sum())
-    energy = float(np.square(matrix).sum() + np.square(bias).sum())
+        foreign += _placed(one, found, new, read)
+    before, after = np.zeros(matrix.shape[0] * matrix.shape[1]), np.zeros(matrix.shape[0] * matrix.shape[1])
+    for other, made in biases:
+        before += bias_of(net, other)
+        for one in made:
+            own = one.rows >= 0
+            after[one.rows[own]] += np.broadcast_to(bias_of(one.net, one.node), one.rows.shape)[own]
+    apart = float(np.square(new - matrix).sum() + np.square(after - before).sum())
+    energy = float(np.square(matrix).sum() + np.square(before).sum())
     return Change(apart, energy, float(np.square(np.where(read, 0.0, matrix)).sum()), foreign)
 
 
-def matrix_of(net: Net, node: Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """Weights [groups, outputs, taps, inputs] and bias [groups, outputs] of a node, float64; None where it has none."""
+def matrix_of(net: Net, node: Node) -> np.ndarray | None:
+    """Weights of a node, float64 [groups, outputs, taps, inputs]; None where it has none."""
     found = linear_view(net, node)
     if found is None or found[0].linear is None:
         return None
     linear, view = found[0].linear, found[1]
-    matrix = linear.to_matrix(view, net.params[str(node.inputs[linear.weight])]).astype(np.float64)
-    name = node.inputs[linear.bias] if len(node.inputs) > linear.bias else None
-    bias = np.zeros(matrix.shape[:2]) if name is None else net.params[name].astype(np.float64).reshape(matrix.shape[:2])
-    return matrix, bias
+    return np.asarray(linear.to_matrix(view, net.params[str(node.inputs[linear.weight])]).astype(np.float64))
 
 
-def _has_bias(net: Net, node: Node) -> bool:
+def bias_of(net: Net, node: Node) -> np.ndarray:
+    """Bias of a node with weights, float64 [outputs]; one zero where it has none."""
     found = linear_view(net, node)
     at = found[0].linear.bias if found is not None and found[0].linear is not None else len(node.inputs)
-    return len(node.inputs) > at and node.inputs[at] is not None
+    name = node.inputs[at] if len(node.inputs) > at else None
+    return np.zeros(1) if name is None else np.asarray(net.params[name].astype(np.float64).reshape(-1))
 
 
-def _placed(
-    fused: Fused, found: tuple[np.ndarray, np.ndarray], new: np.ndarray, new_bias: np.ndarray, read: np.ndarray
-) -> float:
+def sum_of(net: Net, node: Node) -> str:
+    """The value that a node adds to: its own output, or, where only an Add of values reads that, the sum."""
+    value, readers = node.outputs[0], consumers(net.nodes)
+    while len(found := readers.get(value, [])) == 1 and found[0].op == "Add" and not set(found[0].inputs) & set(net.params):
+        value = found[0].outputs[0]
+    return value
+
+
+def summed_with(net: Net, node: Node) -> tuple[Node, ...]:
+    """The nodes with weights whose products are added up with a node's, itself among them, in the net's order."""
+    end = sum_of(net, node)
+    return tuple(n for n in net.nodes if n is node or (matrix_of(net, n) is not None and sum_of(net, n) == end))
+
+
+def _placed(fused: Fused, matrix: np.ndarray, new: np.ndarray, read: np.ndarray) -> float:
     """Put a fused node's weights where the original has them, in place; the energy of what is foreign."""
-    matrix, bias = found
     groups, outputs, _, inputs = matrix.shape
     per_group, wide = new.shape[1], new.shape[3]
     rows, columns = fused.rows.reshape(groups, outputs), fused.columns.reshape(groups, inputs)
@@ -117,10 +130,8 @@ def _placed(
         target, out = np.divmod(rows[group, mine], per_group)
         source = columns[group, own] % wide
         at = target[:, None], out[:, None], slice(None), source[None, :]
-        values = matrix[group][mine][:, :, own]
-        new[at] = values.transpose(0, 2, 1)
+        new[at] = matrix[group][mine][:, :, own].transpose(0, 2, 1)
         read[at] = True
-        new_bias[target, out] = bias[group, mine]
         foreign += float(np.square(matrix[group][mine][:, :, others]).sum())
     return foreign
 

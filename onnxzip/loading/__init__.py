@@ -3,6 +3,7 @@
     files      read, with every check of a file
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
+    freeing    nets for one sample as nets for any number
     importing  as a Net
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
@@ -25,6 +26,7 @@ from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.faithful import widened
 from onnxzip.loading.files import opset_of, read
 from onnxzip.loading.folding import folded_affine
+from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
@@ -69,12 +71,16 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
 def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
     """Files as nets of one opset, the highest of theirs; each is named by its key.
 
+    Where some take any number of samples, those that take one are made to as well.
+
     Raises:
         InvalidModelError, UnsupportedError: as `load`.
     """
     models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
     opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
+    if any(is_free(net) for net in nets):
+        nets = tuple(_freed(*models[n.name], n, opset) if is_fixed(n) else n for n in nets)
     if sum(a.nbytes for net in nets for a in net.params.values()) > LARGE_BYTES:
         gc.collect()
     return nets
@@ -89,6 +95,10 @@ def look_at(path: Path, model: ModelProto) -> Net:
     copy = ModelProto()
     copy.CopyFrom(model)
     return _net(path, path.stem, widened(copy), max(OLDEST_CANONICAL_OPSET, opset_of(model)), ANY_FLOAT)
+
+
+def _freed(path: Path, model: ModelProto, net: Net, opset: int) -> Net:
+    return freed(path, model, net, lambda free: _net(path, net.name, free, opset))
 
 
 def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:

@@ -58,7 +58,8 @@ def _replaced(node: NodeProto, taken: set[str]) -> list[NodeProto]:
     for out, a, b, (_, dims) in zip(node.output, first.output, second.output, shapes, strict=True):
         flag, shape = f"{prefix}.{out}.flag", f"{prefix}.{out}.shape"  # the condition has one entry, in any number of axes
         taken.update((flag, shape))
-        nodes.append(_constant(numpy_helper.from_array(np.ones(len(dims), np.int64)), shape))
+        target = np.array([-1, *(1,) * len(dims)][: len(dims)], np.int64)  # -1: of several samples, each has its condition
+        nodes.append(_constant(numpy_helper.from_array(target), shape))
         nodes.append(helper.make_node("Reshape", [node.input[0], shape], [flag], name=flag))
         read = [names[0].get(a.name, a.name), names[1].get(b.name, b.name)]
         nodes.append(helper.make_node("Where", [flag, *read], [out], name=f"{prefix}.{out}.chosen"))
