@@ -149,8 +149,6 @@ def _owned(book: _Book, piece: Piece) -> dict[Owners, int]:
 def _maps(book: _Book, weights: Weights, net: str, node: str) -> dict[str, list[int]]:
     """Rows and columns of fused weights as channels of the tasks that a net stands for."""
     found = _located(book, weights, net)
-    if found is None:
-        return {}
     if net not in book.inner:
         return {net: [book.number(m) for m in found]}
     known = {t: (there, trace.nodes.get(node, NodeTrace()).maps) for t, (there, trace) in book.inner[net].items()}
@@ -160,8 +158,8 @@ def _maps(book: _Book, weights: Weights, net: str, node: str) -> dict[str, list[
     }
 
 
-def _located(book: _Book, weights: Weights, task: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rows and columns of fused weights as a net's channels; None where channels are scaled, which maps do not tell."""
+def _located(book: _Book, weights: Weights, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of fused weights as a net's channels."""
     overlay = book.plan.overlay
     role = next(r for r in overlay.roles if r.name == weights.role)
     linear, view = linear_of(overlay, role, task)
@@ -170,11 +168,9 @@ def _located(book: _Book, weights: Weights, task: str) -> tuple[np.ndarray, np.n
     groups = 1 if linear.diagonal(view) else int(matrix.shape[0])
     out, source = overlay.exprs(role.outputs[0], task), overlay.exprs(str(role.inputs[0]), task)
     keys = book.plan.layout.pieces[role.outputs[0]][weights.key].keys
-    rows, factors = located(overlay, out[linear.channel(view)], task, keys, book.matches)
+    rows = located(overlay, out[linear.channel(view)], task, keys, book.matches)
     read = [located(overlay, source[linear.channel(view)], task, p.keys, book.matches) for p in weights.pieces]
-    if any((f != 1).any() for f in (factors, *(f for _, f in read))):
-        return None
-    columns = [np.split(at, groups) for at, _ in read]
+    columns = [np.split(at, groups) for at in read]
     return rows, np.concatenate([part[g] for g in range(groups) for part in columns])
 
 
@@ -186,7 +182,7 @@ def _taken(book: _Book, taken: Overtaken) -> dict[str, Any]:
         axes: list[np.ndarray | None] = []
         for expr in overlay.exprs(taken.laid, net):
             carries = taken.keys and any(a in book.plan.spaces for a in expr.atoms())
-            axes.append(located(overlay, expr, net, taken.keys, book.matches)[0] if carries else None)
+            axes.append(located(overlay, expr, net, taken.keys, book.matches) if carries else None)
         name = overlay.values[taken.laid][net]
         if net not in book.inner:
             found[net] = [name, [None if m is None else book.number(m) for m in axes]]

@@ -32,7 +32,7 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     """
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
-        return members_of(space, [], [])
+        return members_of(space, [])
     groups, costs = list(same), [0.0] * len(same)
     counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
     if any(counts.values()):
@@ -41,7 +41,7 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
         matched, charges = group_channels(counts, terms, work.method.assign, same)
         groups += matched
         costs += charges if work.stats is not None else [float("nan")] * len(matched)
-    return charged(members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups]), groups, costs)
+    return charged(members_of(space, groups), groups, costs)
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
@@ -78,7 +78,7 @@ def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches
                 orders = same(head) or _orders(explained, {t: rows[t][c] for t, c in head.items()}, work.method.assign)
                 for t, order in orders.items():
                     index[t][k] = order
-        found[number, key] = Members(index, {})
+        found[number, key] = Members(index)
     return found
 
 

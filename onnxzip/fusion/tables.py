@@ -145,4 +145,4 @@ def pair_columns(
 
     terms = Terms({t: weight[t] * e for t, e in energy.items()}, explained, importance)
     groups, costs = group_channels(counts, terms, method.assign)
-    return charged(members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups]), groups, costs)
+    return charged(members_of(space, groups), groups, costs)

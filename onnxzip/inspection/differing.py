@@ -108,7 +108,7 @@ def _change(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[
     ]
     if any(t.step for _, t in made):
         if not all(task in t.maps for _, t in made):
-            return None, "its channels are scaled, and the file does not tell by how much"
+            return None, "the fused file does not tell where its channels come from"
         weights = weights_change(net, node, _weights(made, fused, task), _biases(net, node, fused, trace, task))
         if weights is None:
             return None, "its weights have another form in the fused net"

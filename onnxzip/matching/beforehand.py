@@ -47,4 +47,4 @@ def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
 def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:
     """Members of every strand of a space, from such groups."""
     groups = group_alike(space, likeness, assign)
-    return members_of(space, groups, [dict.fromkeys(g, 1.0) for g in groups])
+    return members_of(space, groups)
