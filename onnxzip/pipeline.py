@@ -25,7 +25,7 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import kept_tasks
+from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import described, to_bytes
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin
@@ -147,7 +147,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     with stages.stage("analyse"):
         plan = analyse(loaded, options.plan.share, options.plan.layout)
     _refuse_fixed_batches(plan)
-    kept_tasks(plan.nets)
+    data = data_by_net(data, kept_tasks(plan.nets))
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
