@@ -15,11 +15,11 @@ from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
+from onnxzip.exporting.stored import stored_model
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
 from onnxzip.net import Net
 from onnxzip.peers import Peers
-from onnxzip.runtime import to_model
 
 LARGEST_FILE = (1 << 31) - 1
 
@@ -47,6 +47,6 @@ def to_bytes(net: Net) -> bytes:
     """
     if 4 * net.size > LARGEST_FILE:
         raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    model = to_model(net)
+    model = stored_model(net)
     annotate(model, net.metadata)
     return bytes(model.SerializeToString(deterministic=True))

@@ -10,6 +10,7 @@ from onnxzip.net import Axis, Net, Node, Port, Shape, macs_of, per_sample
 from onnxzip.ops import find
 
 Entry = dict[str, Any]
+HALF_WIDTHS = {"FLOAT16": 2, "BFLOAT16": 2}
 
 
 def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
@@ -42,9 +43,11 @@ def port_entry(net: Net, coupling: Coupling, port: Port) -> Entry:
 
 
 def params_entry(net: Net, names: Iterable[str]) -> Entry:
-    """Floating-point params among some constants, and bytes of all of them."""
+    """Floating-point params among some constants, and bytes of all of them as the file stores them."""
     arrays = [net.params[n] for n in names]
-    return {"params": sum(int(a.size) for a in arrays if a.dtype.kind == "f"), "bytes": sum(int(a.nbytes) for a in arrays)}
+    width = HALF_WIDTHS.get(net.stored)
+    sizes = [a.size * width if width is not None and a.dtype.kind == "f" else a.nbytes for a in arrays]
+    return {"params": sum(int(a.size) for a in arrays if a.dtype.kind == "f"), "bytes": sum(map(int, sizes))}
 
 
 def shape_entry(shape: Shape) -> list[int | str]:
