@@ -28,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onnxzip.matching.methods import METHODS as KNOWN
 
+COMMITTED = 1000  # calibration images a task beside the nets
+
 
 def chosen(arguments: argparse.Namespace) -> list[Case]:
     """The cases that are asked for."""
@@ -37,6 +39,8 @@ def chosen(arguments: argparse.Namespace) -> list[Case]:
         "layout": arguments.layouts, "tasks": tuple(tuple(p.split("+")) for p in arguments.sets),
     }
     cases = [c for c in cases if all(not some or getattr(c, field) in some for field, some in wanted.items())]
+    if arguments.data is None:
+        cases = [c for c in cases if c.samples <= COMMITTED]
     known = {*KNOWN, *REFERENCES}
     cases = [c for c in cases if c.method.removesuffix("+repair") in known]
     part, of = (int(x) for x in arguments.part.split("/"))
