@@ -1,6 +1,7 @@
 """Files to nets in canonical form.
 
     files      read, with every check of a file
+    halves     weights of half types as float32
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.files import opset_of, read
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.freeing import freed, is_fixed, is_free
+from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
@@ -64,8 +67,8 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
     return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
 
 
-def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
-    """Files as nets of one opset, the highest of theirs; each is named by its key.
+def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:
+    """Files as nets of one opset, the highest of theirs unless another one is asked for; each is named by its key.
 
     Where some take any number of samples, those that take one are made to as well.
 
@@ -73,7 +76,7 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
         InvalidModelError, UnsupportedError: as `load`.
     """
     models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
-    opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
+    opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
     if any(is_free(net) for net in nets):
         nets = tuple(_freed(*models[n.name], n, opset) if is_fixed(n) else n for n in nets)
@@ -87,6 +90,7 @@ def _freed(path: Path, model: ModelProto, net: Net, opset: int) -> Net:
 
 
 def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
-    prepared = prepare(path, model, opset)
-    net = to_net(path, name, prepared, fold_for_both_batches(path, prepared))
+    wide, stored = widened(path, model)
+    prepared = prepare(path, wide, opset)
+    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared)), stored=stored)
     return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))
