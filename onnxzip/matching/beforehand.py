@@ -45,6 +45,5 @@ def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
 
 
 def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:
-    """Members of every strand of a space, from such groups."""
-    groups = group_alike(space, likeness, assign)
-    return members_of(space, groups)
+    """Members of every strand of a space, from such groups, in the order of the first task's channels."""
+    return members_of(space, sorted(group_alike(space, likeness, assign), key=lambda group: sorted(group.items())))
