@@ -26,18 +26,16 @@ from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.describing import described
+from onnxzip.exporting.describing import described, to_bytes
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report, to_text
-from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import write_atomically
 from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method, restoring
-from onnxzip.net import Net
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for
@@ -45,7 +43,6 @@ from onnxzip.values import shares_of, size_of
 
 UNSHARED_ERROR = 1e-5
 ROUNDED_ERROR = 3e-2  # where weights are rounded to a half type once more
-LARGEST_FILE = (1 << 31) - 1
 Files = Mapping[str, str | PathLike[str]]
 
 
@@ -160,7 +157,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers)
-    net, origins = described(plan, zipped, files, options)
+    net, origins = described(plan, zipped, files, options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
@@ -265,17 +262,6 @@ def feeds_of(plan: Plan) -> dict[str, Feed]:
         task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
         for task, net in plan.nets.items()
     }
-
-
-def to_bytes(net: Net) -> bytes:
-    """A net as the content of its file.
-
-    Raises:
-        UnsupportedError: an ONNX file cannot be that large.
-    """
-    if 4 * net.size > LARGEST_FILE:
-        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    return bytes(stored_model(net).SerializeToString(deterministic=True))
 
 
 def _check(plan: Plan, evidence: Mapping[str, Evidence]) -> None:
