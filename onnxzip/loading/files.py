@@ -12,6 +12,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.stored import HALVES
+from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
@@ -45,8 +46,9 @@ def read_any_float(path: Path) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
+    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(model if strange else str(path))
         onnx.load_external_data_for_model(model, str(path.parent))
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
