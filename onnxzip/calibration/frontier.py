@@ -123,6 +123,7 @@ class Frontier:
                         wanted.setdefault(self.plan.overlay.values[laid][task], []).append((step, laid))
             if wanted:
                 self._sweep_net(task, net, k, wanted, tick)
+                let_go(net.params.values())
 
     def _sweep_net(self, task: str, net: Net, k: int, wanted: Mapping[str, list[tuple[Step, str]]], tick: Tick) -> None:
         steps = {step.name: step for uses in wanted.values() for step, _ in uses}

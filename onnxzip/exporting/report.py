@@ -166,6 +166,7 @@ def merge_report(
     plan: Plan,
     net: Net,
     content: bytes,
+    beside: int,
     originals: Mapping[str, tuple[Path, Origin]],
     evidence: Mapping[str, Evidence],
     zipped: Zipped,
@@ -173,9 +174,9 @@ def merge_report(
     seconds: Mapping[str, float],
     options: Options,
 ) -> dict[str, Any]:
-    """All of a merge."""
+    """All of a merge; `beside`: bytes of its file of weights."""
     sizes = {t: source_size(path, macs_before(plan, t)) for t, (path, _) in originals.items()}
-    merged = Size(params_of(load_from_string(content)), len(content), macs(net))
+    merged = Size(params_of(load_from_string(content)), len(content) + beside, macs(net))
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {

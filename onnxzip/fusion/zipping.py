@@ -28,9 +28,10 @@ from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
-from onnxzip.runtime import give_back_freed
+from onnxzip.runtime import give_back_freed, let_go
 
 Tick = Callable[[int], None]
+Keep = Callable[[np.ndarray], np.ndarray]
 WIDE = 1500  # columns
 
 
@@ -124,7 +125,7 @@ class _Zip:
         result = fit_step(work, self.exact, self.members)
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
-        self.params |= params
+        self.params |= {name: self.keep(array) for name, array in params.items()}
         self.members |= made
         self.fits[step.name] = result.fits
         for r in reads:
@@ -235,7 +236,7 @@ def live_plan(plan: Plan, method: Method) -> Plan:
 
 
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE
+    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE, keep: Keep = as_it_is
 ) -> Zipped:
     """Match and fit every step of a plan.
 
@@ -245,14 +246,15 @@ def zip_nets(
             shares nothing where the method's rows are fitted to the original nets.
         tick: called with 1 after each step.
         peers: the processes that have the other samples; all find the same.
+        keep: where params wait that are found.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
     if method.rows is Rows.ORIGINAL and frontier is not None:
-        work: _Zip = _ZipBeside(plan, method, frontier, peers)
+        work: _Zip = _ZipBeside(plan, method, frontier, peers, keep)
     else:
-        work = _Zip(plan, method, frontier, peers)
+        work = _Zip(plan, method, frontier, peers, keep)
     with blas_threads(plan):
         work.match_beforehand()
         work.advance()
@@ -260,6 +262,8 @@ def zip_nets(
             work.step(step)
             work.finish(step)
             give_back_freed()
+            let_go(array for net in plan.nets.values() for array in net.params.values())
+            let_go(work.params.values())
             tick(1)
         work.walk()
     return Zipped(work.params, work.members, work.fits, work.same)

@@ -1,6 +1,6 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file
+    files      read, with every check of a file (mapped: large params that stay in files of their own)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
@@ -22,7 +22,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxzip.loading.canonical import canonical_attributes
-from onnxzip.loading.files import opset_of, read
+from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.importing import to_net
@@ -52,7 +52,7 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    return load_model(read(path), path, name, opset)
+    return load_model(read_mapped(path), path, name, opset)
 
 
 def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
@@ -72,7 +72,7 @@ def load_all(files: Mapping[str, str | PathLike[str]]) -> tuple[Net, ...]:
     Raises:
         InvalidModelError, UnsupportedError: as `load`.
     """
-    models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
+    models = {name: (Path(path), read_mapped(Path(path))) for name, path in files.items()}
     opset = max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
     if any(is_free(net) for net in nets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -10,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.mapped import read_small
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
@@ -32,8 +34,19 @@ def read(path: Path) -> ModelProto:
     return model
 
 
+def read_mapped(path: Path) -> ModelProto:
+    """As `read`, but large external data stay outside: `mapped_params` has them."""
+    model = _read(path, read_small)
+    _refuse_number_formats(path, model)
+    return model
+
+
 def read_any_float(path: Path) -> ModelProto:
     """As `read`, whatever types of numbers the file holds."""
+    return _read(path, lambda path, model: onnx.load_external_data_for_model(model, str(path.parent)))
+
+
+def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_unreadable(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -44,7 +57,7 @@ def read_any_float(path: Path) -> ModelProto:
     _refuse_versions(path, model)
     try:
         onnx.checker.check_model(str(path))
-        onnx.load_external_data_for_model(model, str(path.parent))
+        load(path, model)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     except (OSError, ValueError) as error:
