@@ -25,13 +25,14 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.again import kept_tasks
+from onnxzip.exporting.describing import described
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
+from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
-from onnxzip.exporting.report import merge_report, sha256_of, to_text
+from onnxzip.exporting.report import merge_report, to_text
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import write_atomically
-from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method, restoring
@@ -148,13 +149,14 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     with stages.stage("analyse"):
         plan = analyse(loaded, options.plan.share, options.plan.layout)
     _refuse_fixed_batches(plan)
+    kept_tasks(plan.nets)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers)
-    net, origins = _described(plan, zipped, files, options)
+    net, origins = described(plan, zipped, files, options)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = to_bytes(net), None
     if options.steps.retrain:
@@ -259,15 +261,6 @@ def feeds_of(plan: Plan) -> dict[str, Feed]:
         task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
         for task, net in plan.nets.items()
     }
-
-
-def _described(plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, and where its tasks come from."""
-    net = assemble(plan, zipped.params, {})
-    origins = origins_of(plan, net, {t: (p.name, sha256_of(p)) for t, p in files.items()})
-    entries = describe(plan, net, origins, options.zip.method, options.plan.layout, options.plan.share)
-    foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries}), origins
 
 
 def to_bytes(net: Net) -> bytes:

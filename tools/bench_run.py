@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from bench_cases import REFERENCES, Case
-from figures import MODELS, nets_of, samples_of
+from figures import MODELS, ROOT, nets_of, samples_of
 from rivals import STARTS
 
 import onnxzip
@@ -71,7 +72,7 @@ class Bench:
             "size": _params(content) / sum(_params(p.read_bytes()) for p in nets.values()), "bytes": len(content),
             "seconds": seconds, "test_images": [len(test_images(self.data, n)[1]) for n in case.tasks],
             "sha256": hashlib.sha256(content).hexdigest(), "sources": [_hash(p) for p in nets.values()],
-            "versions": versions(),
+            "versions": versions(), "commit": commit(),
         }
 
     def start(self, case: Case) -> Path:
@@ -145,6 +146,13 @@ def error(data: Path | None, content: bytes, output: str, task: str) -> float:
     return 100 * wrong / len(images)
 
 
+@cache
+def commit() -> str:
+    """Of the code that is measured; empty outside a repository."""
+    line = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def _params(content: bytes) -> int:
     """Numbers in all floating params of a file."""
     model = onnx.load_from_string(content)
@@ -163,5 +171,5 @@ def row_of(case: Case, found: Mapping[str, Any]) -> dict[str, object]:
         "increase": f"{found['increase']:.3f}", **lists, "size": f"{found['size']:.4f}", "bytes": found["bytes"],
         "seconds": f"{found['seconds']:.2f}", "test_images": " ".join(map(str, found["test_images"])),
         "sha256": found["sha256"][:12], "sources": " ".join(h[:12] for h in found["sources"]),
-        "versions": " ".join(f"{k}={v}" for k, v in found["versions"].items()),
+        "versions": " ".join(f"{k}={v}" for k, v in found["versions"].items()), "commit": found.get("commit", ""),
     }

@@ -5,7 +5,7 @@
     python tools/benchmark.py run --work DIR --data DATA          everything: hours; the same line goes on where it stopped
     python tools/benchmark.py run --work DIR --quick              a few minutes, on the committed samples
     python tools/benchmark.py show --work DIR [--write]           CSV, tables and plots of all that has been measured
-    python tools/bench_cost.py --work DIR                         time and memory, of methods and of what they make
+    python tools/benchmark.py cost --work DIR [--write]           time and memory, of methods and of what they make
 
 A case is one file in --work. Several processes may share the folder: --part 1/2 and --part 2/2 take half of the cases each.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from ablation import make_known
 from bench_cases import METHODS, REFERENCES, Case, full, quick
+from bench_cost import measure
 from bench_run import Bench
 from bench_show import show
 from figures import FAMILIES
@@ -58,12 +59,13 @@ def main() -> None:
     """Measure or show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    running, showing = (commands.add_parser(name) for name in ("run", "show"))
-    for command in (running, showing):
+    running, showing, costing = (commands.add_parser(name) for name in ("run", "show", "cost"))
+    for command in (running, showing, costing):
         command.add_argument("--work", type=Path, required=True, help="folder for results")
     running.add_argument("--data", type=Path, help="folder that models/fetch.py has written; else the committed samples")
     running.add_argument("--quick", action="store_true", help="a few minutes' worth of cases")
-    running.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    for command in (running, costing):
+        command.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     running.add_argument("--methods", nargs="+", default=(), help=f"of {', '.join((*METHODS, *REFERENCES))} and the ablations")
     running.add_argument("--sets", nargs="+", default=(), help="as fashion+digits; all by default")
     running.add_argument("--shares", nargs="+", type=float, default=())
@@ -72,13 +74,16 @@ def main() -> None:
     running.add_argument("--steps", nargs="+", type=int, default=())
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--part", default="1/1", help="K/N: every N-th case from the K-th on")
-    showing.add_argument("--write", action="store_true", help="put CSV, tables and plots into tools/")
+    for command in (showing, costing):
+        command.add_argument("--write", action="store_true", help="put tables and plots into tools/")
     arguments = parser.parse_args()
     warnings.simplefilter("error")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     make_known()
     if arguments.command == "run":
         run(arguments)
+    elif arguments.command == "cost":
+        measure(arguments.work, arguments.families, arguments.write)
     else:
         show(arguments.work, arguments.write)
 

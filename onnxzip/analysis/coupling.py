@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.nesting import nest
@@ -74,6 +74,7 @@ class _Builder:
     whole: dict[str, list[Space]] = field(default_factory=dict)
     pins: list[tuple[Space, str]] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
+    torn: list[tuple[Node, str, list[Space]]] = field(default_factory=list)
 
     def axis(self, value: str, dim: int) -> Space:
         return self.axes.setdefault(Axis(value, dim), Space(self.net.shapes[value][dim]))
@@ -107,6 +108,7 @@ class _Builder:
 
     def couple(self, node: Node, line: Line, present: list[str]) -> None:
         left, right = parse(line.text)
+        left = left or ((),) * len(present)  # scalars have no axes
         values = [*present, *node.outputs]
         if len(left) + len(right) != len(values):
             raise SpaceMismatch(f"line {line.text!r} does not fit {len(present)} inputs and {len(node.outputs)} outputs")
@@ -122,7 +124,10 @@ class _Builder:
                 if (shape[dim] != 1 or linear) and term.names:
                     terms.append((term, space))
         for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
-            _meet(term, space, labels)
+            try:
+                _meet(term, space, labels)
+            except SpaceMismatch as why:  # this axis stays as it is; the others couple all the same
+                self.torn.append((node, str(why), [space, *(labels[n] for n in term.names if n in labels)]))
         self.names[node.name] = labels
         whole = set(line.whole) if linear else line.whole | _contracted(named[: len(left)], named[len(left) :])
         self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
@@ -173,6 +178,8 @@ def couple(net: Net) -> Coupling:
         for out in node.outputs:
             for dim in range(len(net.shapes[out])):
                 builder.axis(out, dim)
+    for node, why, spaces in builder.torn:
+        builder.pins += [(space, f"{node.op} {node.name!r}: {why}") for space in spaces]
     return _finished(builder)
 
 
@@ -181,6 +188,7 @@ def _finished(builder: _Builder) -> Coupling:
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
     produced = _produced(net, axes)
+    refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     pinned: dict[int, str] = {}
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
@@ -192,7 +200,14 @@ def _finished(builder: _Builder) -> Coupling:
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(builder.refusals))
+    return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(refusals))
+
+
+def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[int, int]) -> Iterator[tuple[str, str]]:
+    """Nodes with an axis of channels that could not be coupled; an axis of positions is none that anyone would share."""
+    for node, why, spaces in builder.torn:
+        if any(atom in produced for space in spaces for atom in finish(space, numbers).atoms()):
+            yield node.name, why
 
 
 def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:

@@ -40,6 +40,8 @@ def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: fr
         axes: the space of each axis.
         produced: atoms that weights produce; free: those of them that may be in any order.
     """
+    single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
+    free = free - single
     outer: dict[int, int] = {}
     kept: set[int] = set()
     for factors in _products(axes):
@@ -62,12 +64,15 @@ def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: fr
 
 def _products(axes: Mapping[Axis, Expr]) -> Iterator[tuple[Expr, ...]]:
     """The factors of every product, those inside of sums too."""
-    stack = list(dict.fromkeys(axes.values()))
-    while stack:
-        expr = stack.pop()
-        stack.extend(expr.parts)
-        if expr.kind == "product":
-            yield expr.parts
+    for whole in dict.fromkeys(axes.values()):
+        yield from (e.parts for e in _parts(whole) if e.kind == "product")
+
+
+def _parts(expr: Expr) -> Iterator[Expr]:
+    """An expression, and all that it is made of."""
+    yield expr
+    for part in expr.parts:
+        yield from _parts(part)
 
 
 def _standing_without(net: Net, axes: Mapping[Axis, Expr], atom: int, head: int) -> bool:

@@ -3,12 +3,13 @@
 version   of onnxzip                          schema   of these entries
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
+split_from, merged_from   JSON: what the file was cut out of, fused files that were merged again
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -64,12 +65,26 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str]]) -> 
 
 
 def describe(
-    plan: Plan, fused: Net, origins: Mapping[str, Origin], method: str, layout: str, shares: Iterable[tuple[str, float]]
+    plan: Plan,
+    fused: Net,
+    origins: Mapping[str, Origin],
+    method: str,
+    layout: str,
+    shares: Iterable[tuple[str, float]],
+    tasks_of: Callable[[str], Iterable[str]],
 ) -> dict[str, str]:
-    """Entries of metadata_props for a fused net."""
+    """Entries of metadata_props for a fused net.
+
+    Args:
+        tasks_of: the tasks that a net of the plan stands for.
+    """
     owners = _owners(fused, {t: list(o.outputs.values()) for t, o in origins.items()})
+
+    def every(nets: Iterable[str]) -> list[str]:
+        return sorted(task for net in nets for task in tasks_of(net))
+
     spaces = {
-        p.name: [[sorted(s.key), [[sorted(r.owners), r.count] for r in s.rows]] for s in p.strands]
+        p.name: [[every(s.key), [[every(r.owners), r.count] for r in s.rows]] for s in p.strands]
         for p in plan.shared_spaces()
     }
     entries: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,18 +12,27 @@ from onnxzip.analysis.roles import unique
 from onnxzip.net import Net, Node, Port
 
 
-def assemble(plan: Plan, params: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Net:
-    """The fused net.
+def output_name(task: str, original: str) -> str:
+    """What the fused net calls an output of a task."""
+    return f"{task}_{original}"
 
-    Outputs are named TASK_ORIGINAL, in task order; inputs as in the first net.
+
+def assemble(
+    plan: Plan,
+    params: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    named: Callable[[str, str], str] = output_name,
+) -> Net:
+    """The fused net: outputs in task order, inputs named as in the first net.
 
     Args:
         params: of every node of the layout.
         metadata: for the file.
+        named: (task, output of its net) -> what the fused net calls it.
     """
     first = plan.nets[plan.tasks[0]]
     layout = plan.layout
-    renames, extra, outputs = _name_outputs(plan)
+    renames, extra, outputs = _name_outputs(plan, named)
     shapes = {renames.get(v, v): s for v, s in layout.shapes.items()}
     nodes = tuple(_renamed(p.node, renames) for p in layout.placed) + tuple(extra)
     for node in extra:
@@ -42,15 +51,10 @@ def assemble(plan: Plan, params: Mapping[str, np.ndarray], metadata: Mapping[str
     )
 
 
-def output_name(task: str, original: str) -> str:
-    """What the fused net calls an output of a task."""
-    return f"{task}_{original}"
-
-
-def _name_outputs(plan: Plan) -> tuple[dict[str, str], list[Node], list[str]]:
+def _name_outputs(plan: Plan, named: Callable[[str, str], str]) -> tuple[dict[str, str], list[Node], list[str]]:
     """New names for values that are outputs; Identity nodes for those that are needed under two names, or are inputs."""
     inputs = {p.name for p in plan.nets[plan.tasks[0]].inputs}
-    wanted = [(output_name(t, name), piece.name) for t in plan.tasks for name, piece in plan.layout.outputs[t]]
+    wanted = [(named(t, name), piece.name) for t in plan.tasks for name, piece in plan.layout.outputs[t]]
     taken = set(plan.layout.shapes) - ({piece for _, piece in wanted} - inputs)
     renames: dict[str, str] = {}
     extra: list[Node] = []

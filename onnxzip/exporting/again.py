@@ -1,0 +1,78 @@
+"""Merging again: a net that is a fused file itself is laid over the others as one net, and its tasks keep their names.
+
+    onnxzip merge low=a.onnx high=b.onnx -o ab.onnx      tasks low, high
+    onnxzip merge both=ab.onnx third=c.onnx -o abc.onnx  tasks low, high, third; `both` holds two of them
+
+Where a name is taken, the net's stands before it: both.low. Each task still tells the file that it was first made from, so
+`verify`, `retrain` and `split` mean the same task as before; the entry `merged_from` tells what it has passed through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from onnxzip.errors import UsageError
+from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
+from onnxzip.fusion.assembling import output_name
+from onnxzip.net import Net
+
+Kept = Mapping[str, Mapping[str, Origin]]
+
+
+def kept_tasks(nets: Mapping[str, Net]) -> dict[str, dict[str, Origin]]:
+    """For each net that holds several tasks: task in the new file -> where the net's own file says it comes from.
+
+    Raises:
+        UsageError: two tasks would have one name.
+    """
+    inner = {name: read_origins(net.metadata, name) for name, net in nets.items() if PREFIX + "tasks" in net.metadata}
+    several = {name: origins for name, origins in inner.items() if len(origins) > 1}
+    wishes = Counter([*(name for name in nets if name not in several), *(t for o in several.values() for t in o)])
+    kept = {
+        name: {task if wishes[task] == 1 else f"{name}.{task}": origin for task, origin in origins.items()}
+        for name, origins in several.items()
+    }
+    names = Counter([*(name for name in nets if name not in several), *(t for tasks in kept.values() for t in tasks)])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise UsageError(f"two tasks would be called {twice[0]!r}. Name the nets apart as NAME=FILE.onnx.")
+    return kept
+
+
+def namer(kept: Kept) -> Callable[[str, str], str]:
+    """What the new file calls an output of a net: by the task that it belongs to."""
+    names = {
+        (net, there): output_name(task, original)
+        for net, tasks in kept.items()
+        for task, origin in tasks.items()
+        for original, there in origin.outputs.items()
+    }
+    return lambda net, output: names.get((net, output), output_name(net, output))
+
+
+def tasks_of(net: str, kept: Kept) -> list[str]:
+    """The tasks that a net of a merge stands for."""
+    return list(kept.get(net, [net]))
+
+
+def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origin]:
+    """Where each task comes from, given where each net does."""
+    found = {}
+    for name, outer in by_net.items():
+        if name not in kept:
+            found[name] = outer
+        for task, inner in kept.get(name, {}).items():
+            inputs = {new: inner.inputs[mid] for new, mid in outer.inputs.items() if mid in inner.inputs}
+            outputs = {original: outer.outputs[mid] for original, mid in inner.outputs.items()}
+            found[task] = replace(inner, inputs=inputs, outputs=outputs)
+    return found
+
+
+def merged_from(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, str]:
+    """The metadata entry that tells which fused files were merged again; empty where none was."""
+    files = {
+        net: {"source": by_net[net].source, "sha256": by_net[net].sha256, "tasks": list(tasks)} for net, tasks in kept.items()
+    }
+    return {PREFIX + "merged_from": to_json(files)} if files else {}

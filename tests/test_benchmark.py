@@ -1,0 +1,70 @@
+"""The benchmark in tools/: cases are run once, their files are read back, tables and CSV come from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the tools be imported as they import each other."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_case_is_run_once_and_stands_in_csv_and_table(tmp_path: Path) -> None:
+    import bench_show
+    from bench_cases import PAIRS, Case
+    from bench_run import Bench
+
+    bench = Bench(tmp_path, None)
+    case = Case("lenet300", PAIRS[0], "average")
+    found = bench.run(case)
+    file = tmp_path / f"{case.name}.json"
+    written = file.stat().st_mtime_ns
+    assert bench.run(case) == found and file.stat().st_mtime_ns == written
+    assert found["increase"] == pytest.approx(np.mean(np.subtract(found["after"], found["before"])))
+    assert found["test_images"] == [2000, 2000] and 0.49 < found["size"] < 0.51
+    results = bench_show.results_of(tmp_path)
+    assert list(results) == [case]
+    (row,) = csv.DictReader(io.StringIO(bench_show.to_csv(results)))
+    assert row["method"] == "average" and float(row["increase"]) == pytest.approx(found["increase"], abs=1e-3)
+    assert f"| lenet300 | `average` | {found['increase']:.2f} |" in bench_show.tables(results)["sizes"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_cell_is_the_mean_over_sets_that_all_methods_have() -> None:
+    import bench_show
+    from bench_cases import PAIRS, Case
+
+    increases = {("zip", 0): 1.0, ("zip", 1): 3.0, ("mtz", 0): 5.0}
+    results = {Case("vgg", PAIRS[k], m): {"increase": x} for (m, k), x in increases.items()}
+    texts, sets = bench_show.cells(results, "vgg", ("zip", "mtz"), bench_show.by_share()[0])
+    assert texts == {"zip": "1.00", "mtz": "5.00"} and sets == 1
+
+
+@pytest.mark.usefixtures("tools")
+def test_names_of_cases_differ_and_are_read_back(tmp_path: Path) -> None:
+    import bench_show
+    from bench_cases import full
+
+    cases = full(("lenet300",), (0, 1))
+    assert len({c.name for c in cases}) == len(cases)
+    for case in cases[::50]:
+        (tmp_path / f"{case.name}.json").write_text("{}")
+    assert set(bench_show.results_of(tmp_path)) == set(cases[::50])
+
+
+@pytest.mark.usefixtures("tools")
+def test_growth_exponents_are_slopes_in_logarithms() -> None:
+    from bench_cost import exponent
+
+    x = [1.0, 2.0, 4.0, 8.0]
+    assert exponent(x, [v**2.5 for v in x]) == pytest.approx(2.5)

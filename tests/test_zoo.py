@@ -1,0 +1,55 @@
+"""Nets of well-known architectures with random weights, as torch exports them, obey the laws of the merge.
+
+Some of them by default; all of them, in both dialects and with those that come with onnx, by `pytest -m zoo`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from fusing import net_of
+from zoo.catalogue import DIALECTS, LIGHT, ZOO, exported, filled, inputs_of, module_of
+from zoo.laws import examine
+
+from onnxzip.analysis import analyse
+from onnxzip.loading import load
+
+SAME = 1e-4
+LEFT = {"CRNN": "LSTM", "ShuffleNetV2": "a sum"}  # net -> what its refusals say
+FAST = ["MobileNetV3", "ConvNeXt", "Inception", "YOLO", "ViT", "Swin", "BERT"]
+
+
+def check(name: str, dialect: str, folder: Path) -> None:
+    entry = ZOO[name]
+    net = net_of(folder, exported(module_of(entry, 1), entry, dialect), "net")
+    feeds, fresh = ({k: v.numpy() for k, v in inputs_of(entry, n, seed).items()} for n, seed in ((60, 3), (9, 8)))
+    found = examine(net, feeds, fresh)
+    assert max(found.same, found.nearly, found.unshared, found.reordered) < SAME, found
+    if name in LEFT:
+        assert any(LEFT[name] in why for _, why in found.refusals), found
+    else:
+        assert not found.refusals and found.shared == found.spaces > 0, found
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_some(name: str, tmp_path: Path) -> None:
+    check(name, "torchscript", tmp_path)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", ZOO)
+def test_all(name: str, dialect: str, tmp_path: Path) -> None:
+    if dialect == "dynamo" and importlib.util.find_spec("onnxscript") is None:
+        pytest.skip("torch's dynamo exporter needs onnxscript")
+    check(name, dialect, tmp_path)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)
+def test_nets_that_come_with_onnx_are_planned(path: Path) -> None:
+    nets = [filled(load(path, name), seed) for name, seed in (("a", 1), ("b", 2))]
+    plan = analyse(nets)
+    assert plan.shared_spaces()

@@ -1,0 +1,116 @@
+"""The zoo: every net with its inputs, random weights from a seed, and its export in two dialects."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from zoo import convolutional, transformers
+
+from onnxzip.net import Net
+
+IMAGE = {"image": (3, 32, 32)}
+DIALECTS = ("torchscript", "dynamo")
+LIGHT = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data" / "light").glob("light_*.onnx"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One net.
+
+    Attributes:
+        build: the module.
+        inputs: name -> shape of one sample; integers: those that are numbers, with their bounds.
+    """
+
+    build: Callable[[], nn.Module]
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: IMAGE)
+    integers: Mapping[str, int] = field(default_factory=dict)
+
+
+TEXT = {"ids": (transformers.TOKENS,), "mask": (transformers.TOKENS,)}
+ZOO: dict[str, Entry] = {
+    "ResNet": Entry(convolutional.resnet),
+    "MobileNetV2": Entry(convolutional.mobilenet_v2),
+    "MobileNetV3": Entry(convolutional.mobilenet_v3),
+    "EfficientNet": Entry(convolutional.efficientnet),
+    "ConvNeXt": Entry(convolutional.convnext),
+    "DenseNet": Entry(convolutional.densenet),
+    "ShuffleNetV2": Entry(convolutional.shufflenet),
+    "Inception": Entry(convolutional.inception),
+    "U-Net": Entry(convolutional.UNet),
+    "YOLO": Entry(convolutional.Yolo),
+    "CRNN": Entry(convolutional.Crnn),
+    "ViT": Entry(transformers.Vit),
+    "Swin": Entry(transformers.Swin),
+    "BERT": Entry(transformers.Bert, TEXT, {"ids": transformers.VOCABULARY, "mask": 2}),
+}
+
+
+def module_of(entry: Entry, seed: int) -> nn.Module:
+    """A net with random weights; statistics, scales and shifts of norms are random, too."""
+    torch.manual_seed(seed)
+    net = entry.build().eval()
+    for part in net.modules():
+        if isinstance(part, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(part.weight, 0.6, 1.4)
+            nn.init.normal_(part.bias, 0, 0.2)
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, 0, 0.2)
+            nn.init.uniform_(part.running_var, 0.6, 1.4)
+    return net
+
+
+def inputs_of(entry: Entry, count: int, seed: int) -> dict[str, Tensor]:
+    """Noise, and random numbers for inputs that are numbers."""
+    g = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randint(0, entry.integers[name], (count, *shape), generator=g) if name in entry.integers
+        else torch.randn((count, *shape), generator=g)
+        for name, shape in entry.inputs.items()
+    }
+
+
+def exported(net: nn.Module, entry: Entry, dialect: str) -> ModelProto:
+    """A net as torch writes it, with a dynamic batch.
+
+    Args:
+        dialect: `torchscript`, at opset 14, or `dynamo`, at opset 18.
+    """
+    examples = inputs_of(entry, 2, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if dialect == "torchscript":
+            file = io.BytesIO()
+            torch.onnx.export(
+                net, tuple(examples.values()), file, input_names=list(examples), output_names=["out"], opset_version=14,
+                dynamic_axes={name: {0: "batch"} for name in (*examples, "out")}, dynamo=False,
+            )
+            return onnx.load_from_string(file.getvalue())
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        program = torch.onnx.export(
+            net, tuple(examples.values()), input_names=list(examples), output_names=["out"], opset_version=18, dynamo=True,
+            dynamic_shapes=tuple({0: batch} for _ in examples), verbose=False,
+        )
+        assert program is not None
+        return program.model_proto
+
+
+def filled(net: Net, seed: int) -> Net:
+    """A net that comes without weights, with random ones."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(array: np.ndarray) -> np.ndarray:
+        scale = np.sqrt(2 / np.prod(array.shape[1:])) if array.ndim > 1 else 0.1
+        return np.asarray(scale * rng.standard_normal(array.shape, np.float32), np.float32)
+
+    params = {k: drawn(a) if a.dtype == np.float32 and a.size > 1 else a for k, a in net.params.items()}
+    return replace(net, params=params)
