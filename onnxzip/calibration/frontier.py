@@ -21,7 +21,7 @@ from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
-from onnxzip.runtime import Value, open_session
+from onnxzip.runtime import Value, let_go, open_session
 
 BATCH_BYTES = 64 << 20
 Tick = Callable[[int], None]

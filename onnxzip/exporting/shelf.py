@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,8 +33,9 @@ class Shelf:
     """The file of weights of one net, in a folder that goes with it."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxzip-")
-        self.weights, self.graph = (Path(self._folder.name) / name for name in (WEIGHTS, GRAPH))
+        folder = Path(tempfile.mkdtemp(prefix="onnxzip-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.weights, self.graph = folder / WEIGHTS, folder / GRAPH
         self._starts: dict[int, int] = {}  # address of what is mapped -> where it begins in the file
         self._mapped: list[np.ndarray] = []  # what is mapped stays so, and keeps its address
         self.weights.touch()

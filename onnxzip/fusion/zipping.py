@@ -52,9 +52,14 @@ class Zipped:
     same: Mapping[int, int]
 
 
+def as_it_is(array: np.ndarray) -> np.ndarray:
+    """An array in memory."""
+    return array
+
+
 class _Zip:
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers) -> None:
-        self.plan, self.method, self.frontier, self.peers = plan, method, frontier, peers
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers, keep: Keep) -> None:
+        self.plan, self.method, self.frontier, self.peers, self.keep = plan, method, frontier, peers, keep
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
@@ -190,9 +195,9 @@ class _Zip:
 class _ZipBeside(_Zip):
     """A zip that fits its rows to what the original nets compute: a merge that shares nothing goes on beside it."""
 
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers) -> None:
-        super().__init__(plan, method, frontier, peers)
-        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE)
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers, keep: Keep) -> None:
+        super().__init__(plan, method, frontier, peers, keep)
+        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE, keep)
         self.apart_steps = {s.name: s for s in frontier.plan.steps}
 
     def advance(self) -> None:

@@ -19,6 +19,20 @@ from onnxzip.runtime.session import (
 )
 
 __all__ = [
-    "CUDA", "Graph", "Session", "Value", "at_older_opset", "cuda_works", "fixed_batch", "give_back_freed", "let_go", "installed_builds",
-    "newest_versions", "open_file", "open_session", "provider_for", "quiet", "to_model",
+    "CUDA",
+    "Graph",
+    "Session",
+    "Value",
+    "at_older_opset",
+    "cuda_works",
+    "fixed_batch",
+    "give_back_freed",
+    "installed_builds",
+    "let_go",
+    "newest_versions",
+    "open_file",
+    "open_session",
+    "provider_for",
+    "quiet",
+    "to_model",
 ]

@@ -26,8 +26,8 @@ def let_go(arrays: Iterable[np.ndarray]) -> None:
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
     for array in arrays:
-        if isinstance(array, np.memmap) and isinstance(array._mmap, mmap.mmap):
-            array._mmap.madvise(mmap.MADV_DONTNEED)
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+            array.base.madvise(mmap.MADV_DONTNEED)
 
 
 @lru_cache(maxsize=1)
