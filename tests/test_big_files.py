@@ -11,8 +11,8 @@ import pytest
 from merging import images, write_net
 
 import onnxzip
-from onnxzip import merged as merged_module
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
+from onnxzip.exporting import describing
 from onnxzip.exporting import shelf as shelf_module
 from onnxzip.loading import load, mapped
 from onnxzip.runtime import session
@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def limited(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One ONNX file holds hardly anything."""
-    monkeypatch.setattr(merged_module, "LARGEST_FILE", 2000)
+    monkeypatch.setattr(describing, "LARGEST_FILE", 2000)
 
 
 def beside(folder: Path, name: str, seed: int) -> Path:

@@ -24,7 +24,9 @@ BACKENDS = ("openvino", "ncnn", "executorch", "litert_torch", "ai_edge_litert", 
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
 # names the version of `onnxruntime`.
 FOREIGN = {
-    "onnx": {"loading", "runtime", "exporting", "merged", "pipeline", "before_after", "taking_apart", "shipping"},
+    "onnx": {
+        "loading", "runtime", "exporting", "inspection", "merged", "pipeline", "before_after", "taking_apart", "shipping",
+    },
     "onnx_graphsurgeon": {"loading"},
     "onnxruntime": {"runtime", "exporting", "shipping"},
     "scipy": {"linalg"},

@@ -67,7 +67,7 @@ def grouped(
 
     spy = Spy()
     v = importance or {t: np.ones(len(e)) for t, e in energy.items()}
-    found = group_channels(counts, Terms(energy, explained, v), spy)
+    found, _ = group_channels(counts, Terms(energy, explained, v), spy)
     return found, spy.costs
 
 
@@ -105,7 +105,7 @@ class TestGroups:
             return {(t, u): whole[at[t], at[u]] for t in some for u in some}
 
         for count in (4, 9):
-            found = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)
+            found, _ = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)
             assert len(found) == count and all(g["a"] == order[g["b"]] for g in found)
 
     def test_costs_of_three_nets_are_least_squares_errors_of_whole_groups(self) -> None:
@@ -172,31 +172,29 @@ def space(together: bool = False) -> SpacePlan:
 
 
 GROUPS = [{"a": 3, "b": 0}, {"a": 1, "b": 2}]
-SCALES = [{"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 0.5}]
 
 
 class TestMembers:
     def test_by_strands(self) -> None:
-        found = members_of(space(), GROUPS, SCALES)
+        found = members_of(space(), GROUPS)
         assert {key: {t: i.tolist() for t, i in m.index.items()} for (_, key), m in found.items()} == {
             SHARED: {"a": [3, 1], "b": [0, 2]}, OWN_A: {"a": [0, 2]}, OWN_B: {"b": [1]},
         }
-        assert found[0, SHARED].scale["b"].tolist() == [2.0, 0.5]
 
     def test_together_are_absent_from_the_others_rows(self) -> None:
-        members = members_of(space(together=True), GROUPS, SCALES)[0, SHARED]
+        members = members_of(space(together=True), GROUPS)[0, SHARED]
         assert members.index["a"].tolist() == [3, 1, 0, 2, ABSENT]
         assert members.index["b"].tolist() == [0, 2, ABSENT, ABSENT, 1]
 
     def test_every_channel_stands_somewhere_once(self) -> None:
-        found = members_of(space(), GROUPS, SCALES)
+        found = members_of(space(), GROUPS)
         for task, size in space().sizes.items():
             stand = np.concatenate([m.index[task] for m in found.values() if task in m.index])
             assert sorted(stand.tolist()) == list(range(size))
 
     def test_refuse_another_number_of_groups(self) -> None:
         with pytest.raises(ValueError, match="first"):
-            members_of(space(), GROUPS[:1], SCALES[:1])
+            members_of(space(), GROUPS[:1])
 
     def test_of_a_given_space_are_itself(self) -> None:
         plan = SpacePlan(4, "image", {"a": 3, "b": 3}, (Strand(SHARED, (Rows(SHARED, 3),)),), {}, given=True)
@@ -210,11 +208,10 @@ def test_located_tells_where_channels_lie_behind_a_flatten(tmp_path: Path) -> No
     second = plan.steps[1]
     expr = plan.overlay.exprs(str(second.parts[0].inputs[0]), "a")[1]
     number = plan.steps[0].spaces[0]
-    members = Members({"a": np.array([5, ABSENT, 0])}, {"a": np.array([2.0, 1.0, 0.5])})
-    at, factor = located(plan.overlay, expr, "a", (SHARED,), {(number, SHARED): members})
+    members = Members({"a": np.array([5, ABSENT, 0])})
+    at = located(plan.overlay, expr, "a", (SHARED,), {(number, SHARED): members})
     assert at[:9].tolist() == list(range(45, 54)) and at[18:].tolist() == list(range(9))
     assert (at[9:18] < 0).all()
-    assert factor.tolist() == [2.0] * 9 + [1.0] * 9 + [0.5] * 9
 
 
 class TestMethods:

@@ -71,6 +71,18 @@ def test_the_first_files_still_judge_and_teach(folder: Path) -> None:
     assert run("bundle", "abc.onnx", "-o", "parts").code == 0 and (folder / "parts" / "q.onnx").exists()
 
 
+def test_data_for_the_tasks_of_a_fused_net_serve_it_together(folder: Path) -> None:
+    for name, seed, count in (("dp", 7, 60), ("dq", 8, 80)):
+        np.savez(folder / f"{name}.npz", x=images(count, seed), y=np.zeros(count, np.int64))
+    data = ("--data", "p=dp.npz", "--data", "q=dq.npz", "--data", "r=d.npz")
+    ran = run("merge", "both=ab.onnx", "r=c.onnx", *data, "-o", "abc.onnx", "--json")
+    assert json.loads(ran.out)["samples"] == {"both": 140, "r": 100}
+    np.savez(folder / "all.npz", x=np.concatenate([images(60, 7), images(80, 8)]))
+    same = run("merge", "both=ab.onnx", "r=c.onnx", "--data", "both=all.npz", "--data", "r=d.npz", "-o", "same.onnx")
+    assert same.code == 0 and (folder / "same.onnx").read_bytes() == (folder / "abc.onnx").read_bytes()
+    failed(2, "merge", "both=ab.onnx", "r=c.onnx", *data, "--data", "both=all.npz", "-o", "x.onnx", words=("'both'", "p, q"))
+
+
 def test_names_that_are_taken(folder: Path) -> None:
     run("merge", "p=b.onnx", "s=c.onnx", *DATA, "-o", "bc.onnx")
     assert run("merge", "one=ab.onnx", "two=bc.onnx", *DATA, "-o", "four.onnx").code == 0

@@ -194,6 +194,7 @@ def _finished(builder: _Builder) -> Coupling:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
+    _pin_across_groups(net, axes, pinned)
     nesting = nest(net, axes, produced, produced - set(pinned))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
@@ -246,3 +247,14 @@ def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> No
                     for dim in range(len(net.shapes[node.outputs[0]])):
                         for atom in axes[Axis(node.outputs[0], dim)].atoms():
                             pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")
+
+
+def _pin_across_groups(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
+    """A space that several groups of one node produce would need one fit over the inputs of all of them."""
+    for node in net.nodes:
+        operator, view = linear_view(net, node) or (None, None)
+        if operator is None or operator.linear is None or view is None or operator.linear.diagonal(view):
+            continue
+        made = axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms()
+        for atom in {a for a in made if made.count(a) > 1}:
+            pinned.setdefault(atom, f"several parts of what {node.op} {node.name!r} computes are these channels")

@@ -15,12 +15,24 @@ from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
+_NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 FUTURE = 12  # rounds of refinement towards the outputs
 
 
 def described(net: Net, node: Node) -> str:
     weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
     return " ".join([node.op, *weights[:1]])
+
+
+def parting(net: Net, node: Node, other_net: Net, other: Node, other_task: str) -> str:
+    """Why a node does not play the part of one that reads the same in another net."""
+    inputs = {p.name for p in net.inputs}
+    if node.op == other.op and node.op in _NORMALISING and inputs.intersection(v for v in node.inputs if v is not None):
+        return (
+            f"its constants are others than those of {other_task!r}, and they cannot be folded into the first layer: that "
+            "pads with zeros, or is none with weights; its head starts here"
+        )
+    return f"{described(net, node)} stands where {other_task!r} has {described(other_net, other)}; its head starts here"
 
 
 def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:

@@ -9,6 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,17 @@ _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Several items that serve one net."""
+
+    items: tuple[Any, ...]
+
+
 def where_of(item: Any) -> str:
     """What messages call an item."""
+    if isinstance(item, Together):
+        return " and ".join(where_of(i) for i in item.items)
     return str(item) if isinstance(item, (str, PathLike)) else f"data ({type(item).__name__})"
 
 

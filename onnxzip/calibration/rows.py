@@ -3,6 +3,7 @@
 arrays   as stored: uint8 stays uint8, a .npy file stays on disk
 folder   an image is read when it is asked for
 spooled  what an iterable yields, once, in a scratch file
+joined   of several of these, one behind the other
 
 A pool is what some tasks share: its rows, their labels, and the order in which they are drawn.
 """
@@ -73,6 +74,25 @@ class FolderRows:
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         images = read_images([self.files[k] for k in index], self.port, self.options, self.where)
         return {self.port.name: converted(images, self.port, self.options, self.where)}
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Rows of several holders, one behind the other."""
+
+    parts: tuple[Rows, ...]
+
+    @property
+    def count(self) -> int:
+        return sum(p.count for p in self.parts)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        starts = np.cumsum([0, *(p.count for p in self.parts)])
+        which = np.searchsorted(starts, index, side="right") - 1
+        order = np.argsort(which, kind="stable")
+        taken = [p.take(index[which == k] - starts[k]) for k, p in enumerate(self.parts) if (which == k).any()]
+        back = np.argsort(order)
+        return {name: np.concatenate([t[name] for t in taken])[back] for name in taken[0]}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
 from onnxzip.calibration.images import image_files
-from onnxzip.calibration.reading import is_folder, read, where_of
-from onnxzip.calibration.rows import ArrayRows, FolderRows, Pool, Rows
+from onnxzip.calibration.reading import Together, is_folder, read, where_of
+from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError
@@ -156,7 +156,9 @@ def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
 def _rows(
     item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
 ) -> tuple[Rows, dict[str, np.ndarray]]:
-    """The samples of an item, and their labels by task."""
+    """The samples of an item, and their labels by task; those of several items are none of one task alone, and not used."""
+    if isinstance(item, Together):
+        return JoinedRows(tuple(_rows(i, feeds, options, limit, note)[0] for i in item.items)), {}
     where, feed = where_of(item), next(iter(feeds.values()))
     if is_folder(item):
         if len(feed.ports) != 1:
@@ -187,6 +189,8 @@ def _labels(labels: np.ndarray, feeds: Mapping[str, Feed], where: str, note: Not
 
 def _holds_images(rows: Rows) -> bool:
     """Whether a pool's numbers are scaled from 0..255."""
+    if isinstance(rows, JoinedRows):
+        return any(_holds_images(part) for part in rows.parts)
     if isinstance(rows, FolderRows):
         return rows.port.dtype.kind == "f"
     assert isinstance(rows, ArrayRows)

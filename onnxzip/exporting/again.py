@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from onnxzip.calibration.reading import Together
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
 from onnxzip.fusion.assembling import output_name
@@ -39,6 +41,24 @@ def kept_tasks(nets: Mapping[str, Net]) -> dict[str, dict[str, Origin]]:
     if twice:
         raise UsageError(f"two tasks would be called {twice[0]!r}. Name the nets apart as NAME=FILE.onnx.")
     return kept
+
+
+def data_by_net(data: Any, kept: Kept) -> Any:
+    """Data by the nets of a merge: those for the tasks of a net that holds several serve it together.
+
+    Raises:
+        UsageError: data for a net as well as for its tasks.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    found = dict(data)
+    for net, tasks in kept.items():
+        given = tuple(found.pop(task) for task in tasks if task in found)
+        if given and net in found:
+            raise UsageError(f"data for {net!r} and for its tasks ({', '.join(tasks)}). Give either.")
+        if given:
+            found[net] = Together(given)
+    return found
 
 
 def namer(kept: Kept) -> Callable[[str, str], str]:

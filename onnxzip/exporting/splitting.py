@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
+from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, to_json
 
 
@@ -109,3 +110,4 @@ def _describe(model: ModelProto, task: str, origin: Origin, graph: GraphProto) -
     entries[PREFIX + "owners"] = to_json([[[task], nodes, params]])
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
+    annotate(model, entries)

@@ -48,7 +48,7 @@ def _presence(work: Work, reads: Reads, task: str, matches: Matches) -> np.ndarr
     part = work.step.parts[0]
     linear, view = linear_of(work.plan.overlay, part, task)
     expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
-    at, _ = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
+    at = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
     return np.asarray(at >= 0)
 
 

@@ -103,7 +103,7 @@ def reads_exactly(work: Work, reads: Reads, task: str, exact: Exact, matches: Ma
         linear, view = linear_of(work.plan.overlay, part, task)
         expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
         keys = tuple(dict.fromkeys(key for b in reads.blocks if b.part == k for key in b.piece.keys))
-        at, _ = located(work.plan.overlay, expr, task, keys, matches)
+        at = located(work.plan.overlay, expr, task, keys, matches)
         if len(np.unique(at[at >= 0])) < abs(expr.size):
             return False
     return True

@@ -42,11 +42,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Some rows of a strand as a task sees them: its original rows `at`, each times its `factor`; its weight in the fit."""
+    """Some rows of a strand as a task sees them: its original rows `at`; its weight in the fit."""
 
     stats: TaskStatistics
     at: np.ndarray
-    factor: np.ndarray
     weight: float
 
 
@@ -76,18 +75,15 @@ def fit_rows(
 ) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
     """Rows of one strand in one group, by owners, each on the data of its owners: [rows, columns], their fits, and the tasks
     whose rows have changed."""
-    deep = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
-    places = {t: first for t, (first, *_) in deep.items()}
+    places = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
     size = len(next(iter(places.values()))[0]) // reads.groups
     mine = slice(group * size, (group + 1) * size)
     rows = np.zeros((size, reads.columns))
     fits: list[Fit] = []
     changed: set[str] = set()
-    for owners, index in by_owners({t: at[mine] for t, (at, _) in places.items()}).items():
+    for owners, index in by_owners({t: first[mine] for t, (first, *_) in places.items()}).items():
         own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
-        at = {t: places[t][0][mine][index] - group * len(own[t]) for t in owners}
-        factor = {t: places[t][1][mine][index] for t in owners}
-        here = {t: [(a[mine][index] - group * len(own[t]), f[mine][index]) for a, f in deep[t]] for t in owners}
+        here = {t: [at[mine][index] - group * len(own[t]) for at in places[t]] for t in owners}
         made = {t: member_rows(own[t], here[t]) for t in owners}
         counts = [count for _, count in made.values()]
         mine_of = [total / count[:, None] for total, count in made.values()]
@@ -98,13 +94,13 @@ def fit_rows(
             continue
         changed.update(owners)
         left = ~kept
-        chosen = {t: (at[t][left], factor[t][left]) for t in owners}
+        chosen = {t: here[t][0][left] for t in owners}
         if len(owners) > 1 or work.method.refit:
             fit = _solve(work, reads, group, chosen, rows[index[left]], matches)
             rows[index[left]] = fit.rows
             fits.append(replace(fit, system=None))
         if work.method.restore and work.stats is not None:
-            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), *chosen[t]) for t in owners]
+            spreads = [spread_of(rows[index[left]], work.stats.of(t, reads, group), chosen[t]) for t in owners]
             rows[index[left]] = restored(rows[index[left]], spreads)
     return rows, tuple(fits), frozenset(changed)
 
@@ -122,15 +118,15 @@ def _kept(
 
 
 def _solve(
-    work: Work, reads: Reads, group: int, places: Mapping[str, tuple[np.ndarray, np.ndarray]], centre: np.ndarray,
+    work: Work, reads: Reads, group: int, places: Mapping[str, np.ndarray], centre: np.ndarray,
     matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `places`: of each, the original rows and their factors."""
+    """Fit rows on the data of the tasks in `places`: of each, its original rows."""
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
     weights = work.weights(known)
-    chosen = [_Chosen(s, *places[t], weights[t]) for t, s in known.items()]
+    chosen = [_Chosen(s, places[t], weights[t]) for t, s in known.items()]
     if work.stats.dual:
         return fit_dual(*_stacked(chosen), centre, work.method.grid)
     train = _normal([(c, c.stats.train) for c in chosen])
@@ -141,7 +137,7 @@ def _solve(
     samples = []
     for task, c in zip(places, chosen, strict=True):
         z, p = work.stats.sampled(task, reads, group)
-        samples.append(Sampled(z, p[:, c.at] * c.factor.astype(np.float32), c.weight))
+        samples.append(Sampled(z, p[:, c.at], c.weight))
     return refit_rectified(fit, fit.system, samples, work.step.bounds)
 
 
@@ -149,8 +145,8 @@ def _normal(parts: list[tuple[_Chosen, Moments]]) -> Normal:
     """Normal equations of a shared fit."""
     return Normal(
         reduce(add, [c.weight * m.zz for c, m in parts]).settled(),
-        reduce(add, [c.weight * m.zp[:, c.at] * c.factor for c, m in parts]),
-        reduce(add, [c.weight * m.pp[c.at] * c.factor**2 for c, m in parts]),
+        reduce(add, [c.weight * m.zp[:, c.at] for c, m in parts]),
+        reduce(add, [c.weight * m.pp[c.at] for c, m in parts]),
     )
 
 
@@ -162,6 +158,6 @@ def _stacked(chosen: list[_Chosen]) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         for k, (z, p) in enumerate((c.stats.rows, c.stats.held_rows)):
             root = np.float32(np.sqrt(c.weight / max(len(z), 1)))
             parts[2 * k].append(z * root)
-            parts[2 * k + 1].append((p[:, c.at] * c.factor).astype(np.float32) * root)
+            parts[2 * k + 1].append(p[:, c.at] * root)
     z, p, held_z, held_p = (np.concatenate(x) for x in parts)
     return z, p, held_z, held_p

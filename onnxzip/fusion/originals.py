@@ -97,7 +97,7 @@ class OriginalStatistics:
         role = self.step.parts[part]
         linear, view = linear_of(plan.overlay, role, task)
         expr = plan.overlay.exprs(str(role.inputs[0]), task)[linear.channel(view)]
-        return located(plan.overlay, expr, task, tuple(keys), matches)[0]
+        return located(plan.overlay, expr, task, tuple(keys), matches)
 
     def _channels(self, plan: Plan, reads: Reads, task: str, matches: Matches) -> np.ndarray:
         return self._located(plan, reads.blocks[0].piece.keys, 0, task, matches)

@@ -17,8 +17,6 @@ from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.matching.match import Matches, located_all
 
-Positions = tuple[np.ndarray, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Block:
@@ -85,36 +83,35 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
     return Reads(key, key & tasks if key & tasks else tasks, tuple(blocks), groups, tuple(names), bias)
 
 
-def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> list[Positions]:
-    """Which original output channel each fused one of a strand stands for (negative: none), and its factor: first members of
-    groups, second ones, and so on."""
+def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> list[np.ndarray]:
+    """Which original output channel each fused one of a strand stands for (negative: none): first members of groups, second
+    ones, and so on."""
     linear, view = linear_of(plan.overlay, step.parts[0], task)
     expr = plan.overlay.exprs(step.parts[0].outputs[0], task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
     return located_all(plan.overlay, expr, task, keys, matches)
 
 
-def member_rows(rows: np.ndarray, positions: Sequence[Positions]) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the original rows that fused channels stand for, each times its factor, and of how many.
+def member_rows(rows: np.ndarray, places: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the original rows that fused channels stand for, and of how many.
 
     Args:
-        positions: of the first members, of the second ones, and so on.
+        places: of the first members, of the second ones, and so on.
 
     Returns:
         [fused rows, columns] and [fused rows].
     """
-    at, factor = positions[0]
-    if len(positions) == 1:
-        return rows[at] * factor[:, None], np.ones(len(at))
-    total, count = np.zeros((len(at), rows.shape[1])), np.zeros(len(at))
-    for at, factor in positions:
-        total += np.where((at >= 0)[:, None], rows[np.maximum(at, 0)] * factor[:, None], 0.0)
+    if len(places) == 1:
+        return rows[places[0]], np.ones(len(places[0]))
+    total, count = np.zeros((len(places[0]), rows.shape[1])), np.zeros(len(places[0]))
+    for at in places:
+        total += np.where((at >= 0)[:, None], rows[np.maximum(at, 0)], 0.0)
         count += at >= 0
     return total, count
 
 
 def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, matches: Matches) -> np.ndarray:
-    """All original rows of a task in fused columns, scaled to them: float64 [outputs of the group, columns].
+    """All original rows of a task in fused columns: float64 [outputs of the group, columns].
 
     A column that stands for no channel of the task is zero.
     """
@@ -132,9 +129,9 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
         for block in (b for b in reads.blocks if b.part == k):
             mine = slice(group * block.channels, (group + 1) * block.channels)
             columns = np.zeros((*matrix.shape[:2], block.channels))
-            for at, factor in located_all(plan.overlay, expr, task, block.piece.keys, matches):  # several: their sum is read
+            for at in located_all(plan.overlay, expr, task, block.piece.keys, matches):  # of several the sum is read
                 index = at[mine] - group * matrix.shape[2]
-                columns += np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)] / factor[mine], 0.0)
+                columns += np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)], 0.0)
             pieces.append(columns.reshape(rows, -1))
     return np.concatenate([*pieces, np.broadcast_to(np.asarray(bias).reshape(-1, 1), (rows, 1))], axis=1)
 
@@ -151,9 +148,9 @@ def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: M
     expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
     total, members = np.zeros(()), np.zeros(())
-    for at, factor in located_all(plan.overlay, expr, task, keys, matches):
+    for at in located_all(plan.overlay, expr, task, keys, matches):
         safe = np.maximum(at, 0)
-        whole = np.concatenate([matrix[safe], bias[safe][:, :, None] * factor[:, None, None]], axis=2)
+        whole = np.concatenate([matrix[safe], bias[safe][:, :, None]], axis=2)
         total = total + np.where((at >= 0)[:, None, None], whole, 0.0)
         members = members + (at >= 0)
     return np.asarray(total / np.maximum(members, 1)[:, None, None])

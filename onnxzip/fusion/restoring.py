@@ -45,17 +45,17 @@ def restored(rows: np.ndarray, spreads: Sequence[Spread]) -> np.ndarray:
     return np.asarray(found)
 
 
-def spread_of(rows: np.ndarray, stats: TaskStatistics, at: np.ndarray, factor: np.ndarray) -> Spread:
-    """Of dense rows [rows, columns]; at, factor: the original row of each."""
+def spread_of(rows: np.ndarray, stats: TaskStatistics, at: np.ndarray) -> Spread:
+    """Of dense rows [rows, columns]; at: the original row of each."""
     if stats.rows is not None and stats.held_rows is not None:
         z, p = (np.concatenate(both) for both in zip(stats.rows, stats.held_rows, strict=True))
-        fused, wanted = z @ rows.T, p[:, at] * factor
+        fused, wanted = z @ rows.T, p[:, at]
         return Spread(fused.mean(axis=0), fused.var(axis=0), wanted.mean(axis=0), wanted.var(axis=0))
     a, b = 1 - HELD_SHARE, HELD_SHARE
     train, held = stats.train, stats.held
     products = a * (train.zz @ rows.T) + b * (held.zz @ rows.T)
-    mean, wanted = products[-1], (a * train.zp[-1] + b * held.zp[-1])[at] * factor
-    squares = (a * train.pp + b * held.pp)[at] * factor**2
+    mean, wanted = products[-1], (a * train.zp[-1] + b * held.zp[-1])[at]
+    squares = (a * train.pp + b * held.pp)[at]
     return Spread(mean, np.einsum("rc,cr->r", rows, products) - mean**2, wanted, squares - wanted**2)
 
 

@@ -92,11 +92,11 @@ class RowPlan:
         expr = self.plan.overlay.exprs(laid, task)[self.axis]
         for key, piece in self.plan.layout.pieces[laid].items():
             if task in key or task in piece.owners:
-                at, factor = located(self.plan.overlay, expr, task, piece.keys, self.matches)
+                at = located(self.plan.overlay, expr, task, piece.keys, self.matches)
                 mine = np.flatnonzero((at >= first) & (at < first + size))
                 rank = len(self.plan.layout.shapes[piece.name])
-                scale = (-1.0 / factor[mine]).astype(np.float32)
-                yield Term(piece.name, self.axis, rank, mine, width + at[mine] - first, scale)
+                less = np.full(len(mine), -1, np.float32)
+                yield Term(piece.name, self.axis, rank, mine, width + at[mine] - first, less)
 
     # diagonal ---------------------------------------------------------------------------------------------------------
 
@@ -113,11 +113,11 @@ class RowPlan:
                 self.targets[f"{task}/{name}"] = slice(start, start + multiplier)
                 if self._stands_for(block.piece, task):
                     expr = plan.overlay.exprs(step.sink, task)[self.axis]
-                    at, factor = located(plan.overlay, expr, task, block.piece.keys, self.matches)
+                    at = located(plan.overlay, expr, task, block.piece.keys, self.matches)
                     place = self.columns[0, name].start + np.arange(channels)[:, None]
                     to = (place * many + start + np.arange(multiplier)).reshape(-1)
                     known = at >= 0
-                    terms.append(_target(step.sink, task, at[known], to[known], factor[known]))
+                    terms.append(_target(step.sink, task, at[known], to[known], 1.0))
                 start += multiplier
         return terms, self.width * many
 
@@ -131,5 +131,5 @@ class RowPlan:
         return not piece.keys or any(task in key for key in piece.keys)
 
 
-def _target(laid: str, task: str, at: np.ndarray, to: np.ndarray, factor: np.ndarray | float) -> Term:
-    return Term((laid, task), None, 2, at, to, np.broadcast_to(np.float32(factor), at.shape))
+def _target(laid: str, task: str, at: np.ndarray, to: np.ndarray, factor: float) -> Term:
+    return Term((laid, task), None, 2, at, to, np.full(at.shape, factor, np.float32))

@@ -45,7 +45,7 @@ def _chosen(plan: Plan, taken: Taken, task: str, members: Matches) -> Iterator[t
     places = [located_all(plan.overlay, exprs[d], task, taken.keys, members) for d in dims]
     for layer in zip(*places, strict=True) if places else [()]:
         value, here = array, np.ones((), bool)
-        for dim, (at, _) in zip(dims, layer, strict=True):
+        for dim, at in zip(dims, layer, strict=True):
             value = np.take(value, np.maximum(at, 0), axis=dim)
             here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
         yield value, np.broadcast_to(here, value.shape)

@@ -74,7 +74,7 @@ class _Zip:
             if space.given:
                 self.members |= given_members(space)
             elif all(len(o) == 1 for o in space.counts):
-                self.members |= members_of(space, [], [])
+                self.members |= members_of(space, [])
                 for number, size in space.inside.items():
                     self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.mapped import read_small
+from onnxzip.loading.stored import HALVES
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
+_QUANTISED = re.compile("Quantize|Integer|NBits|Bnb4|^QLinear|^QAttention|^QGemm|^QMoE")
 _OTHER_FLOATS = {
     kind: TensorProto.DataType.Name(kind) for kind in TensorProto.DataType.values()
     if "FLOAT" in TensorProto.DataType.Name(kind) or TensorProto.DataType.Name(kind) in ("DOUBLE", "COMPLEX64", "COMPLEX128")
@@ -134,12 +137,12 @@ def _refuse_versions(path: Path, model: ModelProto) -> None:
 
 def _refuse_number_formats(path: Path, model: ModelProto) -> None:
     for node in model.graph.node:
-        if "QuantizeLinear" in node.op_type or "Integer" in node.op_type or node.op_type.startswith("QLinear"):
+        if _QUANTISED.search(node.op_type):
             raise UnsupportedError(
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
                 "Merge the float nets first and quantise the result."
             )
-    kinds = [(t.name, t.data_type) for t in model.graph.initializer]
+    kinds = [(t.name, t.data_type) for t in model.graph.initializer if t.data_type not in HALVES]
     kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
     for name, kind in kinds:
         if kind in _OTHER_FLOATS:

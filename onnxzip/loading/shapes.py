@@ -28,6 +28,7 @@ from onnxzip.runtime import quiet
 
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
+_SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _GROWING = frozenset({"Expand", "Tile"})
 
 
@@ -159,6 +160,7 @@ def _infer(path: Path, graph: gs.Graph) -> None:
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor.values = LazyValues(TensorProto(name=tensor.name, data_type=kind, dims=array.shape))
     skeleton = gs.export_onnx(graph)
+    _as_identities(skeleton)
     for tensor, array in zip(large, arrays, strict=True):
         tensor.values = array
     try:
@@ -169,6 +171,14 @@ def _infer(path: Path, graph: gs.Graph) -> None:
         found = OnnxImporter.import_tensor(info)
         if isinstance(tensors.get(info.name), gs.Variable):
             tensors[info.name].shape, tensors[info.name].dtype = found.shape, found.dtype
+
+
+def _as_identities(model: ModelProto) -> None:
+    """For shapes alone: operators that ONNX defines as functions, of which it infers nothing, keep those of their input."""
+    for node in model.graph.node:
+        if node.op_type in _SHAPED_AS_READ and not node.domain:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
 
 
 def _grown_constants(runs: Runs) -> set[str]:

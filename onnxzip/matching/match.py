@@ -1,13 +1,12 @@
 """What a match is: which channels of which nets make up each fused channel.
 
-For each strand of each space, `Members` tells which original channel of each task a fused channel stands for, and by which
-positive factor it is scaled.
+For each strand of each space, `Members` tells which original channel of each task a fused channel stands for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -26,14 +25,15 @@ class Members:
     Attributes:
         index: task -> int [size], the original channel; ABSENT where the task has none in that fused channel. Of a space that
             lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
-        scale: task -> float [size]; fused channel = scale * original channel. Empty for a space inside another one.
         more: task -> int [most members beyond the first, size], further channels of the task in the same group: the fused
             channel stands for their mean. Empty where no group has any.
+        cost: float [size], of sharing the channel, as `matching.grouping` counts it; NaN where one task owns it alone, empty
+            where nothing was counted.
     """
 
     index: Mapping[str, np.ndarray]
-    scale: Mapping[str, np.ndarray]
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cost: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 Group = Mapping[str, tuple[int, ...]]  # task -> its channels
@@ -41,24 +41,31 @@ Matches = Mapping[tuple[int, Owners], Members]
 Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
 
 
-def members_of(
-    plan: SpacePlan, groups: Sequence[Mapping[str, int]], scales: Sequence[Mapping[str, float]]
-) -> dict[tuple[int, Owners], Members]:
+def members_of(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[tuple[int, Owners], Members]:
     """Lay groups out in the strands of a space.
 
     Args:
         groups: per fused channel, the original channel of each of its owners; shared groups only, in order. Channels that
             stand in none become their task's own, in their original order.
-        scales: per group, the factor of each member.
     """
-    factors = {id(group): scale for group, scale in zip(groups, scales, strict=True)}
-    by_owners: dict[Owners, list[tuple[Group, Mapping[str, float]]]] = {}
-    for owners, own in singles(plan, groups).items():
-        by_owners.setdefault(owners, []).extend((g, {}) for g in own)
+    by_owners = singles(plan, groups)
     for group in groups:
-        members = {t: (c,) for t, c in group.items()}
-        by_owners.setdefault(frozenset(group), []).append((members, factors[id(group)]))
-    return _laid(plan, by_owners)
+        by_owners.setdefault(frozenset(group), []).append({t: (c,) for t, c in group.items()})
+    return laid_groups(plan, by_owners)
+
+
+def charged(
+    found: Mapping[tuple[int, Owners], Members], groups: Sequence[Mapping[str, int]], costs: Sequence[float]
+) -> dict[tuple[int, Owners], Members]:
+    """Members that tell what each of some groups costs."""
+    known = {frozenset(group.items()): cost for group, cost in zip(groups, costs, strict=True)}
+    by_place = {place: np.stack(list(m.index.values()), axis=1) for place, m in found.items()}
+    keys = {
+        place: [frozenset((t, int(c)) for t, c in zip(found[place].index, row, strict=True) if c >= 0) for row in rows]
+        for place, rows in by_place.items()
+    }
+    nothing = float("nan")
+    return {p: replace(m, cost=np.array([known.get(k, nothing) for k in keys[p]], np.float64)) for p, m in found.items()}
 
 
 def singles(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[Owners, list[Group]]:
@@ -73,26 +80,19 @@ def laid_groups(plan: SpacePlan, groups: Mapping[Owners, Sequence[Group]]) -> di
     Args:
         groups: for the rows of each owner set; a group need not have members of all owners.
     """
-    return _laid(plan, {owners: [(g, {}) for g in some] for owners, some in groups.items()})
-
-
-def _laid(
-    plan: SpacePlan, by_owners: Mapping[Owners, Sequence[tuple[Group, Mapping[str, float]]]]
-) -> dict[tuple[int, Owners], Members]:
     found = {}
     for strand in plan.strands:
-        entries = [e for rows in strand.rows for e in by_owners[rows.owners]]
+        entries = [e for rows in strand.rows for e in groups[rows.owners]]
         if len(entries) != strand.size:
             raise ValueError(f"space {plan.name}: {len(entries)} channels matched for a strand of {strand.size}")
         tasks = sorted(strand.key)
-        depth = max((len(c) for g, _ in entries for c in g.values()), default=1)
+        depth = max((len(c) for g in entries for c in g.values()), default=1)
         index = {
-            t: np.array([[c[k] if k < len(c := g.get(t, ())) else ABSENT for g, _ in entries] for k in range(depth)], np.int64)
+            t: np.array([[c[k] if k < len(c := g.get(t, ())) else ABSENT for g in entries] for k in range(depth)], np.int64)
             for t in tasks
         }
-        factors = {t: np.array([s.get(t, 1.0) for _, s in entries]) for t in tasks}
         more = {t: i[1:] for t, i in index.items()} if depth > 1 else {}
-        found[plan.number, strand.key] = Members({t: i[0] for t, i in index.items()}, factors, more)
+        found[plan.number, strand.key] = Members({t: i[0] for t, i in index.items()}, more)
     return found
 
 
@@ -100,22 +100,19 @@ def given_members(plan: SpacePlan) -> dict[tuple[int, Owners], Members]:
     """Members of a space that is identical in all tasks."""
     key = plan.strands[0].key
     size = plan.strands[0].size
-    return {(plan.number, key): Members({t: np.arange(size) for t in key}, {t: np.ones(size) for t in key})}
+    return {(plan.number, key): Members({t: np.arange(size) for t in key})}
 
 
-def located(
-    overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the channels of some strands lie along an original axis of a task, and their factors.
+def located(overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches) -> np.ndarray:
+    """Where the channels of some strands lie along an original axis of a task.
 
     Args:
         expr: the axis, over laid-over spaces.
 
     Returns:
-        int [n], negative where the task has no such channel, and float [n].
+        int [n], negative where the task has no such channel.
     """
     chosen: dict[int, np.ndarray | Inside] = {}
-    factors: dict[int, np.ndarray] = {}
     for number in expr.atoms():
         parts = [matches[number, k] for k in keys if (number, k) in matches]
         if number in overlay.inside:
@@ -123,13 +120,12 @@ def located(
                 chosen[number] = Inside(overlay.inside[number], np.concatenate([m.index[task] for m in parts]))
         elif any(n == number for n, _ in matches):
             chosen[number] = np.concatenate([np.zeros(0, np.int64), *(m.index[task] for m in parts)])
-            factors[number] = np.concatenate([np.zeros(0), *(m.scale[task] for m in parts)])
-    return positions(expr, chosen), _factors(expr, factors)
+    return positions(expr, chosen)
 
 
 def located_all(
     overlay: Overlay, expr: Expr, task: str, keys: tuple[Owners, ...], matches: Matches
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[np.ndarray]:
     """The same of the first members of every group, of the second ones, and so on; one alone where no group has more."""
     mine = [(number, key) for number in expr.atoms() for key in keys if (number, key) in matches]
     depth = max((len(more) for place in mine for more in matches[place].more.values()), default=0)
@@ -143,7 +139,7 @@ def _further(members: Members, k: int) -> Members:
         t: members.more[t][k] if k < len(members.more.get(t, ())) else np.full_like(i, ABSENT)
         for t, i in members.index.items()
     }
-    return Members(index, members.scale)
+    return Members(index)
 
 
 def in_place(space: SpacePlan, number: int, size: int) -> dict[tuple[int, Owners], Members]:
@@ -153,7 +149,7 @@ def in_place(space: SpacePlan, number: int, size: int) -> dict[tuple[int, Owners
         space: the other one; number, size: of the space inside.
     """
     return {
-        (number, s.key): Members({t: np.tile(np.arange(size), (s.size, 1)) for t in sorted(s.key)}, {}) for s in space.strands
+        (number, s.key): Members({t: np.tile(np.arange(size), (s.size, 1)) for t in sorted(s.key)}) for s in space.strands
     }
 
 
@@ -188,14 +184,3 @@ def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
     """No channels of the spaces that stand beside a space in a concatenation."""
     nothing = np.zeros(0, np.int64)
     return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
-
-
-def _factors(expr: Expr, chosen: Mapping[int, np.ndarray]) -> np.ndarray:
-    if expr.kind == "atom":
-        return chosen[expr.atom] if expr.atom in chosen else np.ones(abs(expr.size))
-    if expr.kind == "sum":
-        return np.concatenate([_factors(p, chosen) for p in expr.parts])
-    flat = np.ones(1)
-    for part in expr.parts:
-        flat = (flat[:, None] * _factors(part, chosen)[None, :]).reshape(-1)
-    return flat

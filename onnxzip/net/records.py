@@ -70,6 +70,7 @@ class Net:
         opsets: versions of every other domain in use.
         ir_version: of the file it came from.
         metadata: the file's metadata_props.
+        stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Net:
     opsets: Mapping[str, int] = field(default_factory=dict)
     ir_version: int = 8
     metadata: Mapping[str, str] = field(default_factory=dict)
+    stored: str = "FLOAT"
 
     def __post_init__(self) -> None:
         for array in self.params.values():
