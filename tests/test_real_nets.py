@@ -1,4 +1,4 @@
-"""Nets that others have published, fetched on first use into a folder outside the repository; skipped where they cannot be had."""
+"""Nets that others have published, fetched on first use into a cache outside the repository; skipped where they cannot be had."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from onnx import TensorProto
 import onnxzip
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
-from real_data import UnavailableError, clips, log_power  # noqa: E402
-from real_nets import Case, errors, outputs, personal_ratings, ratings, wake_words  # noqa: E402
+from real_data import UnavailableError, clips, log_power
+from real_nets import Case, errors, outputs, personal_ratings, ratings, wake_words
 
 FRAMES = 101
 
