@@ -15,6 +15,7 @@ from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of
+from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.net import Net
 
@@ -151,6 +152,7 @@ def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
         for expr in coupling.axes.values():
             _collect_sizes(laid, task, expr, sizes)
     whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
+    whole |= {n for some in woven_spaces(laid) for n in some}
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
@@ -176,7 +178,7 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
             while stack:
                 e = stack.pop()
                 stack.extend(e.parts)
-                if e.kind == "sum":
+                if e.kind in ("sum", "woven"):
                     inner = {laid.spaces[task, a] for a in e.atoms()}
                     if inner & produced:
                         numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
@@ -203,7 +205,7 @@ def _beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, s
         produced = {laid.spaces[task, a] for a in coupling.produced}
         for expr in coupling.axes.values():
             numbers = set(laid.expr(expr, task).atoms())
-            if expr.kind == "sum" and numbers & weighted:
+            if expr.kind in ("sum", "woven") and numbers & weighted:
                 found |= dict.fromkeys(numbers & produced, BESIDE_INPUT)
     return found
 
@@ -214,11 +216,15 @@ def _settle(
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
     dropped: set[tuple[int, Owners]] = set()
-    torn = _beside_weighted_inputs(laid, steps)
+    torn, woven = _beside_weighted_inputs(laid, steps), woven_spaces(laid)
     while True:
         spaces = {
             n: _space(n, p, dropped, torn, shares, together, frozenset(laid.tasks)) for n, p in proposals.items()
         }
+        uneven = {n: why for n, why in uneven_spaces(woven, spaces).items() if n not in torn}
+        if uneven:
+            torn |= uneven
+            continue
         drawn = lay_out(laid, steps, spaces)
         starved = {(n, k) for n, k in drawn.starved if len(k) > 1} - dropped
         news = {n: why for n, why in drawn.torn.items() if n not in torn}

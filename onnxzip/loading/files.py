@@ -14,6 +14,7 @@ from onnx.external_data_helper import uses_external_data
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.stored import HALVES
+from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
@@ -58,8 +59,9 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
+    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(model if strange else str(path))
         load(path, model)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
@@ -85,8 +87,9 @@ def parse(content: bytes, where: Path) -> ModelProto:
     _refuse_versions(where, model)
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
+    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(content)
+        onnx.checker.check_model(model if strange else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model

@@ -23,6 +23,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
 
@@ -130,6 +131,7 @@ def _folded(
             graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
             graph.cleanup().toposort()
         _plain_casts(graph)
+        with_state_shapes(graph)
         before, now = now, _progress(path, graph)
     return without_counting_gathers(graph)
 

@@ -183,4 +183,4 @@ def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, t
 def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
     """No channels of the spaces that stand beside a space in a concatenation."""
     nothing = np.zeros(0, np.int64)
-    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind in ("sum", "woven") and a in plan.spaces}
