@@ -23,6 +23,17 @@ def described(net: Net, node: Node) -> str:
     return " ".join([node.op, *weights[:1]])
 
 
+def parting(net: Net, node: Node, other_net: Net, other: Node) -> str:
+    """Why a node does not play another one's part; `{}` is for the other's task."""
+    mine, theirs = described(net, node), described(other_net, other)
+    if mine != theirs:
+        return f"{mine} stands where {{}} has {theirs}"
+    operator = find(node.op)
+    if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
+        return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
+    return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
+
+
 def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
     """The structure of an axis without the sizes of channel spaces."""
     if expr.kind == "atom":
