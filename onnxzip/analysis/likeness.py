@@ -24,15 +24,17 @@ def described(net: Net, node: Node) -> str:
     return " ".join([node.op, *weights[:1]])
 
 
-def parting(net: Net, node: Node, other_net: Net, other: Node, other_task: str) -> str:
-    """Why a node does not play the part of one that reads the same in another net."""
-    inputs = {p.name for p in net.inputs}
-    if node.op == other.op and node.op in _NORMALISING and inputs.intersection(v for v in node.inputs if v is not None):
-        return (
-            f"its constants are others than those of {other_task!r}, and they cannot be folded into the first layer: that "
-            "pads with zeros, or is none with weights; its head starts here"
-        )
-    return f"{described(net, node)} stands where {other_task!r} has {described(other_net, other)}; its head starts here"
+def parting(net: Net, node: Node, other_net: Net, other: Node) -> str:
+    """Why a node does not play another one's part; `{}` is for the other's task."""
+    mine, theirs = described(net, node), described(other_net, other)
+    if mine != theirs:
+        return f"{mine} stands where {{}} has {theirs}"
+    if node.op in _NORMALISING and {p.name for p in net.inputs}.intersection(v for v in node.inputs if v is not None):
+        return "its constants are others than in {}, and a first layer that pads with zeros, or has no weights, cannot take them"
+    operator = find(node.op)
+    if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
+        return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
+    return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
 
 
 def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
