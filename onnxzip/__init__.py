@@ -25,7 +25,8 @@ from onnxzip.errors import (
     VerificationError,
 )
 from onnxzip.exporting.metadata import own_version
-from onnxzip.pipeline import Merged, merge
+from onnxzip.merged import Merged
+from onnxzip.pipeline import merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
 from onnxzip.shipping.shipment import export
