@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.mapped import read_small
 from onnxzip.loading.stored import HALVES
 from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
@@ -36,8 +38,19 @@ def read(path: Path) -> ModelProto:
     return model
 
 
+def read_mapped(path: Path) -> ModelProto:
+    """As `read`, but large external data stay outside: `mapped_params` has them."""
+    model = _read(path, read_small)
+    _refuse_number_formats(path, model)
+    return model
+
+
 def read_any_float(path: Path) -> ModelProto:
     """As `read`, whatever types of numbers the file holds."""
+    return _read(path, lambda path, model: onnx.load_external_data_for_model(model, str(path.parent)))
+
+
+def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_unreadable(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -49,7 +62,7 @@ def read_any_float(path: Path) -> ModelProto:
     strange = with_norms_of_vendor(model)
     try:
         onnx.checker.check_model(model if strange else str(path))
-        onnx.load_external_data_for_model(model, str(path.parent))
+        load(path, model)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     except (OSError, ValueError) as error:

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.mapped import is_mapped
 from onnxzip.loading.preparing import metadata_of, opset_imports
 from onnxzip.loading.shapes import Runs, joined
 from onnxzip.loading.subgraphs import subgraphs_of
@@ -137,7 +138,7 @@ def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats:
         raise _batch_dependent(path, name)
     if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
-    return np.array(first, order="C")
+    return first if is_mapped(first) else np.array(first, order="C")
 
 
 def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:

@@ -48,6 +48,8 @@ document.title = `${fileName} · onnxzip`;
 document.getElementById("title").textContent = fileName;
 document.getElementById("summary").replaceChildren(...summaryCards());
 document.getElementById("legend").replaceChildren(...legendEntries());
+document.getElementById("hint").textContent =
+  `Drag to move, wheel to zoom, click a node for its table.${merged ? " Colour: which tasks need it." : ""} Thickness: channels.`;
 drawGraph(false);
 start();
 document.getElementById("every").addEventListener("change", (event) => { choose(null); drawGraph(event.target.checked); start(); find(); });
