@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [HEAD, ["---", "---", *["--:"] * 3, "---", *["--:"] * 4]]
     with tempfile.TemporaryDirectory() as folder:
-        for row in (*exported_rows(arguments.nets, Path(folder)), *light_rows()):
+        for row in chain(exported_rows(arguments.nets, Path(folder)), light_rows()):
             print("| " + " | ".join(row) + " |", flush=True)
             lines.append(row)
     if arguments.write:
