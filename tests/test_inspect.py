@@ -186,6 +186,32 @@ class TestAnyNet:
         assert [n["refused"] for n in found["nodes"] if n["name"] == first["where"]] == [first["why"]]
         assert "Not coupled" in run("inspect", tmp_path / "n.onnx").out
 
+    def test_what_no_output_needs_is_told(self, tmp_path: Path) -> None:
+        model = onnx.load(write_net(tmp_path / "n.onnx", 1))
+        model.graph.node.append(helper.make_node("Gemm", ["d", "idle"], ["nowhere"], "idle"))
+        model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 2), np.float32), "idle"))
+        onnx.save(model, tmp_path / "i.onnx")
+        assert inspect(tmp_path / "n.onnx")["unused"] == {"nodes": 0, "params": 0, "bytes": 0}
+        found = inspect(tmp_path / "i.onnx")["unused"]
+        assert (found["nodes"], found["params"]) == (1, 32) and found["bytes"] >= 128
+        assert "No output needs 1 of its nodes and 32 of its params" in run("inspect", tmp_path / "i.onnx").out
+
+    def test_weights_of_half_types_count_half(self, tmp_path: Path) -> None:
+        files = {}
+        for seed, task in enumerate("ab"):
+            model = onnx.load(write_net(tmp_path / f"{task}.onnx", seed))
+            for tensor in list(model.graph.initializer):
+                array = numpy_helper.to_array(tensor).astype(np.float16)
+                tensor.CopyFrom(numpy_helper.from_array(array, f"{tensor.name}.half"))
+                wide = tensor.name.removesuffix(".half")
+                model.graph.node.insert(0, helper.make_node("Cast", [tensor.name], [wide], f"{wide}.cast", to=1))
+            files[task] = tmp_path / f"{task}16.onnx"
+            onnx.save(model, files[task])
+        onnxzip.merge(files, images(80), share=0.5).save(tmp_path / "m.onnx")
+        found = inspect(tmp_path / "m.onnx")
+        assert sum(n["bytes"] for n in found["nodes"]) == 2 * sum(n["params"] for n in found["nodes"])
+        assert all(s["bytes"] < s["of"] for s in found["switches"])
+
     def test_half_types(self, tmp_path: Path) -> None:
         model = onnx.load(write_net(tmp_path / "n.onnx", 1))
         for tensor in model.graph.initializer:

@@ -29,7 +29,6 @@ def annotate(model: ModelProto, entries: Mapping[str, str]) -> None:
         if node.name in owners:
             known = trace.nodes.get(node.name, NodeTrace()).among(trace.tasks)
             notes = {"owners": ", ".join(owners[node.name]), "share": f"{known.share(owners[node.name]):.3g}"}
-            notes |= {f"from.{task}": name for task, name in known.origins.items() if name != node.name}
             _put(node, notes, model.ir_version)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,14 @@ from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
+from onnxzip.exporting.shelf import WEIGHTS, Shelf
 from onnxzip.exporting.stored import stored_model
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
+from onnxzip.loading.halves import FLOAT32
 from onnxzip.net import Net
 from onnxzip.peers import Peers
+from onnxzip.runtime import to_model
 
 LARGEST_FILE = (1 << 31) - 1
 
@@ -39,14 +43,26 @@ def described(
     return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept)}), origins
 
 
-def to_bytes(net: Net) -> bytes:
-    """A fused net as the content of its file.
+def shelf_for(plan: Plan) -> Shelf | None:
+    """A shelf for the params of a fused net that one file cannot hold."""
+    names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
+    large = 4 * sum(math.prod(plan.layout.shapes[n]) for n in names) > LARGEST_FILE
+    return Shelf() if large and all(n.stored == FLOAT32 for n in plan.nets.values()) else None
+
+
+def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
+    """A fused net as the content of its file, less what lies on a shelf; the shelf has that file, too.
 
     Raises:
         UnsupportedError: an ONNX file cannot be that large.
     """
-    if 4 * net.size > LARGEST_FILE:
-        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    model = stored_model(net)
+    places = {} if shelf is None else shelf.places(net.params)
+    size = sum(a.nbytes for name, a in net.params.items() if name not in places)
+    if size > LARGEST_FILE:
+        raise UnsupportedError(f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold")
+    model = to_model(net, places, WEIGHTS) if places else stored_model(net)
     annotate(model, net.metadata)
-    return bytes(model.SerializeToString(deterministic=True))
+    content = bytes(model.SerializeToString(deterministic=True))
+    if shelf is not None:
+        shelf.graph.write_bytes(content)
+    return content

@@ -173,6 +173,7 @@ def merge_report(
     plan: Plan,
     net: Net,
     content: bytes,
+    beside: int,
     originals: Mapping[str, tuple[Path, Origin]],
     evidence: Mapping[str, Evidence],
     zipped: Zipped,
@@ -180,9 +181,9 @@ def merge_report(
     seconds: Mapping[str, float],
     options: Options,
 ) -> dict[str, Any]:
-    """All of a merge."""
+    """All of a merge; `beside`: bytes of its file of weights."""
     sizes = {t: size for t, (_, origin) in originals.items() if (size := original_size(origin)) is not None}
-    merged = Size(params_of(load_from_string(content)), len(content), macs(net))
+    merged = Size(params_of(load_from_string(content)), len(content) + beside, macs(net))
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {

@@ -4,7 +4,8 @@ nodes   fused node -> {role, from: {task: node}, rows: [[tasks, channels]], step
 params  fused param that was taken over -> {task: [param, [map or null per axis]]}
 match   space -> [[tasks that read the strand, {task: map}, [cost of each channel] or null]]
 fits    step -> [[tasks, held-out error, damping]]
-maps    lists of channels: the original one of each fused one, -1 where the task has none; elsewhere they go by number
+maps    lists of channels: the original one of each fused one (the first, where a method has merged several of one net with
+        each other), -1 where the task has none; elsewhere maps go by number
 
 Beside it stands `refusals`, JSON: [[where, why]]. Files of schema 1 have neither: what is read of them is empty.
 """

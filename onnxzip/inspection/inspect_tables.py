@@ -17,6 +17,12 @@ Report = Mapping[str, Any]
 def inspect_tables(report: Report) -> Iterator[RenderableType]:
     """What is in a file."""
     yield _headline(report)
+    if report["unused"]["nodes"] or report["unused"]["params"]:
+        unused = report["unused"]
+        yield Text(
+            f"No output needs {unused['nodes']:,} of its nodes and {unused['params']:,} of its params "
+            f"({in_bytes(unused['bytes'])})."
+        )
     merged = report["kind"] == "merged"
     if merged:
         yield _cost_table(report)

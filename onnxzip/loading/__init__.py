@@ -1,6 +1,6 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file
+    files      read, with every check of a file (mapped: large params that stay in files of their own)
     halves     weights of half types as float32
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
@@ -10,6 +10,7 @@
     removal    nodes that compute nothing
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
+    normalising what is done to the input before the first layer
     folding    per-channel affine maps, BatchNormalization among them
 """
 
@@ -26,12 +27,13 @@ from onnx import ModelProto
 
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.faithful import widened as widened_throughout
-from onnxzip.loading.files import opset_of, read
+from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.halves import stored_type, widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
+from onnxzip.loading.normalising import folded_normalisation
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
@@ -59,7 +61,7 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    return load_model(read(path), path, name, opset)
+    return load_model(read_mapped(path), path, name, opset)
 
 
 def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
@@ -79,7 +81,7 @@ def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None)
     Raises:
         InvalidModelError, UnsupportedError: as `load`.
     """
-    models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
+    models = {name: (Path(path), read_mapped(Path(path))) for name, path in files.items()}
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
     if any(is_free(net) for net in nets):
@@ -109,4 +111,4 @@ def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset
     wide, stored = widened(path, model)
     prepared = prepare(path, wide, opset)
     net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
-    return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))
+    return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

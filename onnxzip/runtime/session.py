@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
@@ -23,6 +27,9 @@ DEVICES = {CPU: "cpu", CUDA: "cuda"}
 # TensorFloat-32 keeps 10 bits of the mantissa: moments, and the damping chosen by them, would lose three digits, and a fused
 # net that shares nothing would miss the 1e-5 that its verification asks for.
 _CUDA_OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+# A net with more bytes of params than that is run on its params where they are, those of LENT_BYTES or more; packing them for
+# faster products would copy them, too.
+COPIED_BYTES, LENT_BYTES, LENT = 256 << 20, 1 << 20, "lent"
 _ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2
 _ORT_ERRORS = tuple(
     kind for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
@@ -40,12 +47,14 @@ class Session:
         name: of the net.
         provider: ONNX Runtime's execution provider that runs it.
         outputs: names of what it computes.
+        lent: params that it reads where they are.
     """
 
     name: str
     provider: str
     outputs: tuple[str, ...]
     inner: ort.InferenceSession
+    lent: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> str:
@@ -108,11 +117,12 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
     """
     provider = provider_for(device)
     wanted = net if outputs is None else pruned(net, outputs)
-    model = to_model(wanted)
+    lent = _lent(wanted)
+    model = to_model(wanted, dict.fromkeys(lent, 0), LENT)
     content = model.SerializeToString(deterministic=True)
     del model  # its weights need not wait beside the session's own
-    inner = _opened(net.name, content, provider, threads)
-    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
+    inner = _opened(net.name, content, provider, threads, lent)
+    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner, lent)
 
 
 def open_bytes(name: str, content: bytes, outputs: tuple[str, ...], device: str = "auto", threads: int = 0) -> Session:
@@ -193,10 +203,25 @@ def cuda_works() -> bool:
     return CUDA in session.get_providers()
 
 
-def _opened(name: str, model: bytes | str, provider: str, threads: int) -> ort.InferenceSession:
+def _lent(net: Net) -> dict[str, np.ndarray]:
+    """Params that a session reads where they are, in a net too large for a copy of them."""
+    if sum(a.nbytes for a in net.params.values()) <= COPIED_BYTES:
+        return {}
+    return {k: a for k, a in net.params.items() if a.nbytes >= LENT_BYTES and a.flags.c_contiguous}
+
+
+def _opened(
+    name: str, model: bytes | str, provider: str, threads: int, lent: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> ort.InferenceSession:
+    """A session, and no copies of its weights where they are lent to it or come from a large file."""
     providers = [CPU] if provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
+    options = _options(threads, _ERRORS_ONLY)
+    if lent or (isinstance(model, str) and _has_much_beside(Path(model))):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if lent:
+        options.add_external_initializers(list(lent), [ort.OrtValue.ortvalue_from_numpy(a) for a in lent.values()])
     try:
-        return ort.InferenceSession(model, _options(threads, _ERRORS_ONLY), providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:
         raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {name!r}: {_plain(error)}") from error
 
@@ -210,6 +235,16 @@ def _options(threads: int, severity: int) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _has_much_beside(path: Path) -> bool:
+    """Whether the params of a file lie in other files, and are many."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return False  # whoever opens it says so
+    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    return bool(sum(4 * math.prod(t.dims) for t in outside) > COPIED_BYTES)
 
 
 def _probe(opset: int, ir_version: int) -> bytes:

@@ -25,7 +25,7 @@ function spacesBlock() {
   const fill = merged ? (d) => colourOf(d.tasks) : (d) => (d.owners === "free" ? PLAIN : "#8b93a1");
   const chart = plot({
     width: 900, height: 60 + 22 * order.length, marginLeft: margin(order),
-    x: { label: "channels", grid: true }, y: { label: null, domain: order, tickFormat: (n) => tail(n, 30), tickSize: 0 },
+    marginBottom: 40, x: { label: "channels", labelAnchor: "center", labelArrow: "none", grid: true }, y: { label: null, domain: order, tickFormat: (n) => tail(n, 30), tickSize: 0 },
     marks: [
       Plot.barX(bars, Plot.stackX({ x: "channels", y: "space", fill, title: (d) => `${d.space}\n${d.owners}: ${whole(d.channels)}`, insetTop: 3, insetBottom: 3 })),
       Plot.ruleX([0], { strokeOpacity: 0.4 }),
@@ -54,7 +54,7 @@ function pairsBlock() {
   });
   const chart = plot({
     width: 900, height: 60 + 22 * spaces.length, marginLeft: margin(spaces.map((s) => s.name)),
-    x: { type: "log", label: "cost of a pair", grid: true, ticks: 6, tickFormat: "~g" },
+    marginBottom: 40, x: { type: "log", label: "cost of a pair", labelAnchor: "center", labelArrow: "none", grid: true, ticks: 6, tickFormat: "~g" },
     y: { label: null, domain: spaces.map((s) => s.name), tickFormat: (n) => tail(n, 30), tickSize: 0 },
     marks: [Plot.tickX(ticks, { x: "cost", y: "space", stroke: SHARED, strokeOpacity: 0.55, strokeWidth: 1.5, insetTop: 3, insetBottom: 3,
       title: (d) => `${d.space}\n${d.pair}: ${short(d.cost)}` })],

@@ -44,7 +44,7 @@ function drawBoxes(node) {
     }
   });
   inner.append("text").attr("x", 16).attr("y", 17).attr("font-weight", 600)
-    .text((b) => clipped([...new Set(b.nodes.map((n) => n.op))].join(" · "), 21));
+    .text((b) => clipped([...new Set(b.nodes.map((n) => n.op))].join(" · "), 19 - whole(b.nodes.at(-1).channels).length));
   inner.append("text").attr("class", "sub").attr("x", 16).attr("y", 31).text((b) => tail(b.nodes[0].name, 21));
   inner.append("text").attr("class", "sub").attr("x", (b) => b.width - 8).attr("y", 17).attr("text-anchor", "end")
     .text((b) => whole(b.nodes.at(-1).channels));

@@ -28,7 +28,8 @@ function summaryCards() {
     cards.push(card("Tasks", tasks.length <= 3 ? tasks.join(", ") : whole(tasks.length), `${report.merge.method}, ${report.merge.layout}`));
     if (channels) cards.push(card("Shared channels", percent(shared / channels), `${whole(shared)} of ${whole(channels)} in ${whole(report.spaces.length)} spaces`));
   }
-  cards.push(card("Params", d3.format(".3~s")(file.params), ratio("params")), card("File", bytes(file.bytes), ratio("bytes")),
+  const idle = report.unused.params ? `${count(report.unused.params)} of them unused` : ratio("params");
+  cards.push(card("Params", d3.format(".3~s")(file.params), idle), card("File", bytes(file.bytes), ratio("bytes")),
     card("Multiply-adds", d3.format(".3~s")(file.macs), ratio("macs")));
   const all = report.latency.runs.find((r) => !r.task && !r.original);
   if (all) cards.push(card("Latency", millis(all.milliseconds), merged ? "all tasks, one sample" : "one sample"));
@@ -47,6 +48,8 @@ document.title = `${fileName} · onnxzip`;
 document.getElementById("title").textContent = fileName;
 document.getElementById("summary").replaceChildren(...summaryCards());
 document.getElementById("legend").replaceChildren(...legendEntries());
+document.getElementById("hint").textContent =
+  `Drag to move, wheel to zoom, click a node for its table.${merged ? " Colour: which tasks need it." : ""} Thickness: channels.`;
 drawGraph(false);
 start();
 document.getElementById("every").addEventListener("change", (event) => { choose(null); drawGraph(event.target.checked); start(); find(); });
