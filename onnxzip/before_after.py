@@ -17,24 +17,26 @@ from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.originals import feeds_for, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
+from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
 from onnxzip.loading import load_all
 from onnxzip.loading.files import read
 from onnxzip.progress import Progress, Silent, Stages
-from onnxzip.runtime import provider_for, to_model
+from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
 
 Path_ = str | PathLike[str]
 
 
 def plan(
-    nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout
+    nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout,
+    opset: int | None = PlanOptions.opset,
 ) -> dict[str, Any]:
     """What a merge would share, save and refuse, and why; looks at no data and writes nothing.
 
     Args:
-        nets, share, layout: as of `merge`.
+        nets, share, layout, opset: as of `merge`.
 
     Returns:
         The report: tasks, merged (expected sizes), spaces, refusals.
@@ -42,14 +44,14 @@ def plan(
     Raises:
         UsageError, UnsupportedError: as `merge`.
     """
-    return plan_files(nets, PlanOptions(shares_of(share), layout))
+    return plan_files(nets, PlanOptions(shares_of(share), layout, opset))
 
 
 def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
     """`plan` with its options in a record."""
     files = checked_files(nets)
-    found = analyse(load_all(files), options.share, options.layout)
-    return plan_report(found, files, to_model(assemble(found, {}, {})), options.layout)
+    found = analyse(load_all(files, options.opset), options.share, options.layout)
+    return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
 
 
 def verify(

@@ -84,13 +84,16 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What is shared, and how the fused net is laid out."""
+    """What is shared, and how the fused net is laid out and written."""
 
     share: tuple[tuple[str, float], ...] = option(
         (("*", 1.0),), "Fraction of channels to share, for all or for spaces that GLOB fits.", shares_of, "[GLOB=]F", many=True
     )
     layout: str = option(
         "strands", "strands: each task can run alone; wide: every row reads every channel.", str, "strands|wide"
+    )
+    opset: int | None = option(
+        None, "Opset of the result, at least that of every net. Default: the highest of theirs, and 13.", whole_number, "N"
     )
 
     def __post_init__(self) -> None:

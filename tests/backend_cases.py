@@ -21,7 +21,6 @@ from onnxzip.ops import find
 REASONS = {
     r"test_batchnorm_.*_training_mode|test_training_dropout(_default)?(_mask)?": "training is no part of a net that is merged",
     r"test_.*_empty_set.*|test_reshape_allowzero_reordered|test_split_zero_size.*|test_tril_zero": "tensors without elements",
-    r"test_group_normalization_(example|epsilon)|test_mvn": "onnx infers no shape through these functions",
     r"test_attention_.*_qk_matmul.*|test_attention_local_window_gqa_rank4_mask|test_maxunpool_export_with_output_shape":
         "onnx infers no shape of an output, which may be an omitted one",
     r"test_flexattention_double_.*": "casts to float64 inside",

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
 
@@ -92,6 +93,21 @@ class TestMerge:
             fused = outputs_of(folder / "m.onnx", x)
             for name in "ab":
                 np.testing.assert_array_equal(fused[f"{name}_logits"], outputs_of(folder / f"{name}.onnx", x)["logits"])
+
+    def test_the_opset_of_the_result(self, folder: Path) -> None:
+        x = images(9)
+        for opset in (17, 20, 22):
+            flags = () if opset == 17 else ("--opset", str(opset))
+            assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--share", "0", "--force", *flags).code == 0
+            assert [o.version for o in onnx.load(folder / "m.onnx").opset_import] == [opset]
+            for name in "ab":
+                want = outputs_of(folder / f"{name}.onnx", x)["logits"]
+                np.testing.assert_allclose(outputs_of(folder / "m.onnx", x)[f"{name}_logits"], want, rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("opset", ["13", "99"])
+    def test_an_opset_that_the_nets_cannot_be_brought_to(self, folder: Path, opset: str) -> None:
+        failed(2, "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--opset", opset, words=("a.onnx", f"opset {opset}", "17 to"))
+        assert not (folder / "m.onnx").exists()
 
     def test_nets_with_a_batch_of_one(self, folder: Path) -> None:
         for name, seed in (("a1", 1), ("b1", 2)):
@@ -181,7 +197,7 @@ class TestPlan:
             assert [s[key] for s in planned["spaces"]] == [s[key] for s in merged["spaces"]]
         for key in ("params", "macs"):
             assert planned["merged"][key] == merged["merged"][key]
-        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=2500)
+        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=5000)  # names, owners, origins
         assert planned["refusals"] == merged["refusals"]
 
     def test_its_table(self, folder: Path) -> None:
@@ -244,10 +260,6 @@ class TestProcess:
         assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__
         assert main(["no-such-command"]) == 2 and main([]) == 2
         assert main(["merge", "--help"]) == 0
-
-    def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("inspect",):
-            failed(2, name, words=(name,))
 
 
 def _default_interrupt() -> None:

@@ -160,7 +160,7 @@ class TestFiles:
     def test_an_opset_can_be_asked_for_but_not_a_lower_one(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,5] x) => (float[] y) { y = Relu(x) }", 15)
         assert load(path, opset=17).opset == 17
-        with pytest.raises(UsageError, match="ask for 15 or more"):
+        with pytest.raises(UsageError, match="ask for 15 to"):
             load(path, opset=14)
 
     @pytest.mark.parametrize("name", ["squeezenet", "resnet50", "shufflenet", "densenet121", "inception_v1", "inception_v2"])

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading import load
+from onnxzip.loading.stored import as_tensor
 from onnxzip.runtime import newest_versions
 
 RELU = "g (float[N,5] x) => (float[N,5] y) { y = Relu(x) }"
@@ -154,13 +155,14 @@ class TestShapes:
         )
         refused(UnsupportedError, path, "'a'", "'odd'", "com.strange")
 
-    def test_control_flow(self, tmp_path: Path) -> None:
+    def test_a_loop_that_gives_a_row_for_every_step(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,
-            """g (float[N,5] x, bool c) => (float[N,5] y) { [choice] y = If(c)
-            <then_branch = t () => (float[N,5] a) { a = Relu(x) }, else_branch = e () => (float[N,5] b) { b = Tanh(x) }> }""",
+            """g (float[N,5] x, int64 n) => (float[M,N,5] y) { t = Constant <value = bool {1}> () [walk] s, y = Loop (n, t, x)
+            <body = b (int64 i, bool c, float[N,5] p) => (bool d, float[N,5] q, float[N,5] r)
+            { d = Identity (c) q = Relu (p) r = Neg (p) }> }""",
         )
-        refused(UnsupportedError, path, "'choice'", "control flow")
+        refused(UnsupportedError, path, "'y'", "'walk'", "Loop")
 
 
 class TestNumbers:
@@ -175,7 +177,17 @@ class TestNumbers:
             """g (float[N,2] x) => (float[N,2] y)
             { w = Constant<value = float16[2] {1, 2}>() h = Cast<to=10>(x) a = Mul(h, w) y = Cast<to=1>(a) }""",
         )
-        refused(UnsupportedError, path, "float16")
+        refused(UnsupportedError, path, "FLOAT16", "Mul")
+
+    @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+    def test_weights_that_halves_are_computed_with(self, tmp_path: Path, kind: int) -> None:
+        nodes = "h = Cast<to=10>(x) [mixer] a = Mul(h, w) y = Cast<to=1>(a)"
+        path = write(tmp_path, f"g (float[N,2] x) => (float[N,2] y) {{ {nodes} }}")
+        model = onnx.load(path)
+        model.graph.node[0].attribute[0].i = kind
+        model.graph.initializer.append(as_tensor(np.ones(2, np.float32), kind, "w"))
+        onnx.save(model, path)
+        refused(UnsupportedError, path, "'mixer'", "Mul", TensorProto.DataType.Name(kind), "float32")
 
     def test_quantised_nets(self, tmp_path: Path) -> None:
         path = write(
@@ -184,6 +196,11 @@ class TestNumbers:
             { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }""",
         )
         refused(UnsupportedError, path, "QuantizeLinear", "float nets first")
+
+    @pytest.mark.parametrize("op", ["MatMulNBits", "QAttention", "DynamicQuantizeMatMul", "QLinearAdd", "QGemm"])
+    def test_quantised_operators_of_vendors(self, tmp_path: Path, op: str) -> None:
+        graph = f"g (float[N,5] x) => (float[N,5] y) {{ y = com.microsoft.{op}(x) }}"
+        refused(UnsupportedError, write(tmp_path, graph, domains=', "com.microsoft": 1'), op, "float nets first")
 
 
 def onnx_accepts(path: Path) -> bool:

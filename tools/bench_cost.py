@@ -1,6 +1,6 @@
 """What methods cost and what a merged net saves, against counted floors; how time and memory grow.
 
-    python tools/benchmark.py cost --work DIR [--write]     one file a measurement in DIR, none is made twice
+    python tools/benchmark.py cost --work DIR     one file a measurement in DIR, none is made twice
 
 Merges run in processes of their own, one BLAS thread and one of ONNX Runtime each: seconds are of the processor, so that
 a busy machine disturbs them little, less those of `onnxzip --version`, which imports all that a merge does; memory is the
@@ -23,9 +23,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from bench_cases import METHODS
-from bench_show import put_into
 from cost import MODELS, TASKS, median_seconds, moment_products, product_rate, session
-from figures import ROOT
+from figures import FAMILIES
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
@@ -214,7 +213,7 @@ def growth_rows(grown: Mapping[str, Mapping[int, Found]]) -> dict[str, Found]:
     return found
 
 
-def plot(grown: Mapping[str, Mapping[int, Found]], file: Path) -> None:
+def plot_growth(grown: Mapping[str, Mapping[int, Found]], file: Path) -> None:
     """Time and floors against width, depth, nets and samples."""
     import matplotlib as mpl
 
@@ -235,23 +234,36 @@ def plot(grown: Mapping[str, Mapping[int, Found]], file: Path) -> None:
     pyplot.close(figure)
 
 
-def measure(work: Path, families: Sequence[str], write: bool) -> None:
-    """Measure what is not known, print, and write where asked."""
+def measure(work: Path, families: Sequence[str]) -> None:
+    """Measure what is not known."""
     work.mkdir(parents=True, exist_ok=True)
     rates = known(work, "rates", lambda: {"macs/s": product_rate(), "bytes/s": copy_bandwidth()})
-    running = {f: known(work, f"{f}-running", partial(running_cost, f)) for f in families}
-    methods = {f"{f} `{m}`": known(work, f"{f}-{m}", partial(method_cost, f, m)) for f in families for m in METHODS}
-    grown = {
-        what: {n: known(work, f"{what}-{n}", partial(growth_cost, BASE | {what: n}, *rates.values())) for n in sizes}
-        for what, sizes in GROWTH.items()
+    for family in families:
+        known(work, f"{family}-running", partial(running_cost, family))
+    for what, sizes in GROWTH.items():
+        for size in sizes:
+            known(work, f"{what}-{size}", partial(growth_cost, BASE | {what: size}, *rates.values()))
+    for family in families:
+        for method in METHODS:
+            known(work, f"{family}-{method}", partial(method_cost, family, method))
+
+
+def cost_tables(work: Path) -> dict[str, str]:
+    """Tables of all that has been measured, by name."""
+    found = {f.stem.removeprefix("cost-"): json.loads(f.read_text()) for f in work.glob("cost-*.json")}
+    methods = {f"{f} `{m}`": found[f"{f}-{m}"] for f in FAMILIES for m in METHODS if f"{f}-{m}" in found}
+    running = {f: found[f"{f}-running"] for f in FAMILIES if f"{f}-running" in found}
+    rates = {"here": found["rates"]} if "rates" in found else {}
+    grown = growth_rows(grown_of(work))
+    named = {
+        "rates": ("machine, one thread", rates), "cost of methods": ("merge", methods), "cost of running": ("family", running),
+        "growth": ("what grows", grown),
     }
-    texts = {
-        "cost of methods": rows_text("merge", methods), "cost of running": rows_text("family", running),
-        "growth": rows_text("what grows", growth_rows(grown)), "rates": rows_text("this machine, one thread", {"": rates}),
-    }
-    for name, text in texts.items():
-        print(f"\n{name}\n\n{text}")
-        if write:
-            put_into(ROOT / "tools" / "FINDINGS.md", name, text)
-    if write:
-        plot(grown, ROOT / "tools" / "benchmark-growth.svg")
+    return {name: rows_text(heading, rows) if rows else "" for name, (heading, rows) in named.items()}
+
+
+def grown_of(work: Path) -> dict[str, dict[int, Found]]:
+    """What has been measured of growth, where there are three sizes or more."""
+    files = {what: {n: work / f"cost-{what}-{n}.json" for n in sizes} for what, sizes in GROWTH.items()}
+    grown = {w: {n: json.loads(f.read_text()) for n, f in some.items() if f.exists()} for w, some in files.items()}
+    return {what: by_size for what, by_size in grown.items() if len(by_size) > 2}

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ablation import ABLATIONS, LABELS
 from bench_cases import METHODS, REFERENCES, SAMPLES, STEPS, USUAL, Case
+from bench_cost import cost_tables, grown_of, plot_growth
 from bench_run import row_of
 from figures import FAMILIES, PAIRS, ROOT
 
@@ -37,7 +38,7 @@ class Column(NamedTuple):
 def results_of(work: Path) -> Results:
     """All that has been measured."""
     found: Results = {}
-    for file in sorted(work.glob("*.json")):
+    for file in sorted(set(work.glob("*.json")) - set(work.glob("cost-*.json"))):
         family, tasks, method, share, layout, samples, steps, seed = file.stem.split("_")
         case = Case(family, tuple(tasks.split("~")), method, float(share), layout, int(samples), int(steps), int(seed))
         found[case] = json.loads(file.read_text())
@@ -179,7 +180,7 @@ def put_into(page: Path, name: str, text: str) -> None:
 def show(work: Path, write: bool) -> None:
     """Print the tables, and write CSV, tables and plots where asked."""
     results = results_of(work)
-    found = tables(results)
+    found = tables(results) | cost_tables(work)
     for name, text in found.items():
         print(f"\n{name}\n\n{text}")
     write_atomically(work / "benchmark.csv", to_csv(results).encode(), force=True)
@@ -191,4 +192,6 @@ def show(work: Path, write: bool) -> None:
     plain = [c for c in by_share() if "wide" not in c.heading]
     plot(results, TOOLS / "benchmark-sizes.svg", "size", plain, lambda c, found: float(str(found["size"])), False)
     plot(results, TOOLS / "benchmark-samples.svg", "samples a task", by_samples(), lambda c, found: c.samples, True)
+    if grown := grown_of(work):
+        plot_growth(grown, TOOLS / "benchmark-growth.svg")
     plot(results, TOOLS / "benchmark-steps.svg", "steps + 10", by_steps(), lambda c, found: c.steps + 10, True)

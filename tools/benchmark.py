@@ -5,7 +5,7 @@
     python tools/benchmark.py run --work DIR --data DATA          everything: hours; the same line goes on where it stopped
     python tools/benchmark.py run --work DIR --quick              a few minutes, on the committed samples
     python tools/benchmark.py show --work DIR [--write]           CSV, tables and plots of all that has been measured
-    python tools/benchmark.py cost --work DIR [--write]           time and memory, of methods and of what they make
+    python tools/benchmark.py cost --work DIR                     time and memory, of methods and of what they make
 
 A case is one file in --work. Several processes may share the folder: --part 1/2 and --part 2/2 take half of the cases each.
 """
@@ -28,6 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onnxzip.matching.methods import METHODS as KNOWN
 
+COMMITTED = 1000  # calibration images a task beside the nets
+
 
 def chosen(arguments: argparse.Namespace) -> list[Case]:
     """The cases that are asked for."""
@@ -37,6 +39,8 @@ def chosen(arguments: argparse.Namespace) -> list[Case]:
         "layout": arguments.layouts, "tasks": tuple(tuple(p.split("+")) for p in arguments.sets),
     }
     cases = [c for c in cases if all(not some or getattr(c, field) in some for field, some in wanted.items())]
+    if arguments.data is None:
+        cases = [c for c in cases if c.samples <= COMMITTED]
     known = {*KNOWN, *REFERENCES}
     cases = [c for c in cases if c.method.removesuffix("+repair") in known]
     part, of = (int(x) for x in arguments.part.split("/"))
@@ -74,8 +78,7 @@ def main() -> None:
     running.add_argument("--steps", nargs="+", type=int, default=())
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--part", default="1/1", help="K/N: every N-th case from the K-th on")
-    for command in (showing, costing):
-        command.add_argument("--write", action="store_true", help="put tables and plots into tools/")
+    showing.add_argument("--write", action="store_true", help="put CSV, tables and plots into tools/")
     arguments = parser.parse_args()
     warnings.simplefilter("error")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -83,7 +86,7 @@ def main() -> None:
     if arguments.command == "run":
         run(arguments)
     elif arguments.command == "cost":
-        measure(arguments.work, arguments.families, arguments.write)
+        measure(arguments.work, arguments.families)
     else:
         show(arguments.work, arguments.write)
 

@@ -25,6 +25,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "size": options.data.size,
         "share": [[glob, share] for glob, share in options.plan.share],
         "layout": options.plan.layout,
+        "opset": options.plan.opset,
         "method": options.zip.method,
         "repair": options.zip.repair,
         "seed": options.run.seed,

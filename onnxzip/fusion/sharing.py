@@ -6,6 +6,7 @@ All of them solve the same sums. The first one's solution counts, since another 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,10 +57,14 @@ def agreed(
     for k, key in enumerate(keys):
         outcome |= {f"index.{k}.{t}": a for t, a in made[key].index.items()}
         outcome |= {f"leads.{k}.{t}": a for t, a in made[key].leads.items()}
+    outcome |= {f"cost.{k}": made[key].cost for k, key in enumerate(keys)}
     found = peers.first(name, outcome)
     members = {
-        key: Members(
-            {t: found[f"index.{k}.{t}"] for t in made[key].index}, leads={t: found[f"leads.{k}.{t}"] for t in made[key].leads}
+        key: replace(
+            made[key],
+            index={t: found[f"index.{k}.{t}"] for t in made[key].index},
+            leads={t: found[f"leads.{k}.{t}"] for t in made[key].leads},
+            cost=found[f"cost.{k}"],
         )
         for k, key in enumerate(keys)
     }

@@ -12,6 +12,7 @@ from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.branches import without_plain_branches
 from onnxzip.loading.files import opset_of, plain
 from onnxzip.loading.vendor import take_apart
+from onnxzip.runtime import newest_versions
 
 OLDEST_CANONICAL_OPSET = 13
 _OLDEST_IR = 8
@@ -24,9 +25,9 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
         UsageError: the opset is below the model's, or too old.
         UnsupportedError: onnx cannot convert the model to that opset.
     """
-    least = max(opset_of(model), OLDEST_CANONICAL_OPSET)
-    if opset < least:
-        raise UsageError(f"{path}: cannot be brought to opset {opset}; ask for {least} or more.")
+    least, newest = max(opset_of(model), OLDEST_CANONICAL_OPSET), newest_versions()[0]
+    if not least <= opset <= newest:
+        raise UsageError(f"{path}: cannot be brought to opset {opset}; ask for {least} to {newest}.")
     if model.functions:
         model = inliner.inline_local_functions(model)
     model = _copy(model)

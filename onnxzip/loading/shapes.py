@@ -22,11 +22,14 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
+from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
 
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
+_SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _GROWING = frozenset({"Expand", "Tile"})
 
 
@@ -51,14 +54,14 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
         InvalidModelError: shapes contradict each other.
         UnsupportedError: an input has a dynamic axis behind the batch; the graph depends on the batch.
     """
-    batched = _batched_inputs(path, model)
+    batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
     if not batched:
-        graph = _folded(path, model, {}, frozenset())
+        graph = _folded(path, model, mapped, {}, frozenset())
         return Runs(graph, graph)
-    runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
+    runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
     kept = frozenset(_growers(model, _grown_constants(runs)))
     while kept:
-        runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), kept) for b in BATCHES))
+        runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
         growing = kept & _growing(runs)
         if growing == kept:
             break
@@ -110,9 +113,14 @@ def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     return tuple(batched)
 
 
-def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: frozenset[str]) -> gs.Graph:
+def _folded(
+    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batches: Mapping[str, int], kept: frozenset[str]
+) -> gs.Graph:
     """Infer and fold until nothing changes any more, with the first axis of the given inputs bound."""
     graph = gs.import_onnx(model)
+    for tensor in graph.tensors().values():
+        if tensor.name in mapped:
+            tensor.values = mapped[tensor.name]
     for port in graph.inputs:
         port.shape = [batches.get(port.name, port.shape[0]), *port.shape[1:]] if port.shape else port.shape
     for port in graph.outputs:
@@ -123,6 +131,7 @@ def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: fro
             graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
             graph.cleanup().toposort()
         _plain_casts(graph)
+        with_state_shapes(graph)
         before, now = now, _progress(path, graph)
     return without_counting_gathers(graph)
 
@@ -153,6 +162,7 @@ def _infer(path: Path, graph: gs.Graph) -> None:
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         tensor.values = LazyValues(TensorProto(name=tensor.name, data_type=kind, dims=array.shape))
     skeleton = gs.export_onnx(graph)
+    _as_identities(skeleton)
     for tensor, array in zip(large, arrays, strict=True):
         tensor.values = array
     try:
@@ -165,6 +175,14 @@ def _infer(path: Path, graph: gs.Graph) -> None:
             tensors[info.name].shape, tensors[info.name].dtype = found.shape, found.dtype
 
 
+def _as_identities(model: ModelProto) -> None:
+    """For shapes alone: operators that ONNX defines as functions, of which it infers nothing, keep those of their input."""
+    for node in model.graph.node:
+        if node.op_type in _SHAPED_AS_READ and not node.domain:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+
+
 def _grown_constants(runs: Runs) -> set[str]:
     """Float constants, and others of more than one axis, that differ between the runs."""
     second = runs.second.tensors()
@@ -172,7 +190,7 @@ def _grown_constants(runs: Runs) -> set[str]:
     for name, tensor in runs.first.tensors().items():
         if isinstance(tensor, gs.Constant) and isinstance(second.get(name), gs.Constant):
             a, b = tensor.values, second[name].values
-            if not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
+            if a is not b and not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
                 grown.add(name)
     return grown
 

@@ -73,6 +73,11 @@ def write_floats(holder: Holder, array: np.ndarray) -> bool:
     return True
 
 
+def as_tensor(array: np.ndarray, kind: int, name: str) -> TensorProto:
+    """Numbers as a tensor of a type of float."""
+    return TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=_rounded(array, kind).tobytes())
+
+
 def _unsigned(kind: int) -> np.dtype:
     """The type of an entry of the field that holds numbers of this kind: half types stand there by their bits."""
     return np.dtype("<u2") if kind in HALVES else _BITS[kind]

@@ -40,10 +40,10 @@ def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
     pairs = {(t, u): likeness[t, u] - 1 if t != u else np.zeros((n, n)) for t, n in sizes.items() for u in sizes}
     nothing, ones = ({t: make(n) for t, n in sizes.items()} for make in (np.zeros, np.ones))
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
-    return group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign)
+    groups, _ = group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign)
+    return groups
 
 
 def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:
-    """Members of every strand of a space, from such groups."""
-    groups = group_alike(space, likeness, assign)
-    return members_of(space, groups)
+    """Members of every strand of a space, from such groups, in the order of the first task's channels."""
+    return members_of(space, sorted(group_alike(space, likeness, assign), key=lambda group: sorted(group.items())))

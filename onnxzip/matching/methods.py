@@ -105,6 +105,10 @@ ZIP = Method(
     "least squares to the original nets' pre-activations, each shared channel after one of its originals, everything refitted",
     hungarian, follow=True,
 )
+# Below share 1 the paper's shared neurons share weights, not work: each task runs them on the shared inputs and, with weights
+# of its own, on its own inputs (their published VGG code: W_merged beside W_inter of each task). A graph that runs a shared
+# row once has no place for the latter: in layout `strands` such a row loses what it read of the tasks' own channels. In layout
+# `wide` it reads them all, both tasks' at once, and the formulas hold over all columns.
 MTZ = Method(
     "mtz", "He, Zhou, Thiele: Multi-Task Zipping via Layer-wise Neuron Sharing, NeurIPS 2018, arXiv 1805.09791",
     "greedy pairs by the layer-wise Hessian metric, Hessian-weighted mean of the incoming weights, nothing refitted", greedy,

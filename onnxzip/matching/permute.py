@@ -4,8 +4,9 @@
 
 Activation matching of Git Re-Basin (Ainsworth, Hayase, Srinivasa, ICLR 2023), after Li, Yosinski, Clune, Lipson, Hopcroft
 (Convergent Learning, 2015) and Tatro et al. (NeurIPS 2020). The correlation of a space is the mean over the steps that write
-it (a residual stream, the two halves of a depthwise block); channels that never change correlate with none. A third net
-is matched with the groups of the first two by the sum of its correlations with the members.
+it (a residual stream, the two halves of a depthwise block). Channels that never change correlate with none: with whom they
+are paired is decided by the rounding of all others. A third net is matched with the groups of the first two by the sum of its
+correlations with the members.
 """
 
 from __future__ import annotations

@@ -34,13 +34,26 @@ class Port(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """A graph inside a node of control flow: an attribute that nobody looks into.
+
+    Attributes:
+        content: the graph in protobuf.
+        reads: what the graphs inside the node read from around it: under these names the node's last inputs, in this order.
+    """
+
+    content: bytes = field(repr=False)
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Node:
     """One use of an operator, in canonical form: every attribute present, omitted inputs None.
 
     Attributes:
         name: unique within its net.
         op: operator name, with its domain in front where that is not the default one (`com.microsoft.Gelu`).
-        inputs: names of values or params; None where an optional input is omitted.
+        inputs: names of values or params; None where an optional input is omitted. Behind them stands what subgraphs read.
         outputs: names of values.
         attrs: attributes; inputs that the operator's record calls constant (axes, target shapes) are found here, too.
     """
@@ -70,6 +83,7 @@ class Net:
         opsets: versions of every other domain in use.
         ir_version: of the file it came from.
         metadata: the file's metadata_props.
+        stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
     """
 
     name: str
@@ -83,6 +97,7 @@ class Net:
     opsets: Mapping[str, int] = field(default_factory=dict)
     ir_version: int = 8
     metadata: Mapping[str, str] = field(default_factory=dict)
+    stored: str = "FLOAT"
 
     def __post_init__(self) -> None:
         for array in self.params.values():

@@ -1,0 +1,42 @@
+"""A net as the model of its file: with params in the type in which its sources hold them.
+
+    w (half) -> Cast -> w.float32 -> the nodes that read w
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxzip.loading.stored import as_tensor
+from onnxzip.net import Net
+from onnxzip.runtime import to_model
+from onnxzip.runtime.lowering import Names
+
+
+def stored_model(net: Net) -> ModelProto:
+    """The net at its own opset; single numbers stay float32, and so does a param that a half type cannot hold."""
+    model = to_model(net)
+    kind = TensorProto.DataType.Value(net.stored)
+    if kind == TensorProto.FLOAT:
+        return model
+    graph = model.graph
+    names = Names({v for n in graph.node for v in (*n.input, *n.output, n.name)} | {t.name for t in graph.initializer})
+    wide: dict[str, str] = {}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.ndim and (kind != TensorProto.FLOAT16 or _fits(array)):
+            tensor.CopyFrom(as_tensor(array, kind, tensor.name))
+            wide[tensor.name] = names.fresh(f"{tensor.name}.float32")
+    nodes = list(graph.node)
+    for node in nodes:
+        node.input[:] = [wide.get(v, v) for v in node.input]
+    casts = [helper.make_node("Cast", [name], [new], name=new, to=TensorProto.FLOAT) for name, new in wide.items()]
+    kept = [type(n).FromString(n.SerializeToString()) for n in (*casts, *nodes)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
+
+
+def _fits(array: np.ndarray) -> bool:
+    return bool(np.abs(array).max(initial=0.0) <= np.finfo(np.float16).max)

@@ -1,0 +1,51 @@
+"""Nets whose weights lie in a half type, each with a Cast to float32 behind it: read as the float32 nets that they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.stored import HALVES, holders, read_floats
+
+FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
+
+
+def stored_type(model: ModelProto) -> str:
+    """The type in which most of a model's weights lie."""
+    sizes: Counter[str] = Counter({FLOAT32: 0})
+    for _, tensor in holders(model):
+        if isinstance(tensor, TensorProto):
+            sizes[TensorProto.DataType.Name(tensor.data_type)] += len(tensor.raw_data)
+    return max(sizes, key=lambda kind: sizes[kind])
+
+
+def widened(path: Path, model: ModelProto) -> tuple[ModelProto, str]:
+    """The model with float32 weights, and the type in which most of its weights lie.
+
+    Raises:
+        UnsupportedError: it computes with halves.
+    """
+    halves = {name: t for name, t in holders(model) if isinstance(t, TensorProto) and t.data_type in HALVES}
+    if not halves:
+        return model, FLOAT32
+    for node in model.graph.node:
+        read = [v for v in node.input if v in halves]
+        casts = node.op_type == "Cast" and any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
+        if read and not casts:
+            kind = TensorProto.DataType.Name(halves[read[0]].data_type)
+            raise UnsupportedError(
+                f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) computes with {kind}; weights are fitted in "
+                "float32. Convert the net to float32, merge it, and convert the result."
+            )
+    sizes: Counter[int] = Counter()
+    for tensor in halves.values():
+        sizes[tensor.data_type] += len(tensor.raw_data)
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    for name, tensor in holders(wide):
+        if name in halves and isinstance(tensor, TensorProto):
+            tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
+    return wide, TensorProto.DataType.Name(max(sizes, key=lambda kind: sizes[kind]))
