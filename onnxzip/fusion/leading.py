@@ -24,7 +24,7 @@ import numpy as np
 
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
-from onnxzip.fusion.solving import Chosen, fit_linear
+from onnxzip.fusion.solving import Chosen, rows_for
 from onnxzip.fusion.spread import spread_of
 from onnxzip.fusion.targets import rows_of
 from onnxzip.fusion.work import Work
@@ -33,7 +33,7 @@ from onnxzip.matching.match import Matches
 
 AHEAD = 1000.0  # how much more than the others the leader of a row counts
 EXACT = 1e-3  # e: variance that may be unexplained where a channel counts as exact
-DAMPING = 1e-2
+DAMPING = 1e-2  # of the rows that tell the losses, relative to the mean diagonal
 
 
 def emphasis(tasks: Sequence[str], leader: str | None) -> dict[str, float]:
@@ -95,7 +95,7 @@ def _losses(
     weights, counts = work.weights(stats), emphasis(list(at), leader)
     chosen = [Chosen(s, rows[t].reshape(-1), weights[t] * counts[t]) for t, s in stats.items()]
     own = original_rows(work.plan, work.step, reads, group, leader, matches)[rows[leader].reshape(-1)]
-    fitted = fit_linear(chosen, own, (DAMPING,)).rows
+    fitted = rows_for(chosen, own, DAMPING)
     total = np.zeros(len(at[leader]))
     for (task, s), c in zip(stats.items(), chosen, strict=True):
         spread = spread_of(fitted, s, c.at)

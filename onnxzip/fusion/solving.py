@@ -36,6 +36,13 @@ def fit_linear(chosen: Sequence[Chosen], centre: np.ndarray, grid: Sequence[floa
     return fit_primal(train, held, centre, grid)
 
 
+def rows_for(chosen: Sequence[Chosen], centre: np.ndarray, damping: float) -> np.ndarray:
+    """Rows for one damping, from the fitted samples alone: [rows, columns]."""
+    if chosen[0].stats.rows is not None:
+        return fit_dual(*_stacked(chosen), centre, (damping,)).rows
+    return fit_primal(_normal([(c, c.stats.train) for c in chosen]), None, centre, (damping,)).rows
+
+
 def _normal(parts: Sequence[tuple[Chosen, Moments]]) -> Normal:
     """Normal equations of a shared fit."""
     return Normal(

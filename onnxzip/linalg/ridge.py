@@ -41,7 +41,7 @@ class Fit:
         rows: [rows, columns].
         damping: the chosen l, relative to the mean diagonal.
         error: held-out squared error over held-out energy of the targets, of the rows that chose the damping.
-        system: that gave the rows, for those who fit further with it.
+        system: that gave the rows from all samples, for those who fit further with it; None where held-out ones took no part.
     """
 
     rows: Float
@@ -137,9 +137,8 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
     """
     pull = train.zz @ centre.T
     if held is None or len(grid) == 1:
-        system = System(factorised(train.zz, grid[0]), pull, centre)
-        rows = system.solve(train.zp)
-        return Fit(rows, grid[0], float("nan") if held is None else held.error(rows) / max(float(held.pp.sum()), TINY), system)
+        rows = System(factorised(train.zz, grid[0]), pull, centre).solve(train.zp)
+        return Fit(rows, grid[0], float("nan") if held is None else held.error(rows) / max(float(held.pp.sum()), TINY))
     at = np.arange(0, len(centre), -(-len(centre) // PROBED))
     probe, judge = train.some(at), held.some(at)
     energy = max(float(judge.pp.sum()), TINY)
