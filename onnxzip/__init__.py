@@ -7,6 +7,7 @@ matching     channels of different nets that do the same work are brought togeth
 fusion       shared weights are fitted to what the original nets compute; everything behind is refitted
 exporting    the result is run against the originals, described and written
 retraining   a net is a torch module, and its params go back into its file
+shipping     the file is converted for other runtimes, run there and compared
 
 merged = onnxzip.merge({"tops": "a.onnx", "shoes": "b.onnx"}, {"tops": "a.npz", "shoes": "b.npz"})
 merged.save("both.onnx")
@@ -24,7 +25,8 @@ from onnxzip.errors import (
     VerificationError,
 )
 from onnxzip.exporting.metadata import own_version
-from onnxzip.pipeline import Merged, merge
+from onnxzip.merged import Merged
+from onnxzip.pipeline import merge
 from onnxzip.progress import Progress
 from onnxzip.retraining.round_trip import from_torch, to_torch
 from onnxzip.shipping.shipment import export

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.calibration.checking import Feed, classes_of
@@ -26,18 +24,17 @@ from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.describing import described
+from onnxzip.exporting.describing import described, shelf_for, to_bytes
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
-from onnxzip.exporting.report import merge_report, to_text
-from onnxzip.exporting.stored import stored_model
+from onnxzip.exporting.report import merge_report
+from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
-from onnxzip.exporting.write import write_atomically
-from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
+from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import load_all
 from onnxzip.matching.methods import Method, find_method, restoring
-from onnxzip.net import Net
+from onnxzip.merged import Merged
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for
@@ -45,42 +42,7 @@ from onnxzip.values import shares_of, size_of
 
 UNSHARED_ERROR = 1e-5
 ROUNDED_ERROR = 3e-2  # where weights are rounded to a half type once more
-LARGEST_FILE = (1 << 31) - 1
 Files = Mapping[str, str | PathLike[str]]
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A fused net that has passed its verification.
-
-    Attributes:
-        content: the file, byte for byte as it was verified.
-        report: what was done, as it goes to JSON.
-    """
-
-    content: bytes = field(repr=False)
-    report: Mapping[str, Any] = field(repr=False)
-
-    @cached_property
-    def model(self) -> ModelProto:
-        """The fused net; changes to it are not saved."""
-        return onnx.load_from_string(self.content)
-
-    def save(self, path: str | PathLike[str], force: bool = False) -> None:
-        """Write the fused net, completely or not at all.
-
-        Raises:
-            UsageError: the file exists (without force) or cannot be written.
-        """
-        write_atomically(Path(path), self.content, force)
-
-    def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
-        """Write the report as JSON, completely or not at all.
-
-        Raises:
-            UsageError: the file exists (without force) or cannot be written.
-        """
-        write_atomically(Path(path), to_text(self.report).encode(), force)
 
 
 def merge(
@@ -158,19 +120,24 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
+    shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
-        zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers)
-    net, origins = described(plan, zipped, files, options)
+        zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers, shelf)
+    net, origins = described(plan, zipped, files, options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
-    content, retrained = to_bytes(net), None
+    content, retrained = to_bytes(net, shelf), None
+    if options.steps.retrain and shelf is not None:
+        raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     if options.steps.retrain:
         content, retrained = _retrained(content, originals, given, options, stages, peers)
     sources, rows = _verifying(given, samples, options, peers)
     with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
-        evidence = compare(content, originals, sources, rows, options.run.device, tick, peers)
+        fused = content if shelf is None else shelf.graph
+        evidence = compare(fused, originals, sources, rows, options.run.device, tick, peers)
     _check(plan, evidence)
-    report = merge_report(plan, net, content, originals, evidence, zipped, samples, stages.measured(), options)
-    return Merged(content, report | {"retrain": retrained})
+    beside = 0 if shelf is None else shelf.size
+    report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)
+    return Merged(content, report | {"retrain": retrained}, shelf)
 
 
 def method_of(options: ZipOptions) -> Method:
@@ -184,7 +151,8 @@ def method_of(options: ZipOptions) -> Method:
 
 
 def _zip(
-    plan: Plan, live: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers
+    plan: Plan, live: Plan, method: Method, samples: Samples, run: RunOptions, store: Store, stages: Stages, peers: Peers,
+    shelf: Shelf | None,
 ) -> Zipped:
     """Calibrate, match and fuse."""
     threads = 0 if peers.neighbours == 1 else max(1, (os.cpu_count() or 1) // peers.neighbours)
@@ -194,7 +162,8 @@ def _zip(
             frontier.sweep(live.steps, not method.repair_skips, tick)
             give_back_freed()
     with stages.stage("zip", len(plan.steps)) as tick:
-        return zip_nets(plan, method, frontier, tick=tick, peers=peers)
+        keep = as_it_is if shelf is None else shelf.keep
+        return zip_nets(plan, method, frontier, tick=tick, peers=peers, keep=keep)
 
 
 def _limit(options: Options) -> int:
@@ -265,17 +234,6 @@ def feeds_of(plan: Plan) -> dict[str, Feed]:
         task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
         for task, net in plan.nets.items()
     }
-
-
-def to_bytes(net: Net) -> bytes:
-    """A net as the content of its file.
-
-    Raises:
-        UnsupportedError: an ONNX file cannot be that large.
-    """
-    if 4 * net.size > LARGEST_FILE:
-        raise UnsupportedError(f"the fused net has {net.size:,} params: more than the 2 GB that one ONNX file can hold")
-    return bytes(stored_model(net).SerializeToString(deterministic=True))
 
 
 def _check(plan: Plan, evidence: Mapping[str, Evidence]) -> None:

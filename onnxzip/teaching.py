@@ -31,8 +31,9 @@ from onnxzip.exporting.report import (
 )
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.loading.files import read
+from onnxzip.merged import Merged
 from onnxzip.peers import ALONE, Peers
-from onnxzip.pipeline import Merged, part_of
+from onnxzip.pipeline import part_of
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
 from onnxzip.values import size_of

@@ -256,6 +256,23 @@ def grouped(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def shuffled(m: Maker, w: int, classes: int) -> str:
+    """Half of the channels passes by, then both halves take turns; later halves begin in the middle of a turn."""
+    h = w + 1
+    def turns(a: str, b: str) -> str:
+        x = m.op("Reshape", m.op("Concat", a, b, axis=1), m.ints(0, 2, h, 6, 6))
+        return m.op("Reshape", m.op("Transpose", x, perm=[0, 2, 1, 3, 4]), m.ints(0, 2 * h, 6, 6))
+
+    x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))
+    x = turns(m.relu(m.conv(x, (h, w, 1, 1))), m.relu(m.conv(x, (h, w, 3, 3))))
+    for _ in range(3):
+        low = m.op("Split", x, m.ints(h, h), outputs=2, axis=1)
+        y = m.conv(m.relu(m.conv(f"{low}_1", (h, h, 1, 1))), (h, 1, 3, 3), group=h)
+        x = turns(low, m.relu(m.conv(y, (h, h, 1, 1))))
+    return m.pool_head(m.relu(m.conv(x, (3 * w, 2 * h, 1, 1))), 3 * w, classes)
+
+
+@family()
 def multiplier(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3)))
     x = m.relu(m.conv(x, (2 * w, 1, 3, 3), group=w))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,14 +82,19 @@ def images(count: int, seed: int = 5) -> np.ndarray:
 
 
 def outputs_of(model: Path | bytes, x: np.ndarray, name: str = "image") -> dict[str, np.ndarray]:
-    """All outputs of a file for some samples."""
+    """All outputs of a file with one input for some samples."""
+    return fed(model, {name: x})
+
+
+def fed(model: Path | bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of a file for some samples by input."""
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = ort.InferenceSession(
         str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
     )
     names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, {name: x}), strict=True))
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def snapshot(folder: Path) -> dict[str, str]:

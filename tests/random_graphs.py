@@ -248,7 +248,8 @@ def channels_last(net: Grown, n: int) -> None:
 @step(True)
 def picked(net: Grown, n: int) -> None:
     """Channels by number: some keep their place in both nets."""
-    net.put(net.maker.op("Gather", net.value, net.maker.ints(0, 2, 1), axis=1), 3, *net.shape[1:])
+    if net.channels > 2:
+        net.put(net.maker.op("Gather", net.value, net.maker.ints(0, 2, 1), axis=1), 3, *net.shape[1:])
 
 
 @step(True)

@@ -197,7 +197,7 @@ class TestPlan:
             assert [s[key] for s in planned["spaces"]] == [s[key] for s in merged["spaces"]]
         for key in ("params", "macs"):
             assert planned["merged"][key] == merged["merged"][key]
-        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=2500)
+        assert planned["merged"]["bytes"] == pytest.approx(merged["merged"]["bytes"], abs=5000)  # names, owners, origins
         assert planned["refusals"] == merged["refusals"]
 
     def test_its_table(self, folder: Path) -> None:
@@ -260,10 +260,6 @@ class TestProcess:
         assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__
         assert main(["no-such-command"]) == 2 and main([]) == 2
         assert main(["merge", "--help"]) == 0
-
-    def test_no_stubs_of_later_commands(self) -> None:
-        for name in ("inspect",):
-            failed(2, name, words=(name,))
 
 
 def _default_interrupt() -> None:

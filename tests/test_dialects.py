@@ -31,6 +31,8 @@ MEAN = {17: "ReduceMean <axes = [1], keepdims = 0> (r)", 20: "ReduceMean <keepdi
 LAYER_NORM = "n = LayerNormalization <axis = -1> (a, s, t)"
 SPELLED_NORM = """nm = ReduceMean <axes = [-1]> (a) nc = Sub (a, nm) ns = Pow (nc, two) nv = ReduceMean <axes = [-1]> (ns)
 ne = Add (nv, eps) nr = Sqrt (ne) nd = Div (nc, nr) nw = Mul (nd, s) n = Add (nw, t)"""
+SPELLED_RMS = """ns = Pow (a, two) nv = ReduceMean <axes = [-1]> (ns) ne = Add (nv, eps) nr = Sqrt (ne) nd = Div (a, nr)
+n = Mul (nd, s)"""
 KERAS_NORM = """nm = ReduceMean <axes = [-1]> (a) nc = Sub (a, nm) ns = Mul (nc, nc) nv = ReduceMean <axes = [-1]> (ns)
 ne = Add (nv, eps) nr = Sqrt (ne) nd = Reciprocal (nr) nw = Mul (nd, s) nx = Mul (a, nw) nb = Mul (nm, nw)
 nt = Sub (t, nb) n = Add (nx, nt)"""
@@ -224,9 +226,11 @@ class TestVendor:
         net = check_copies(tmp_path, model(VENDOR[name], port, imports=', "com.microsoft": 1'))
         assert not [n.op for n in net.nodes if n.op.startswith("com.microsoft")]
 
-    @pytest.mark.parametrize("family", ["conv", "tokens"])
-    def test_files_that_onnx_runtime_has_optimised(self, family: str, tmp_path: Path) -> None:
-        plain = model(conv_net("Relu (d)")) if family == "conv" else model(token_net(SPELLED_NORM, SPELLED_GELU), TOKENS)
+    @pytest.mark.parametrize(("family", "opset"), [("conv", 17), ("tokens", 17), ("tokens", 13), ("rms", 17)])
+    def test_files_that_onnx_runtime_has_optimised(self, family: str, opset: int, tmp_path: Path) -> None:
+        norm = SPELLED_RMS if family == "rms" else SPELLED_NORM
+        text, port = (conv_net("Relu (d)"), IMAGE) if family == "conv" else (token_net(norm, SPELLED_GELU), TOKENS)
+        plain = model(text, port, opset)
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -234,4 +238,5 @@ class TestVendor:
         ort.InferenceSession(plain.SerializeToString(), options, providers=["CPUExecutionProvider"])
         optimised = onnx.load(tmp_path / "optimised.onnx")
         assert {n.domain for n in optimised.graph.node} > {""}
+        assert ("SimplifiedLayerNormalization" in {n.op_type for n in optimised.graph.node}) == (family == "rms")
         check_copies(tmp_path, optimised)

@@ -19,7 +19,8 @@ from onnxzip.distributed.exchange import Exchange
 from onnxzip.distributed.sheets import StoredMoments, read_moments, read_sheet
 from onnxzip.errors import InvalidDataError, PeerError, UsageError
 from onnxzip.linalg.moments import DenseSums
-from onnxzip.pipeline import Merged, merge_files
+from onnxzip.merged import Merged
+from onnxzip.pipeline import merge_files
 from onnxzip.progress import Silent
 
 FILES = {"a": "a.onnx", "b": "b.onnx"}

@@ -16,15 +16,17 @@ CEILING = 300
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
     "errors", "linalg", "net", "ops", "runtime", "values", "config", "progress", "peers", "loading", "analysis", "calibration",
-    "matching", "fusion", "exporting", "retraining", "distributed", "shipping", "inspection", "pipeline", "before_after",
-    "taking_apart", "teaching", "__init__", "flags", "bars", "cli", "__main__",
+    "matching", "fusion", "exporting", "retraining", "distributed", "shipping", "inspection", "merged", "pipeline",
+    "before_after", "taking_apart", "teaching", "__init__", "flags", "bars", "cli", "__main__",
 )
 # Packages that targets of `export` need; each is imported by one function of one target, in a process of its own.
 BACKENDS = ("openvino", "ncnn", "executorch", "litert_torch", "ai_edge_litert", "coremltools")
 # Foreign package -> the parts that may import it. `onnx` is also the type of what the public functions return, and a report
 # names the version of `onnxruntime`.
 FOREIGN = {
-    "onnx": {"loading", "runtime", "exporting", "pipeline", "before_after", "taking_apart", "shipping"},
+    "onnx": {
+        "loading", "runtime", "exporting", "inspection", "merged", "pipeline", "before_after", "taking_apart", "shipping",
+    },
     "onnx_graphsurgeon": {"loading"},
     "onnxruntime": {"runtime", "exporting", "shipping"},
     "scipy": {"linalg"},
@@ -33,7 +35,7 @@ FOREIGN = {
     "typer": {"cli", "flags"},
     "rich": {"cli", "flags", "bars", "inspection"},
     "yaml": {"config", "flags"},
-    "google": {"loading"},
+    "google": {"loading", "runtime"},
     "PIL": {"calibration"},
     **{backend: {"shipping"} for backend in BACKENDS},
 }

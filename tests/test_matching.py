@@ -67,7 +67,7 @@ def grouped(
 
     spy = Spy()
     v = importance or {t: np.ones(len(e)) for t, e in energy.items()}
-    found = group_channels(counts, Terms(energy, explained, v), spy)
+    found, _ = group_channels(counts, Terms(energy, explained, v), spy)
     return found, spy.costs
 
 
@@ -105,7 +105,7 @@ class TestGroups:
             return {(t, u): whole[at[t], at[u]] for t in some for u in some}
 
         for count in (4, 9):
-            found = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)
+            found, _ = group_channels({frozenset("ab"): count}, Terms(energy, explained, {"a": v, "b": v[order]}), hungarian)
             assert len(found) == count and all(g["a"] == order[g["b"]] for g in found)
 
     def test_costs_of_three_nets_are_least_squares_errors_of_whole_groups(self) -> None:

@@ -155,13 +155,14 @@ class TestShapes:
         )
         refused(UnsupportedError, path, "'a'", "'odd'", "com.strange")
 
-    def test_control_flow(self, tmp_path: Path) -> None:
+    def test_a_loop_that_gives_a_row_for_every_step(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,
-            """g (float[N,5] x, bool c) => (float[N,5] y) { [choice] y = If(c)
-            <then_branch = t () => (float[N,5] a) { a = Relu(x) }, else_branch = e () => (float[N,5] b) { b = Tanh(x) }> }""",
+            """g (float[N,5] x, int64 n) => (float[M,N,5] y) { t = Constant <value = bool {1}> () [walk] s, y = Loop (n, t, x)
+            <body = b (int64 i, bool c, float[N,5] p) => (bool d, float[N,5] q, float[N,5] r)
+            { d = Identity (c) q = Relu (p) r = Neg (p) }> }""",
         )
-        refused(UnsupportedError, path, "'choice'", "control flow")
+        refused(UnsupportedError, path, "'y'", "'walk'", "Loop")
 
 
 class TestNumbers:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import wave
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class UnavailableError(Exception):
     """Something cannot be had here; the message says why."""
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """The folder for what is fetched."""
     folder = Path(os.environ.get("ONNXZIP_CACHE", Path.home() / ".cache" / "onnxzip"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,24 +44,25 @@ def wheel(name: str, version: str) -> Path:
     Raises:
         UnavailableError: pip cannot download it.
     """
-    folder = cache() / f"{name}-{version}"
+    folder = cache_folder() / f"{name}-{version}"
     if not folder.is_dir():
-        _run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(cache()), f"{name}=={version}"])
-        with zipfile.ZipFile(next(cache().glob(f"{name}-{version}-*.whl"))) as packed:
+        _run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(cache_folder()), f"{name}=={version}"])
+        with zipfile.ZipFile(next(cache_folder().glob(f"{name}-{version}-*.whl"))) as packed:
             _unpacked(folder, lambda part: packed.extractall(part))
     return folder
 
 
+@cache
 def speech() -> np.ndarray:
     """All prompts one after the other, at 16 kHz: float32 within -1..1.
 
     Raises:
         UnavailableError: Debian's package cannot be downloaded or unpacked.
     """
-    folder = cache() / SPEECH
+    folder = cache_folder() / SPEECH
     if not folder.is_dir():
         _run(["apt-get", "download", SPEECH])
-        package = next(cache().glob(f"{SPEECH}_*.deb"))
+        package = next(cache_folder().glob(f"{SPEECH}_*.deb"))
         _unpacked(folder, lambda part: _run(["dpkg", "-x", str(package), str(part)]))
     parts = []
     for file in sorted(folder.rglob("*.wav")):
@@ -72,7 +74,7 @@ def speech() -> np.ndarray:
 
 def _run(command: list[str]) -> None:
     try:
-        subprocess.run(command, cwd=cache(), check=True, capture_output=True, timeout=300)
+        subprocess.run(command, cwd=cache_folder(), check=True, capture_output=True, timeout=300)
     except FileNotFoundError as error:
         raise UnavailableError(f"there is no {command[0]} here") from error
     except subprocess.CalledProcessError as error:

@@ -146,7 +146,7 @@ def table(cases: Iterable[Case], count: int) -> str:
 def main() -> None:
     """Print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=40, help="clips of 9 s that the DNSMOS nets are merged on")
+    parser.add_argument("--clips", type=int, default=32, help="clips of 9 s that the DNSMOS nets are merged on")
     parser.add_argument("--only", type=int, nargs="+", default=range(len(CASES)), help="which rows")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()

@@ -59,14 +59,14 @@ def row(family: str, share: float, targets: Iterable[str], folder: Path) -> Iter
     yield cell(onnxzip.export(fused, "ort", output, test, samples=INT8_SAMPLES, quantize=True))
 
 
-def table(families: Iterable[str]) -> str:
+def table(families: Iterable[str], shares: Iterable[float]) -> str:
     """Markdown, line by line as it is made."""
     usable = [name for name, target in examine()["targets"].items() if target["usable"]]
     head = ["family", "share", "fused file", *(f"`{name}`" for name in usable), INT8]
     lines = [head, ["---"] + ["--:"] * (len(head) - 1)]
     with tempfile.TemporaryDirectory() as name:
         for family in families:
-            for share in SHARES:
+            for share in shares:
                 lines.append(list(row(family, share, usable, Path(name))))
                 print("| " + " | ".join(lines[-1]) + " |", flush=True)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -76,9 +76,10 @@ def main() -> None:
     """Print the table, and write it where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
-    text = table(arguments.families)
+    text = table(arguments.families, arguments.shares)
     print(text)
     if arguments.write:
         put_into_readme(BEGIN, text, END)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
-from onnxzip.analysis.likeness import described, fingerprint, futures_of, local_key, places_of
+from onnxzip.analysis.likeness import fingerprint, futures_of, local_key, parting, places_of
 from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
@@ -266,9 +266,8 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
     if rivals:
         other_task, other = next(iter(rivals[0].members.items()))
-        mine, theirs = described(net, node), described(builder.couplings[other_task].net, other)
-        why = f"{mine} stands where {other_task!r} has {theirs}; its head starts here"
-        builder.partings.append((f"{task}: {node.name}", why))
+        why = parting(net, node, builder.couplings[other_task].net, other)
+        builder.partings.append((f"{task}: {node.name}", f"{why.format(repr(other_task))}; its head starts here"))
 
 
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:

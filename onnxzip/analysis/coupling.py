@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.nesting import nest
-from onnxzip.analysis.spaces import Expr, Space, SpaceMismatch, concatenation, finish, product, unify
+from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
+from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, parse
@@ -194,6 +195,7 @@ def _finished(builder: _Builder) -> Coupling:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
+    _pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
     nesting = nest(net, axes, produced, produced - set(pinned))
     produced -= nesting.kept
@@ -238,6 +240,14 @@ def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
     return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
 
 
+def _pin_stacked(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
+    """A param along a stack is one for the channels of all parts at once: these stay as they are."""
+    for param in net.params:
+        for expr in (axes[Axis(param, d)] for d in range(len(net.shapes[param]))):
+            for atom in expr.atoms() if expr.kind == "stack" else ():
+                pinned.setdefault(atom, f"param {param!r} stands along several channel spaces at once")
+
+
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
     """Weights that two nodes read would need one fit for both: their output channels stay as they are."""
     for param, readers in consumers(net.nodes).items():
@@ -255,6 +265,8 @@ def _pin_across_groups(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, st
         operator, view = linear_view(net, node) or (None, None)
         if operator is None or operator.linear is None or view is None or operator.linear.diagonal(view):
             continue
+        if operator.linear.to_matrix(view, net.params[str(node.inputs[operator.linear.weight])]).shape[0] == 1:
+            continue
         made = axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms()
         for atom in {a for a in made if made.count(a) > 1}:
-            pinned.setdefault(atom, f"several parts of what {node.op} {node.name!r} computes are these channels")
+            pinned.setdefault(atom, f"several groups of {node.op} {node.name!r} compute these channels")

@@ -15,12 +15,26 @@ from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
+_NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 FUTURE = 12  # rounds of refinement towards the outputs
 
 
 def described(net: Net, node: Node) -> str:
     weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
     return " ".join([node.op, *weights[:1]])
+
+
+def parting(net: Net, node: Node, other_net: Net, other: Node) -> str:
+    """Why a node does not play another one's part; `{}` is for the other's task."""
+    mine, theirs = described(net, node), described(other_net, other)
+    if mine != theirs:
+        return f"{mine} stands where {{}} has {theirs}"
+    if node.op in _NORMALISING and {p.name for p in net.inputs}.intersection(v for v in node.inputs if v is not None):
+        return "its constants are others than in {}; a first layer that pads with zeros, or has no weights, cannot take them"
+    operator = find(node.op)
+    if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
+        return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
+    return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
 
 
 def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:

@@ -1,11 +1,15 @@
-"""Channel spaces as expressions: atoms, products (major first) and sums (concatenations), and their unification.
+"""Channel spaces as expressions: atoms, products (major first), sums (concatenations) and weaves, and their unification.
 
 Unifying two expressions makes them one space; where one of two composites has the finer parts, the other is cut to fit:
 5 = 2 + 3 in a sum, 6 = 2 * 3 in a product. A batch axis has size -1, a k-fold batch axis -k.
+
+A channel shuffle reads a sum of z equal parts as a product (z c), and writes (c z). There c stands for a stack: whichever part
+z tells. So (z stack) is the sum again, and (stack z) a weave, the first channels of all parts before their second ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 
 
-class SpaceMismatch(ValueError):
-    """Two axes that must change together cannot."""
-
-
 @dataclass(eq=False)
 class Space:
     """A node of the expression under construction; `bound` once unification has replaced it by another one."""
 
     size: int
-    kind: str = "atom"  # atom | product | sum
+    kind: str = "atom"  # atom | product | sum | woven | stack
     parts: tuple[Space, ...] = ()
     bound: Space | None = None
+    axis: Space | None = None  # of a stack: which part
 
     def resolved(self) -> Space:
         space = self
@@ -42,76 +43,31 @@ class Space:
 
 def product(parts: Sequence[Space]) -> Space:
     """The space of all combinations, first part major."""
-    flat = [q for p in parts for q in _flattened(p, "product") if q.size != 1]
+    flat = _unstacked([q for p in parts for q in flattened(p, "product") if q.size != 1])
     return flat[0] if len(flat) == 1 else Space(math.prod(p.size for p in flat), "product", tuple(flat))
 
 
 def concatenation(parts: Sequence[Space]) -> Space:
     """The parts one after the other."""
-    flat = [q for p in parts for q in _flattened(p, "sum")]
+    flat = [q for p in parts for q in flattened(p, "sum")]
     return flat[0] if len(flat) == 1 else Space(sum(p.size for p in flat), "sum", tuple(flat))
 
 
-def _flattened(space: Space, kind: str) -> tuple[Space, ...]:
+def _unstacked(factors: list[Space]) -> list[Space]:
+    """Factors with a sum or a weave for every stack and its axis."""
+    for k, (p, q) in enumerate(itertools.pairwise(factors)):
+        if p.kind == "stack" and p.axis is not None and p.axis.resolved() is q:
+            return _unstacked([*factors[:k], Space(p.size * q.size, "woven", p.parts), *factors[k + 2 :]])
+        if q.kind == "stack" and q.axis is not None and q.axis.resolved() is p:
+            return _unstacked([*factors[:k], concatenation(q.parts), *factors[k + 2 :]])
+    return factors
+
+
+def flattened(space: Space, kind: str) -> tuple[Space, ...]:
     space = space.resolved()
     if space.kind != kind:
         return (space,)
-    return tuple(q for p in space.parts for q in _flattened(p, kind))
-
-
-def unify(a: Space, b: Space) -> None:
-    """Make two spaces one.
-
-    Raises:
-        SpaceMismatch: their sizes or their structures contradict each other.
-    """
-    a, b = a.resolved(), b.resolved()
-    if a is b:
-        return
-    if a.size != b.size:
-        raise SpaceMismatch(f"an axis of {a.size} meets one of {b.size}")
-    if a.kind == "atom":
-        _bind(a, b)
-    elif b.kind == "atom":
-        _bind(b, a)
-    elif a.kind == b.kind:
-        for p, q in _refinement(a, b):
-            unify(p, q)
-    else:
-        raise SpaceMismatch(f"a {a.kind} of {a.size} channels meets a {b.kind}")
-
-
-def _bind(atom: Space, to: Space) -> None:
-    if any(part is atom for part in to.atoms()) and to is not atom:
-        raise SpaceMismatch(f"an axis of {atom.size} would contain itself")
-    atom.bound = to
-
-
-def _refinement(a: Space, b: Space) -> Iterator[tuple[Space, Space]]:
-    """Cut both at each other's boundaries; yield the parts in pairs."""
-    left, right = list(_flattened(a, a.kind)), list(_flattened(b, b.kind))
-    while left and right:
-        p, q = left.pop(0).resolved(), right.pop(0).resolved()
-        if p.size == q.size:
-            yield p, q
-            continue
-        long, short, rest = (p, q, left) if abs(p.size) > abs(q.size) else (q, p, right)
-        head, tail = _cut(long, short.size, a.kind)
-        rest.insert(0, tail)
-        yield head, short
-    if left or right:
-        raise SpaceMismatch(f"two {a.kind}s of {a.size} channels have different parts")
-
-
-def _cut(space: Space, size: int, kind: str) -> tuple[Space, Space]:
-    """Cut `size` off the front of an atom."""
-    rest = space.size - size if kind == "sum" else space.size // size
-    whole = size + rest if kind == "sum" else size * rest
-    if space.kind != "atom" or whole != space.size:
-        raise SpaceMismatch(f"cannot cut {size} off a {space.kind} of {space.size} channels")
-    head, tail = Space(size), Space(rest)
-    space.bound = Space(space.size, kind, (head, tail))
-    return head, tail
+    return tuple(q for p in space.parts for q in flattened(p, kind))
 
 
 @dataclass(frozen=True)
@@ -119,7 +75,7 @@ class Expr:
     """A finished expression over numbered atoms.
 
     Attributes:
-        kind: atom, product or sum.
+        kind: atom, product, sum, woven or stack.
         size: number of channels; negative for multiples of the batch.
         atom: the number, where it is one.
         parts: of a composite.
@@ -141,7 +97,8 @@ class Expr:
         if self.kind == "atom":
             return change(self)
         parts = tuple(p.mapped(change) for p in self.parts)
-        size = sum(p.size for p in parts) if self.kind == "sum" else math.prod(p.size for p in parts)
+        sizes = [p.size for p in parts]
+        size = math.prod(sizes) if self.kind == "product" else max(sizes) if self.kind == "stack" else sum(sizes)
         return Expr(self.kind, size, -1, parts)
 
 
@@ -150,7 +107,12 @@ def finish(space: Space, numbers: dict[int, int]) -> Expr:
     space = space.resolved()
     if space.kind == "atom":
         return Expr("atom", space.size, numbers.setdefault(id(space), len(numbers)))
-    return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in _flattened(space, space.kind)))
+    parts = flattened(space, space.kind) if space.kind in ("sum", "product") else space.parts
+    if space.kind == "product":  # a factor may have become a stack after it was made
+        parts = tuple(_unstacked([*parts]))
+        if len(parts) == 1:
+            return finish(parts[0], numbers)
+    return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in parts))
 
 
 @dataclass(frozen=True)
@@ -173,13 +135,18 @@ def positions(expr: Expr, chosen: Chosen) -> np.ndarray:
 
     Atoms that are not in `chosen` are taken whole.
     """
+    if not any(atom in chosen for atom in expr.atoms()):
+        return np.arange(abs(expr.size))
     if expr.kind == "atom":
-        found = chosen.get(expr.atom)
-        assert not isinstance(found, Inside)
-        return np.arange(abs(expr.size)) if found is None else found
+        own = chosen[expr.atom]
+        assert not isinstance(own, Inside)
+        return own
     if expr.kind == "sum":
         starts = np.cumsum([0, *(p.size for p in expr.parts)])
         return np.concatenate([positions(p, chosen) + s for p, s in zip(expr.parts, starts, strict=False)])
+    if expr.kind == "woven":
+        return woven([positions(p, chosen) * len(expr.parts) + k for k, p in enumerate(expr.parts)])
+    assert expr.kind == "product"
     flat = np.zeros(1, np.int64)
     place: dict[int, np.ndarray] = {}  # which of its chosen channels an atom has in each entry
     for part in expr.parts:
@@ -192,3 +159,9 @@ def positions(expr: Expr, chosen: Chosen) -> np.ndarray:
         place[part.atom] = np.tile(np.arange(rows.shape[1]), len(flat))
         flat = (flat[:, None] * abs(part.size) + rows).reshape(-1)
     return flat
+
+
+def woven(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The first entries of all parts before their second ones; one part behind the other where they are not equally long."""
+    even = len({len(p) for p in parts}) == 1
+    return np.stack(parts, axis=1).reshape(-1) if even else np.concatenate(parts)

@@ -21,7 +21,7 @@ from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
-from onnxzip.runtime import Value, open_session
+from onnxzip.runtime import Value, let_go, open_session
 
 BATCH_BYTES = 64 << 20
 Tick = Callable[[int], None]
@@ -123,6 +123,7 @@ class Frontier:
                         wanted.setdefault(self.plan.overlay.values[laid][task], []).append((step, laid))
             if wanted:
                 self._sweep_net(task, net, k, wanted, tick)
+                let_go(net.params.values())
 
     def _sweep_net(self, task: str, net: Net, k: int, wanted: Mapping[str, list[tuple[Step, str]]], tick: Tick) -> None:
         steps = {step.name: step for uses in wanted.values() for step, _ in uses}

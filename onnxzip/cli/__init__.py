@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxzip.cli import asking, making, parting, shipping
+from onnxzip.cli import asking, looking, making, parting, shipping
 from onnxzip.cli.frame import app
 
 
@@ -20,4 +20,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-__all__ = ["app", "asking", "main", "making", "parting", "shipping"]
+__all__ = ["app", "asking", "looking", "main", "making", "parting", "shipping"]

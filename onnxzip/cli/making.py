@@ -31,8 +31,9 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.inspection import merge_tables, retrain_tables
 from onnxzip.matching.methods import find_method
+from onnxzip.merged import Merged
 from onnxzip.peers import Peers
-from onnxzip.pipeline import Merged, merge_files
+from onnxzip.pipeline import merge_files
 from onnxzip.progress import Progress, Silent
 from onnxzip.teaching import retrain_files
 

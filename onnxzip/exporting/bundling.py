@@ -27,7 +27,7 @@ PAGE = 4096  # bytes
 PAGED = 32 * PAGE  # params from here on begin at a page: at most 3 % of them is padding
 ALIGNED = 64  # the others: a line of cache, as vector instructions like it
 INSIDE = 128  # bytes that are shorter than, or about as long as, the entry that says where they are
-_NOT_KEPT = ("owners", "spaces")  # they describe the fused net, and are long
+_NOT_KEPT = ("owners", "spaces", "trace", "refusals")  # they describe the fused net, and are long
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _bytes_of(tensor: TensorProto) -> bytes:
 
 
 def _outside(model: ModelProto, placed: Mapping[str, Placed]) -> bytes:
-    """A task's graph, its larger params replaced by their places."""
+    """A task's graph for running: larger params replaced by their places, without what tells people of the merge."""
     graph = model.graph
     for k, tensor in enumerate(graph.initializer):
         if tensor.name in placed:
@@ -123,6 +123,8 @@ def _outside(model: ModelProto, placed: Mapping[str, Placed]) -> bytes:
                 entry.external_data.add(key=key, value=str(value))
             graph.initializer[k].CopyFrom(entry)
     del graph.value_info[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
     kept = {k: v for k, v in entries_of(model).items() if k not in {PREFIX + key for key in _NOT_KEPT}}
     helper.set_model_props(model, dict(sorted(kept.items())))
     return bytes(model.SerializeToString(deterministic=True))

@@ -1,7 +1,8 @@
-"""The fused net with all that its file says of itself."""
+"""The fused net with all that its file says of itself, and the content of that file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -9,20 +10,59 @@ from pathlib import Path
 
 from onnxzip.analysis import Plan
 from onnxzip.config import Options
+from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import kept_tasks, merged_from, namer, origins_by_task, tasks_of
+from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
-from onnxzip.exporting.report import sha256_of
+from onnxzip.exporting.provenance import provenance
+from onnxzip.exporting.report import macs_before, sha256_of, source_size
+from onnxzip.exporting.shelf import WEIGHTS, Shelf
+from onnxzip.exporting.stored import stored_model
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
+from onnxzip.loading.halves import FLOAT32
 from onnxzip.net import Net
+from onnxzip.peers import Peers
+from onnxzip.runtime import to_model
+
+LARGEST_FILE = (1 << 31) - 1
 
 
-def described(plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, and where its nets come from."""
+def described(
+    plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
+) -> tuple[Net, dict[str, Origin]]:
+    """The fused net with its metadata, the same in all processes, and where its nets come from."""
     kept, choice = kept_tasks(plan.nets), options.plan
     net = assemble(plan, zipped.params, {}, namer(kept))
-    origins = origins_of(plan, net, {t: (p.name, sha256_of(p)) for t, p in files.items()})
+    sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
+    origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
     tasks, every = origins_by_task(origins, kept), partial(tasks_of, kept=kept)
-    entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every)
+    found = provenance(plan, zipped, kept, peers)
+    entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
     return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept)}), origins
+
+
+def shelf_for(plan: Plan) -> Shelf | None:
+    """A shelf for the params of a fused net that one file cannot hold."""
+    names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
+    large = 4 * sum(math.prod(plan.layout.shapes[n]) for n in names) > LARGEST_FILE
+    return Shelf() if large and all(n.stored == FLOAT32 for n in plan.nets.values()) else None
+
+
+def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
+    """A fused net as the content of its file, less what lies on a shelf; the shelf has that file, too.
+
+    Raises:
+        UnsupportedError: an ONNX file cannot be that large.
+    """
+    places = {} if shelf is None else shelf.places(net.params)
+    size = sum(a.nbytes for name, a in net.params.items() if name not in places)
+    if size > LARGEST_FILE:
+        raise UnsupportedError(f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold")
+    model = to_model(net, places, WEIGHTS) if places else stored_model(net)
+    annotate(model, net.metadata)
+    content = bytes(model.SerializeToString(deterministic=True))
+    if shelf is not None:
+        shelf.graph.write_bytes(content)
+    return content

@@ -1,8 +1,9 @@
 """What a fused file says of itself, under `onnxzip.` in its metadata_props.
 
-version   of onnxzip                          schema   of these entries
-tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs
+version   of onnxzip                          schema   of these entries: 2; 1 has nothing of what `traces` tells of
+tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
+trace, refusals   what `traces` reads
 split_from, merged_from   JSON: what the file was cut out of, fused files that were merged again
 """
 
@@ -21,7 +22,7 @@ from onnxzip.errors import InvalidModelError
 from onnxzip.net import Net, reachable
 
 PREFIX = "onnxzip."
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Origin:
         sha256: of the original file.
         inputs: input of the fused net -> the original's.
         outputs: output of the original -> the fused net's.
+        params, bytes, macs: size of the original; None in files of schema 1.
     """
 
     source: str
     sha256: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    params: int | None = None
+    bytes: int | None = None
+    macs: int | None = None
 
 
 def own_version() -> str:
@@ -49,18 +54,19 @@ def own_version() -> str:
         return "unknown"
 
 
-def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str]]) -> dict[str, Origin]:
+def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mapping[str, int]]]) -> dict[str, Origin]:
     """Where each task of a fused net comes from.
 
     Args:
-        files: task -> (name, sha256) of the original file.
+        files: task -> (name, sha256, params, bytes and macs) of the original file.
     """
     names = iter(p.name for p in fused.outputs)
     found = {}
     for task, net in plan.nets.items():
         inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
         outputs = {p.name: next(names) for p in net.outputs}
-        found[task] = Origin(*files[task], inputs, outputs)
+        name, digest, size = files[task]
+        found[task] = Origin(name, digest, inputs, outputs, **size)
     return found
 
 
@@ -72,11 +78,13 @@ def describe(
     layout: str,
     shares: Iterable[tuple[str, float]],
     tasks_of: Callable[[str], Iterable[str]],
+    found: Mapping[str, Any],
 ) -> dict[str, str]:
     """Entries of metadata_props for a fused net.
 
     Args:
         tasks_of: the tasks that a net of the plan stands for.
+        found: what the zip has found (`provenance`).
     """
     owners = _owners(fused, {t: list(o.outputs.values()) for t, o in origins.items()})
 
@@ -97,6 +105,7 @@ def describe(
         "layout": layout,
         "shares": [list(pair) for pair in shares],
         "spaces": spaces,
+        **found,
     }
     return {PREFIX + k: v if isinstance(v, str) else to_json(v) for k, v in entries.items()}
 

@@ -82,6 +82,13 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
     return Size(params, skeleton.ByteSize() + payload, macs_of((p.node for p in plan.layout.placed), plan.layout.shapes))
 
 
+def original_size(origin: Origin) -> Size | None:
+    """Of an original, as a fused file tells it; None where it does not."""
+    if origin.params is None or origin.bytes is None or origin.macs is None:
+        return None
+    return Size(origin.params, origin.bytes, origin.macs)
+
+
 def ratios(size: Size, parts: Iterable[Size]) -> dict[str, Any]:
     """A size, and what fraction of the sum of others it is; null where that sum is zero."""
     found: dict[str, Any] = dict(size.as_dict())
@@ -166,6 +173,7 @@ def merge_report(
     plan: Plan,
     net: Net,
     content: bytes,
+    beside: int,
     originals: Mapping[str, tuple[Path, Origin]],
     evidence: Mapping[str, Evidence],
     zipped: Zipped,
@@ -173,9 +181,9 @@ def merge_report(
     seconds: Mapping[str, float],
     options: Options,
 ) -> dict[str, Any]:
-    """All of a merge."""
-    sizes = {t: source_size(path, macs_before(plan, t)) for t, (path, _) in originals.items()}
-    merged = Size(params_of(load_from_string(content)), len(content), macs(net))
+    """All of a merge; `beside`: bytes of its file of weights."""
+    sizes = {t: size for t, (_, origin) in originals.items() if (size := original_size(origin)) is not None}
+    merged = Size(params_of(load_from_string(content)), len(content) + beside, macs(net))
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
+from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, to_json
 
 
@@ -30,12 +31,12 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     if task not in origins:
         raise UsageError(f"{where}: has no task {task!r} (tasks: {', '.join(origins)})")
     origin = origins[task]
-    nodes = _needed(model.graph, list(origin.outputs.values()))
+    nodes = needed_nodes(model.graph, list(origin.outputs.values()))
     names = _renames(model.graph, nodes, origin)
     alone = ModelProto()
     alone.CopyFrom(model)
     graph = alone.graph
-    used = {v for n in nodes for v in _reads(n)} | {v for n in nodes for v in n.output}
+    used = {v for n in nodes for v in read_by(n)} | {v for n in nodes for v in n.output}
     for part in ("node", "initializer", "sparse_initializer", "value_info", "output"):
         graph.ClearField(part)
     graph.node.extend(_renamed(n, names) for n in nodes)
@@ -51,7 +52,7 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     return alone
 
 
-def _needed(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
     """Nodes that some values need, in the graph's order."""
     by_output = {v: n for n in graph.node for v in n.output if v}
     seen: set[int] = set()
@@ -60,17 +61,17 @@ def _needed(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
         node = by_output.get(stack.pop())
         if node is not None and id(node) not in seen:
             seen.add(id(node))
-            stack.extend(_reads(node))
+            stack.extend(read_by(node))
     return [n for n in graph.node if id(n) in seen]
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def read_by(node: NodeProto) -> Iterator[str]:
     """What a node reads, within its subgraphs too."""
     yield from (v for v in node.input if v)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                yield from _reads(inner)
+                yield from read_by(inner)
             yield from (v.name for v in graph.output)
 
 
@@ -109,3 +110,4 @@ def _describe(model: ModelProto, task: str, origin: Origin, graph: GraphProto) -
     entries[PREFIX + "owners"] = to_json([[[task], nodes, params]])
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
+    annotate(model, entries)

@@ -17,7 +17,7 @@ from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, Rows, in_place, members_of
+from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, members_of
 from onnxzip.matching.methods import Assign
 
 Made = dict[tuple[int, Owners], Members]
@@ -33,13 +33,15 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     if not counts:
         return members_of(space, [])
-    groups = list(same)
+    groups, costs = list(same), [0.0] * len(same)
     counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
     if any(counts.values()):
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)
-        groups += group_channels(counts, terms, work.method.assign, same)
-    return members_of(space, groups)
+        matched, charges = group_channels(counts, terms, work.method.assign, same)
+        groups += matched
+        costs += charges if work.stats is not None else [float("nan")] * len(matched)
+    return charged(members_of(space, groups), groups, costs)
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:

@@ -55,6 +55,10 @@ def agreed(
     outcome = {f"param.{k}": a for k, a in params.items()}
     for k, key in enumerate(keys):
         outcome |= {f"index.{k}.{t}": a for t, a in made[key].index.items()}
+    outcome |= {f"cost.{k}": made[key].cost for k, key in enumerate(keys)}
     found = peers.first(name, outcome)
-    members = {key: Members({t: found[f"index.{k}.{t}"] for t in made[key].index}) for k, key in enumerate(keys)}
+    members = {
+        key: Members({t: found[f"index.{k}.{t}"] for t in made[key].index}, cost=found[f"cost.{k}"])
+        for k, key in enumerate(keys)
+    }
     return {k: found[f"param.{k}"] for k in params}, members

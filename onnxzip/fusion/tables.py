@@ -23,7 +23,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Members, members_of
+from onnxzip.matching.match import Members, charged, members_of
 from onnxzip.matching.methods import Method
 from onnxzip.peers import Peers
 
@@ -144,5 +144,5 @@ def pair_columns(
         return {(t, u): half[t].T @ half[u] for t in some for u in some}
 
     terms = Terms({t: weight[t] * e for t, e in energy.items()}, explained, importance)
-    groups = group_channels(counts, terms, method.assign)
-    return members_of(space, groups)
+    groups, costs = group_channels(counts, terms, method.assign)
+    return charged(members_of(space, groups), groups, costs)

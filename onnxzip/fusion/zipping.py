@@ -28,9 +28,10 @@ from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
-from onnxzip.runtime import give_back_freed
+from onnxzip.runtime import give_back_freed, let_go
 
 Tick = Callable[[int], None]
+Keep = Callable[[np.ndarray], np.ndarray]
 WIDE = 1500  # columns
 
 
@@ -51,9 +52,14 @@ class Zipped:
     same: Mapping[int, int]
 
 
+def as_it_is(array: np.ndarray) -> np.ndarray:
+    """An array in memory."""
+    return array
+
+
 class _Zip:
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers) -> None:
-        self.plan, self.method, self.frontier, self.peers = plan, method, frontier, peers
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier | None, peers: Peers, keep: Keep) -> None:
+        self.plan, self.method, self.frontier, self.peers, self.keep = plan, method, frontier, peers, keep
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
         self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
@@ -124,7 +130,7 @@ class _Zip:
         result = fit_step(work, self.exact, self.members)
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, result.params, made)
-        self.params |= params
+        self.params |= {name: self.keep(array) for name, array in params.items()}
         self.members |= made
         self.fits[step.name] = result.fits
         for r in reads:
@@ -189,9 +195,9 @@ class _Zip:
 class _ZipBeside(_Zip):
     """A zip that fits its rows to what the original nets compute: a merge that shares nothing goes on beside it."""
 
-    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers) -> None:
-        super().__init__(plan, method, frontier, peers)
-        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE)
+    def __init__(self, plan: Plan, method: Method, frontier: Frontier, peers: Peers, keep: Keep) -> None:
+        super().__init__(plan, method, frontier, peers, keep)
+        self.apart = _Zip(frontier.plan, AVERAGE, None, ALONE, keep)
         self.apart_steps = {s.name: s for s in frontier.plan.steps}
 
     def advance(self) -> None:
@@ -235,7 +241,7 @@ def live_plan(plan: Plan, method: Method) -> Plan:
 
 
 def zip_nets(
-    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE
+    plan: Plan, method: Method, frontier: Frontier | None, *, tick: Tick, peers: Peers = ALONE, keep: Keep = as_it_is
 ) -> Zipped:
     """Match and fit every step of a plan.
 
@@ -245,14 +251,15 @@ def zip_nets(
             shares nothing where the method's rows are fitted to the original nets.
         tick: called with 1 after each step.
         peers: the processes that have the other samples; all find the same.
+        keep: where params wait that are found.
 
     Returns:
         All params of the fused net, who stands behind each channel, and how well each step fits.
     """
     if method.rows is Rows.ORIGINAL and frontier is not None:
-        work: _Zip = _ZipBeside(plan, method, frontier, peers)
+        work: _Zip = _ZipBeside(plan, method, frontier, peers, keep)
     else:
-        work = _Zip(plan, method, frontier, peers)
+        work = _Zip(plan, method, frontier, peers, keep)
     with blas_threads(plan):
         work.match_beforehand()
         work.advance()
@@ -260,6 +267,8 @@ def zip_nets(
             work.step(step)
             work.finish(step)
             give_back_freed()
+            let_go(array for net in plan.nets.values() for array in net.params.values())
+            let_go(work.params.values())
             tick(1)
         work.walk()
     return Zipped(work.params, work.members, work.fits, work.same)

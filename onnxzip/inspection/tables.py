@@ -125,13 +125,19 @@ def _space_table(report: Report, fitted: bool) -> Table:
 
 def _refusals(report: Report) -> Iterator[RenderableType]:
     for title, key in (("Extended", "extensions"), ("Left unmerged", "refusals")):
-        if report[key]:
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-            table.add_column("where", overflow="fold")
-            table.add_column("why", overflow="fold")
-            for entry in report[key]:
-                table.add_row(Text(entry["where"]), Text(entry["why"]))
-            yield table
+        yield from place_tables(report[key], title)
+
+
+def place_tables(entries: Sequence[Report], title: str) -> Iterator[RenderableType]:
+    """Places with what is to be said of them; nothing where there are none."""
+    if not entries:
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("where", overflow="fold")
+    table.add_column("why", overflow="fold")
+    for entry in entries:
+        table.add_row(Text(entry["where"]), Text(entry["why"]))
+    yield table
 
 
 def percent(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file
+    files      read, with every check of a file (mapped: large params that stay in files of their own)
     halves     weights of half types as float32
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     shapes     folded and inferred for two batch sizes
@@ -10,6 +10,7 @@
     removal    nodes that compute nothing
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
+    normalising what is done to the input before the first layer
     folding    per-channel affine maps, BatchNormalization among them
 """
 
@@ -21,23 +22,28 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxzip.loading.canonical import canonical_attributes
-from onnxzip.loading.files import opset_of, read
+from onnxzip.loading.faithful import widened as widened_throughout
+from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.freeing import freed, is_fixed, is_free
-from onnxzip.loading.halves import widened
+from onnxzip.loading.halves import stored_type, widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
+from onnxzip.loading.normalising import folded_normalisation
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all", "load_model"]
+__all__ = ["load", "load_all", "load_model", "look_at"]
 
+ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
+ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
 
@@ -55,7 +61,7 @@ def load(path: str | PathLike[str], name: str | None = None, opset: int | None =
         UsageError: the opset is below the file's.
     """
     path = Path(path)
-    return load_model(read(path), path, name, opset)
+    return load_model(read_mapped(path), path, name, opset)
 
 
 def load_model(model: ModelProto, where: Path, name: str | None = None, opset: int | None = None) -> Net:
@@ -75,7 +81,7 @@ def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None)
     Raises:
         InvalidModelError, UnsupportedError: as `load`.
     """
-    models = {name: (Path(path), read(Path(path))) for name, path in files.items()}
+    models = {name: (Path(path), read_mapped(Path(path))) for name, path in files.items()}
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
     if any(is_free(net) for net in nets):
@@ -85,12 +91,24 @@ def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None)
     return nets
 
 
+def look_at(path: Path, model: ModelProto) -> Net:
+    """As `load`, for those who only look: nets of any number format, half types as float32.
+
+    Args:
+        model: what is in the file, as `read_any_float` gives it; it is not changed.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    opset = max(OLDEST_CANONICAL_OPSET, opset_of(model))
+    return replace(_net(path, path.stem, widened_throughout(copy), opset, ANY_FLOAT), stored=stored_type(model))
+
+
 def _freed(path: Path, model: ModelProto, net: Net, opset: int) -> Net:
     return freed(path, model, net, lambda free: _net(path, net.name, free, opset))
 
 
-def _net(path: Path, name: str, model: ModelProto, opset: int) -> Net:
+def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
     wide, stored = widened(path, model)
     prepared = prepare(path, wide, opset)
-    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared)), stored=stored)
-    return folded_affine(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net)))))
+    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
+    return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

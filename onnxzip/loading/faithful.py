@@ -62,7 +62,7 @@ def read_faithfully(source: bytes | Path) -> Faithful:
     content = _content(source, model)
     lifted = _lifted(model)
     values = {name: read_floats(holder) for name, holder in holders(lifted)}
-    prepared = prepare(where, _widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    prepared = prepare(where, widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
     names = _as_inputs(prepared.graph, values)
     name = where.stem if isinstance(source, Path) else model.graph.name
     runs = fold_for_both_batches(where, prepared)
@@ -114,7 +114,7 @@ def _lifted(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _widened(model: ModelProto) -> ModelProto:
+def widened(model: ModelProto) -> ModelProto:
     """Half types become float32, in place: a net of halves is computed in float32."""
     graph = model.graph
     for node in (*graph.node, *(n for f in model.functions for n in f.node)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,9 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.mapped import read_small
 from onnxzip.loading.stored import HALVES
+from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
@@ -35,8 +38,19 @@ def read(path: Path) -> ModelProto:
     return model
 
 
+def read_mapped(path: Path) -> ModelProto:
+    """As `read`, but large external data stay outside: `mapped_params` has them."""
+    model = _read(path, read_small)
+    _refuse_number_formats(path, model)
+    return model
+
+
 def read_any_float(path: Path) -> ModelProto:
     """As `read`, whatever types of numbers the file holds."""
+    return _read(path, lambda path, model: onnx.load_external_data_for_model(model, str(path.parent)))
+
+
+def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_unreadable(path)
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -45,9 +59,10 @@ def read_any_float(path: Path) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
+    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(str(path))
-        onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model if strange else str(path))
+        load(path, model)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     except (OSError, ValueError) as error:
@@ -72,8 +87,9 @@ def parse(content: bytes, where: Path) -> ModelProto:
     _refuse_versions(where, model)
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
+    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(content)
+        onnx.checker.check_model(model if strange else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model

@@ -13,6 +13,15 @@ from onnxzip.loading.stored import HALVES, holders, read_floats
 FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
 
 
+def stored_type(model: ModelProto) -> str:
+    """The type in which most of a model's weights lie."""
+    sizes: Counter[str] = Counter({FLOAT32: 0})
+    for _, tensor in holders(model):
+        if isinstance(tensor, TensorProto):
+            sizes[TensorProto.DataType.Name(tensor.data_type)] += len(tensor.raw_data)
+    return max(sizes, key=lambda kind: sizes[kind])
+
+
 def widened(path: Path, model: ModelProto) -> tuple[ModelProto, str]:
     """The model with float32 weights, and the type in which most of its weights lie.
 

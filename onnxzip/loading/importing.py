@@ -12,8 +12,10 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.mapped import is_mapped
 from onnxzip.loading.preparing import metadata_of, opset_imports
 from onnxzip.loading.shapes import Runs, joined
+from onnxzip.loading.subgraphs import subgraphs_of
 from onnxzip.net import Net, Node, Port, Shape
 from onnxzip.ops import find
 
@@ -40,7 +42,10 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
     others = {n: t.values for n, t in second.items() if isinstance(t, gs.Constant)}
     opsets = opset_imports(model)
     opset = next(int(o.version) for o in model.opset_import if not o.domain)
-    nodes = tuple(_node(path, node, constants, others, opset, opsets) for node in graph.nodes)
+    nodes = tuple(
+        _node(path, node, other, constants, others, opset, opsets)
+        for node, other in zip(graph.nodes, runs.second.nodes, strict=True)
+    )
     read = {v for node in nodes for v in node.inputs if v is not None}
     values = dict.fromkeys([*(t.name for t in graph.inputs), *(v for node in nodes for v in node.outputs)])
     _refuse_constant_outputs(path, graph, values)
@@ -61,9 +66,12 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
     )
 
 
-def _node(path: Path, node: gs.Node, constants: Arrays, others: Arrays, opset: int, opsets: dict[str, int]) -> Node:
+def _node(
+    path: Path, node: gs.Node, other: gs.Node, constants: Arrays, others: Arrays, opset: int, opsets: dict[str, int]
+) -> Node:
     domain, op = node.domain or "", _operator(node)
-    attrs = _defaults(node.op, domain, opset, opsets) | {k: _plain(path, node, k, v) for k, v in node.attrs.items()}
+    inner = subgraphs_of(path, node, other)
+    attrs = _defaults(node.op, domain, opset, opsets) | {k: _plain(v) for k, v in node.attrs.items() if k not in inner} | inner
     inputs: list[str | None] = [t.name or None for t in node.inputs]
     record = find(op)
     for at, key in (record.constants if record is not None else {}).items():
@@ -75,6 +83,7 @@ def _node(path: Path, node: gs.Node, constants: Arrays, others: Arrays, opset: i
             inputs[at] = None
     while inputs and inputs[-1] is None:
         inputs.pop()
+    inputs += next((graph.reads for graph in inner.values()), ())
     return Node(node.name, op, tuple(inputs), tuple(t.name for t in node.outputs), attrs)
 
 
@@ -101,12 +110,7 @@ def _decoded(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _plain(path: Path, node: gs.Node, key: str, value: Any) -> Any:
-    if isinstance(value, gs.Graph):
-        raise UnsupportedError(
-            f"{path}: node {node.name!r} ({node.op}) has a subgraph that depends on its input; only nets without "
-            "control flow can be merged. Export the net without it."
-        )
+def _plain(value: Any) -> Any:
     if isinstance(value, gs.Tensor):
         return np.array(value.values)
     return tuple(value) if isinstance(value, list) else value
@@ -134,7 +138,7 @@ def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats:
         raise _batch_dependent(path, name)
     if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
-    return np.array(first, order="C")
+    return first if is_mapped(first) else np.array(first, order="C")
 
 
 def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxzip.loading.mapped import is_mapped
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Net, Node
 
@@ -32,8 +33,8 @@ def _as_gemm(net: Net, node: Node) -> Node:
     x, w = node.inputs[:2]
     if x is None or w is None or w not in net.params or x in net.params or net.dtypes[x] != np.float32:
         return node
-    if len(net.shapes[x]) != 2 or len(net.shapes[w]) != 2:
-        return node
+    if len(net.shapes[x]) != 2 or len(net.shapes[w]) != 2 or is_mapped(net.params[w]):
+        return node  # mapped weights stay as they lie in their file
     return replace(node, op="Gemm", attrs={**CANONICAL_GEMM, "transB": 0})
 
 
@@ -45,7 +46,8 @@ def _plain_gemm(net: Net, node: Node, params: Params, transposed: dict[tuple[str
     if w is None or net.dtypes[w] != np.float32:
         return node
     alpha, beta = float(node.attrs["alpha"]), float(node.attrs["beta"])
-    if not node.attrs["transB"] or alpha != 1.0:
+    kept = is_mapped(net.params[w]) and alpha == 1.0
+    if (not node.attrs["transB"] and not kept) or alpha != 1.0:
         w = _weight(node, w, alpha, params, transposed)
     if bias is not None:
         row = _row(net.params[bias], net.shapes[node.outputs[0]][1])
@@ -53,7 +55,8 @@ def _plain_gemm(net: Net, node: Node, params: Params, transposed: dict[tuple[str
             return node if w == node.inputs[1] and beta == 1.0 else _scaled_matrix(node, w, bias, beta, params)
         if row.shape != net.params[bias].shape or beta != 1.0:
             bias = params.replaced(bias, f"{node.name}.bias", row.astype(np.float64) * beta)
-    return replace(node, inputs=(x, w) if bias is None else (x, w, bias), attrs=CANONICAL_GEMM)
+    attrs = {**CANONICAL_GEMM, "transB": node.attrs["transB"]} if kept else CANONICAL_GEMM
+    return replace(node, inputs=(x, w) if bias is None else (x, w, bias), attrs=attrs)
 
 
 def _weight(node: Node, name: str, alpha: float, params: Params, transposed: dict[tuple[str, float], str]) -> str:

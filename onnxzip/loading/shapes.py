@@ -22,6 +22,8 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
+from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
 
@@ -52,14 +54,14 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
         InvalidModelError: shapes contradict each other.
         UnsupportedError: an input has a dynamic axis behind the batch; the graph depends on the batch.
     """
-    batched = _batched_inputs(path, model)
+    batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
     if not batched:
-        graph = _folded(path, model, {}, frozenset())
+        graph = _folded(path, model, mapped, {}, frozenset())
         return Runs(graph, graph)
-    runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
+    runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
     kept = frozenset(_growers(model, _grown_constants(runs)))
     while kept:
-        runs = Runs(*(_folded(path, model, dict.fromkeys(batched, b), kept) for b in BATCHES))
+        runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
         growing = kept & _growing(runs)
         if growing == kept:
             break
@@ -111,9 +113,14 @@ def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     return tuple(batched)
 
 
-def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: frozenset[str]) -> gs.Graph:
+def _folded(
+    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batches: Mapping[str, int], kept: frozenset[str]
+) -> gs.Graph:
     """Infer and fold until nothing changes any more, with the first axis of the given inputs bound."""
     graph = gs.import_onnx(model)
+    for tensor in graph.tensors().values():
+        if tensor.name in mapped:
+            tensor.values = mapped[tensor.name]
     for port in graph.inputs:
         port.shape = [batches.get(port.name, port.shape[0]), *port.shape[1:]] if port.shape else port.shape
     for port in graph.outputs:
@@ -124,6 +131,7 @@ def _folded(path: Path, model: ModelProto, batches: Mapping[str, int], kept: fro
             graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
             graph.cleanup().toposort()
         _plain_casts(graph)
+        with_state_shapes(graph)
         before, now = now, _progress(path, graph)
     return without_counting_gathers(graph)
 
@@ -182,7 +190,7 @@ def _grown_constants(runs: Runs) -> set[str]:
     for name, tensor in runs.first.tensors().items():
         if isinstance(tensor, gs.Constant) and isinstance(second.get(name), gs.Constant):
             a, b = tensor.values, second[name].values
-            if not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
+            if a is not b and not np.array_equal(a, b) and (a.shape != b.shape or a.dtype.kind == "f"):
                 grown.add(name)
     return grown
 

@@ -149,6 +149,11 @@ def _skip_rms_norm(call: _Call) -> str | None:
     return f"{summed} {_rms_norm(total, 'i2', 'o0', call)}"
 
 
+def _plain_rms_norm(call: _Call) -> str | None:
+    """Over the last axis, without its statistics."""
+    return None if call.gives(1) or call.attrs.get("axis", -1) != -1 else _rms_norm("i0", "i1", "o0", call)
+
+
 def _heads(call: _Call, biased: str) -> str:
     """softmax(Q K' scale + bias) V for q, k, v of [batch, length, channels], per head."""
     heads = int(call.attrs["num_heads"])
@@ -199,6 +204,7 @@ _FORMS: dict[str, Callable[[_Call], str | None]] = {
     "FusedMatMul": _fused_matmul,
     "SkipLayerNormalization": _skip_layer_norm,
     "SkipSimplifiedLayerNormalization": _skip_rms_norm,
+    "SimplifiedLayerNormalization": _plain_rms_norm,
     "Attention": _attention,
     "MultiHeadAttention": _multi_head_attention,
 }

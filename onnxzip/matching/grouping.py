@@ -42,8 +42,8 @@ class Terms:
 
 def group_channels(
     counts: Mapping[frozenset[str], int], terms: Terms, assign: Assign, known: Iterable[Mapping[str, int]] = ()
-) -> list[dict[str, int]]:
-    """Groups for every owner set of more than one task, widest first.
+) -> tuple[list[dict[str, int]], list[float]]:
+    """Groups for every owner set of more than one task, widest first, and what each costs.
 
     Args:
         counts: groups wanted per owner set; the sets are nested.
@@ -54,22 +54,24 @@ def group_channels(
     left = {t: np.setdiff1d(np.arange(len(e)), gone[t]) for t, e in terms.energy.items()}
     alone = {t: terms.alone(t) for t in left}
     found: list[dict[str, int]] = []
+    costs: list[float] = []
     for owners, count in sorted(counts.items(), key=lambda item: -len(item[0])):
         if len(owners) < 2 or count == 0:
             continue
         tasks = sorted((t for t in left if t in owners), key=lambda t: len(left[t]))
-        groups = _chain(tasks, count, left, terms, alone, assign)
+        groups, scores = _chain(tasks, count, left, terms, alone, assign)
         found += groups
+        costs += scores
         for task in tasks:
             used = {g[task] for g in groups}
             left[task] = np.array([i for i in left[task] if i not in used], np.int64)
-    return found
+    return found, costs
 
 
 def _chain(
     tasks: list[str], count: int, left: Mapping[str, np.ndarray], terms: Terms, alone: Mapping[str, np.ndarray], assign: Assign
-) -> list[dict[str, int]]:
-    """The given number of complete groups over some tasks, cheapest first."""
+) -> tuple[list[dict[str, int]], list[float]]:
+    """The given number of complete groups over some tasks, cheapest first, and what they cost."""
     groups: list[dict[str, int]] = [{tasks[0]: int(i)} for i in left[tasks[0]]]
     scores = np.zeros(len(groups))
     for task in tasks[1:]:
@@ -78,7 +80,7 @@ def _chain(
         groups = [{**groups[r], task: int(left[task][c])} for r, c in zip(rows, columns, strict=True)]
         scores = cost[rows, columns]
     order = np.argsort(scores, kind="stable")
-    return [groups[k] for k in order]
+    return [groups[k] for k in order], scores[order].tolist()
 
 
 def _costs(

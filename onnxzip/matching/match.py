@@ -6,7 +6,7 @@ For each strand of each space, `Members` tells which original channel of each ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,10 +27,13 @@ class Members:
             lies inside another one: int [size of the other's strand, channels], an order for each channel of the other.
         more: task -> int [most members beyond the first, size], further channels of the task in the same group: the fused
             channel stands for their mean. Empty where no group has any.
+        cost: float [size], of sharing the channel, as `matching.grouping` counts it; NaN where one task owns it alone, empty
+            where nothing was counted.
     """
 
     index: Mapping[str, np.ndarray]
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cost: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 Group = Mapping[str, tuple[int, ...]]  # task -> its channels
@@ -49,6 +52,20 @@ def members_of(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[tup
     for group in groups:
         by_owners.setdefault(frozenset(group), []).append({t: (c,) for t, c in group.items()})
     return laid_groups(plan, by_owners)
+
+
+def charged(
+    found: Mapping[tuple[int, Owners], Members], groups: Sequence[Mapping[str, int]], costs: Sequence[float]
+) -> dict[tuple[int, Owners], Members]:
+    """Members that tell what each of some groups costs."""
+    known = {frozenset(group.items()): cost for group, cost in zip(groups, costs, strict=True)}
+    by_place = {place: np.stack(list(m.index.values()), axis=1) for place, m in found.items()}
+    keys = {
+        place: [frozenset((t, int(c)) for t, c in zip(found[place].index, row, strict=True) if c >= 0) for row in rows]
+        for place, rows in by_place.items()
+    }
+    nothing = float("nan")
+    return {p: replace(m, cost=np.array([known.get(k, nothing) for k in keys[p]], np.float64)) for p, m in found.items()}
 
 
 def singles(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[Owners, list[Group]]:
@@ -166,4 +183,4 @@ def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, t
 def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
     """No channels of the spaces that stand beside a space in a concatenation."""
     nothing = np.zeros(0, np.int64)
-    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind == "sum" and a in plan.spaces}
+    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind in ("sum", "woven") and a in plan.spaces}

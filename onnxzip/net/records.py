@@ -34,13 +34,26 @@ class Port(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """A graph inside a node of control flow: an attribute that nobody looks into.
+
+    Attributes:
+        content: the graph in protobuf.
+        reads: what the graphs inside the node read from around it: under these names the node's last inputs, in this order.
+    """
+
+    content: bytes = field(repr=False)
+    reads: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Node:
     """One use of an operator, in canonical form: every attribute present, omitted inputs None.
 
     Attributes:
         name: unique within its net.
         op: operator name, with its domain in front where that is not the default one (`com.microsoft.Gelu`).
-        inputs: names of values or params; None where an optional input is omitted.
+        inputs: names of values or params; None where an optional input is omitted. Behind them stands what subgraphs read.
         outputs: names of values.
         attrs: attributes; inputs that the operator's record calls constant (axes, target shapes) are found here, too.
     """

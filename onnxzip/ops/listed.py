@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from onnxzip.ops.registry import find
 
 _REWRITTEN = "loading leaves none of these: they become params, other operators, or follow from shapes"
-_CONTROL = "its subgraphs are kept as they are, for each net on its own"
+_CONTROL = "control flow is kept as it is, for each net on its own"
 _COUNTED = "how much it gives depends on the data"
 _DRAWN = "it draws random numbers"
 _LEARNT = "it belongs to training"

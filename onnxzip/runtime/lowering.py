@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxzip.net import BATCH, Net, Node
+from onnxzip.net import BATCH, Net, Node, Subgraph
 from onnxzip.ops import find
+from onnxzip.runtime.inner import inner_graph, own_inputs
 
 # operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
 BATCHED_CONSTANTS = frozenset({"Expand", "Resize", "Tile", "AffineGrid", "CenterCropPad"})
@@ -67,10 +68,11 @@ def lower(net: Net, node: Node, names: Names) -> Lowered:
     domain, op = split_domain(node.op)
     schema, record = schema_of(node.op, net), find(node.op)
     moved = {} if record is None else {name: at for at, name in record.constants.items()}
-    inputs, attributes, extra = ["" if v is None else v for v in node.inputs], [], []
+    inputs, attributes, extra = ["" if v is None else v for v in node.inputs[: own_inputs(node)]], [], []
     for key, value in sorted((k, v) for k, v in node.attrs.items() if v is not None):
         if key in schema.attributes if schema is not None else key not in moved:
-            attributes.append(_attribute(key, value, schema))
+            plain = inner_graph(node, value, key) if isinstance(value, Subgraph) else value
+            attributes.append(_attribute(key, plain, schema))
         elif key in moved:
             name = names.fresh(f"{node.name}.{key}")
             inputs += [""] * (moved[key] + 1 - len(inputs))

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxzip.net import BATCH, Net, Shape
 from onnxzip.runtime.lowering import Names, lower
 
 BATCH_NAME = "N"
+NOTHING: Mapping[str, int] = {}
 
 
-def to_model(net: Net) -> ModelProto:
+def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "") -> ModelProto:
     """The net as a model at its own opset; the batch axis of inputs and outputs is called `N`.
 
     The same net gives the same bytes (`SerializeToString(deterministic=True)`).
+
+    Args:
+        outside: params that are not to stand in the model -> where in the file of that location they begin.
     """
     names = Names({*net.shapes, *(n.name for n in net.nodes)})
     lowered = [lower(net, node, names) for node in net.nodes]
     constants = [c for part in lowered for c in part.constants]
-    params = [numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), name) for name, a in net.params.items()]
+    params = [
+        _reference(name, a, location, outside[name]) if name in outside
+        else numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), name)
+        for name, a in net.params.items()
+    ]
     graph = helper.make_graph(
         [proto for part in lowered for proto in part.nodes],
         net.name or "net",
@@ -29,6 +39,15 @@ def to_model(net: Net) -> ModelProto:
         value_info=_inner_values(net),
     )
     return _model(net, graph)
+
+
+def _reference(name: str, array: np.ndarray, location: str, offset: int) -> TensorProto:
+    """A param whose numbers lie in another file."""
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(array.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
 
 
 def _model(net: Net, graph: GraphProto) -> ModelProto:

@@ -16,6 +16,7 @@ from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, pruned
+from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -108,10 +109,11 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
     """
     provider = provider_for(device)
     wanted = net if outputs is None else pruned(net, outputs)
-    model = to_model(wanted)
+    lent = lent_by(wanted)
+    model = to_model(wanted, lent.offsets, lent.file.name if lent.file is not None else "")
     content = model.SerializeToString(deterministic=True)
     del model  # its weights need not wait beside the session's own
-    inner = _opened(net.name, content, provider, threads)
+    inner = _opened(net.name, content, provider, threads, lent)
     return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
 
 
@@ -193,10 +195,20 @@ def cuda_works() -> bool:
     return CUDA in session.get_providers()
 
 
-def _opened(name: str, model: bytes | str, provider: str, threads: int) -> ort.InferenceSession:
+def _opened(
+    name: str, model: bytes | str, provider: str, threads: int, lent: Lent = NOTHING_LENT
+) -> ort.InferenceSession:
+    """A session, and no copies of its weights where they are lent to it or come from a large file."""
     providers = [CPU] if provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
+    options = _options(threads, _ERRORS_ONLY)
+    if lent.file is not None or (isinstance(model, str) and has_much_beside(Path(model))):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # beyond it weights are laid out anew
+    if lent.file is not None:
+        folder = str(lent.file.parent.resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
-        return ort.InferenceSession(model, _options(threads, _ERRORS_ONLY), providers=providers)
+        return ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:
         raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {name!r}: {_plain(error)}") from error
 

@@ -17,6 +17,7 @@ from fusing import Arrays, fuse, outputs, permuted
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.coupling import couple
+from onnxzip.analysis.strands import SpacePlan
 from onnxzip.calibration.samples import Source
 from onnxzip.fusion.assembling import output_name
 from onnxzip.net import Net
@@ -34,7 +35,7 @@ class Found:
         left: params of the fused net over those of both nets.
         refusals: of the first net.
         same, nearly: law 4, of an exact copy and of one that is a little off; unshared: law 5; reordered: law 6.
-        seconds: of the plan.
+        seconds: of one core, for the plan.
     """
 
     spaces: int
@@ -57,21 +58,20 @@ def examine(net: Net, feeds: Arrays, fresh: Arrays) -> Found:
         feeds: samples to merge on; fresh: samples to compare outputs on.
     """
     first, second = replace(net, name="a"), permuted(net, 5, "b")
-    start = time.perf_counter()
+    start = time.process_time()
     plan = analyse([first, second])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     want = outputs(first, fresh)
     fused = merged([first, second], feeds, 1.0)
     size = sum(a.size for a in net.params.values())
     spaces = plan.shared_spaces()
-    channels = {s.number: s.sizes["a"] * (sum(s.inside.values()) or 1) for s in spaces}
     return Found(
-        len(spaces), sum(s.shared == max(s.sizes.values()) for s in spaces), sum(channels.values()),
-        sum(channels[s.number] * s.shared // s.sizes["a"] for s in spaces),
+        len(spaces), sum(s.shared == max(s.sizes.values()) for s in spaces), sum(channels_of(s) for s in spaces),
+        sum(channels_of(s) * s.shared // s.sizes["a"] for s in spaces),
         sum(a.size for a in fused.params.values()) / (2 * size), refusals_of(plan), apart(outputs(fused, fresh), want),
         apart(outputs(merged([first, off(second)], feeds, 1.0), fresh), want),
         apart(outputs(merged([first, second], feeds, 0.0), fresh), want),
-        max(_apart(outputs(second, fresh)[k], v) for k, v in want.items()), seconds,
+        apart_from(outputs(second, fresh), want), seconds,
     )
 
 
@@ -97,9 +97,19 @@ def merged(nets: list[Net], feeds: Arrays, share: float) -> Net:
     return fuse(nets, share, sources=[Source(tuple(n.name for n in nets), feeds, {})]).net
 
 
+def channels_of(space: SpacePlan) -> int:
+    """Channels of a space in the first net; of heads, with those inside."""
+    return space.sizes["a"] * (sum(space.inside.values()) or 1)
+
+
 def apart(found: Mapping[str, np.ndarray], want: Arrays) -> float:
     """Largest difference of both tasks' outputs from those wanted, relative to these."""
     return max(_apart(found[output_name(t, k)], v) for t in "ab" for k, v in want.items())
+
+
+def apart_from(found: Arrays, want: Arrays) -> float:
+    """Largest difference of a net's outputs from those wanted, relative to these."""
+    return max(_apart(found[k], v) for k, v in want.items())
 
 
 def _apart(got: np.ndarray, want: np.ndarray) -> float:

@@ -1,0 +1,38 @@
+"""Spaces whose channels take turns along an axis, behind a channel shuffle: they are shared alike, or not at all.
+
+A shuffle of some strands of all its parts is a shuffle of the whole only where each part has as many channels there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from onnxzip.analysis.roles import Overlay
+from onnxzip.analysis.strands import SpacePlan
+
+UNEVEN = "its channels take turns with others that cannot be shared alike"
+
+
+def woven_spaces(laid: Overlay) -> set[frozenset[int]]:
+    """Sets of spaces whose channels take turns along an axis."""
+    found: set[frozenset[int]] = set()
+    for task, coupling in laid.couplings.items():
+        stack = list(dict.fromkeys(coupling.axes.values()))
+        while stack:
+            expr = stack.pop()
+            stack.extend(expr.parts)
+            if expr.kind in ("woven", "stack"):
+                found.add(frozenset(laid.expr(expr, task).atoms()))
+    return found
+
+
+def uneven_spaces(woven: Iterable[frozenset[int]], spaces: Mapping[int, SpacePlan]) -> dict[int, str]:
+    """Spaces whose channels take turns with others' but are not shared as these are: all by the same tasks, or by none."""
+    found: dict[int, str] = {}
+    for numbers in woven:
+        mine = [spaces[n] for n in numbers if n in spaces]
+        strands = {frozenset((s.key, len(s.rows)) for s in p.strands) for p in mine}
+        broken = any(sum(t in s.key for s in p.strands) > 1 or len(s.rows) > 1 for p in mine for s in p.strands for t in s.key)
+        if len(strands) > 1 or broken:
+            found |= {p.number: UNEVEN for p in mine}
+    return found

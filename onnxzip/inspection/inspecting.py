@@ -1,0 +1,85 @@
+"""inspect: a file -> what is in it, as plain dicts that go to JSON as they are.
+
+Fused files tell by their metadata where they come from; any other net is told by its own coupling.
+"""
+
+from __future__ import annotations
+
+import math
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxzip.analysis.coupling import couple
+from onnxzip.exporting.report import params_of, sha256_of, source_size
+from onnxzip.exporting.splitting import needed_nodes, read_by, split_model
+from onnxzip.exporting.traces import is_fused, read_trace
+from onnxzip.inspection.merged import Needs, merged_entries, owned_entry
+from onnxzip.inspection.parts import node_entries, port_entry
+from onnxzip.inspection.plain import plain_entries
+from onnxzip.loading import look_at
+from onnxzip.loading.files import opset_of, read_any_float
+from onnxzip.net import macs
+
+INSPECT_VERSION = 1
+
+
+def inspect(path: str | PathLike[str]) -> dict[str, Any]:
+    """What is in a file: nodes and spaces; of a fused one also owners, costs of tasks and switches, errors and pairs.
+
+    Args:
+        path: any ONNX net that can be read; external data are looked for beside it.
+
+    Returns:
+        schema_version, kind (`merged` or `net`), file, unused (what no output needs), inputs, outputs, nodes, spaces,
+        refusals; of a fused file also merge, tasks, owners, switches. Bytes of nodes, owners and switches are those of params.
+
+    Raises:
+        InvalidModelError: it is no ONNX net, or its onnxzip metadata are damaged.
+        UnsupportedError: its shapes cannot be found.
+    """
+    file = Path(path)
+    return inspect_model(file, read_any_float(file))
+
+
+def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
+    """`inspect` of a file that has been read."""
+    net = look_at(file, model)
+    coupling = couple(net)
+    nodes = node_entries(net, coupling)
+    size = source_size(file, macs(net))
+    report: dict[str, Any] = {
+        "schema_version": INSPECT_VERSION,
+        "kind": "net",
+        "file": {
+            "source": str(file), "sha256": sha256_of(file), **size.as_dict(), "params": params_of(model),
+            "opset": opset_of(model), "ir_version": int(model.ir_version), "producer": model.producer_name,
+        },
+        "unused": unused(model),
+        "graph": model.graph.name,
+        "inputs": [port_entry(net, coupling, p) for p in net.inputs],
+        "outputs": [port_entry(net, coupling, p) for p in net.outputs],
+    }
+    if not is_fused(net.metadata):
+        return report | plain_entries(net, coupling) | {"nodes": nodes}
+    trace = read_trace(net.metadata, str(file))
+    needs = Needs(net, trace, str(file))
+    alone = {task: int(split_model(model, task, str(file)).ByteSize()) for task in trace.tasks}
+    owned = [node | owned_entry(trace, needs, node["name"]) for node in nodes]
+    return report | {"kind": "merged"} | merged_entries(net, trace, needs, alone) | {"nodes": owned}
+
+
+def unused(model: ModelProto) -> dict[str, int]:
+    """Nodes that no output needs, and params (with their bytes in the file) that only such nodes read, or none."""
+    graph = model.graph
+    ends = {port.name for port in graph.output}
+    needed = needed_nodes(graph, ends)
+    read = ends | {value for node in needed for value in read_by(node)}
+    idle = [tensor for tensor in graph.initializer if tensor.name not in read]
+    return {
+        "nodes": len(graph.node) - len(needed),
+        "params": sum(math.prod(tensor.dims) for tensor in idle),
+        "bytes": sum(tensor.ByteSize() for tensor in idle),
+    }

@@ -1,0 +1,69 @@
+"""What any net is made of, node by node: its operators' lines, shapes, channels, params, bytes and multiply-accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from onnxzip.analysis.coupling import Coupling, view_of
+from onnxzip.net import Axis, Net, Node, Port, Shape, macs_of, per_sample
+from onnxzip.ops import find
+
+Entry = dict[str, Any]
+HALF_WIDTHS = {"FLOAT16": 2, "BFLOAT16": 2}
+
+
+def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
+    """One entry for each node, in the net's order; a param that several nodes read counts for the first of them."""
+    refused = dict(coupling.refusals)
+    seen: set[str] = set()
+    found = []
+    for node in net.nodes:
+        mine = [str(v) for v in dict.fromkeys(node.inputs) if v in net.params and v not in seen]
+        seen.update(mine)
+        out = node.outputs[0]
+        found.append({
+            "name": node.name,
+            "op": node.op,
+            "line": None if node.name in refused else _line(net, node),
+            "inputs": [v for v in dict.fromkeys(node.inputs) if v is not None and v not in net.params],
+            "outputs": list(node.outputs),
+            "shape": shape_entry(net.shapes[out]),
+            "channels": channels_of(net, coupling, out),
+            **params_entry(net, mine),
+            "macs": macs_of([node], net.shapes),
+            "refused": refused.get(node.name),
+        })
+    return found
+
+
+def port_entry(net: Net, coupling: Coupling, port: Port) -> Entry:
+    """An input or output of the net."""
+    return {"name": port.name, "shape": shape_entry(port.shape), "channels": channels_of(net, coupling, port.name)}
+
+
+def params_entry(net: Net, names: Iterable[str]) -> Entry:
+    """Floating-point params among some constants, and bytes of all of them as the file stores them."""
+    arrays = [net.params[n] for n in names]
+    width = HALF_WIDTHS.get(net.stored)
+    sizes = [a.size * width if width is not None and a.dtype.kind == "f" else a.nbytes for a in arrays]
+    return {"params": sum(int(a.size) for a in arrays if a.dtype.kind == "f"), "bytes": sum(map(int, sizes))}
+
+
+def shape_entry(shape: Shape) -> list[int | str]:
+    """A shape for people and JSON: the batch is "N", twice the batch "2N"."""
+    return [d if d >= 0 else "N" if d == -1 else f"{-d}N" for d in shape]
+
+
+def channels_of(net: Net, coupling: Coupling, value: str) -> int:
+    """How many channels a value has: the length of the axis that weights produce, else of the one behind the batch."""
+    shape = net.shapes[value]
+    for dim, size in enumerate(shape):
+        if any(a in coupling.produced for a in coupling.axes[Axis(value, dim)].atoms()):
+            return abs(size)
+    return abs(shape[1]) if len(shape) > 1 else per_sample(shape)
+
+
+def _line(net: Net, node: Node) -> str | None:
+    operator = find(node.op)
+    return None if operator is None else operator.line_for(view_of(net, node)).text

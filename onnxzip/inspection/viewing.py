@@ -1,0 +1,79 @@
+"""What a page tells beside the report of `inspect`: latencies measured now, and what the merge's own report has found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxzip.errors import InvalidDataError
+from onnxzip.exporting.metadata import own_version
+from onnxzip.exporting.report import versions
+from onnxzip.exporting.splitting import split_model
+from onnxzip.inspection.latency import median_milliseconds
+
+Originals = Mapping[str, str | PathLike[str]]
+
+
+def page_report(
+    report: Mapping[str, Any], file: Path, model: ModelProto, against: Originals, merging: Path | None,
+    tick: Callable[[int], None],
+) -> dict[str, Any]:
+    """The report with what a page shows beside it.
+
+    Args:
+        report: of `inspect`; file, model: what it is about.
+        against: original files by task, whose latency is measured, too.
+        merging: the report that `merge` has written.
+        tick: called with 1 for each net that was measured.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot run one of the nets.
+        InvalidDataError: `merging` is no report of this file's merge.
+    """
+    contents: list[tuple[dict[str, Any], Path | bytes]] = [
+        ({"name": f"{task}, original", "task": task, "original": True}, Path(path)) for task, path in against.items()
+    ]
+    contents.append(({"name": "this file", "task": None, "original": False}, file))
+    for task in report.get("tasks", {}):
+        alone = split_model(model, task, str(file)).SerializeToString()
+        contents.append(({"name": f"{task} alone", "task": task, "original": False}, alone))
+    runs = []
+    for entry, content in contents:
+        milliseconds, count = median_milliseconds(entry["name"], content)
+        runs.append(entry | {"milliseconds": milliseconds, "runs": count})
+        tick(1)
+    least = min(run["runs"] for run in runs)
+    how = (
+        f"ONNX Runtime {versions()['onnxruntime']} on the CPU of the machine that made this page, one thread, one sample of "
+        f"noise; medians of {least} runs or more."
+    )
+    found = {"latency": {"how": how, "runs": runs}, "made_by": own_version()}
+    return dict(report) | found | ({"fidelity": fidelity_of(merging, report)} if merging is not None else {})
+
+
+def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Fidelity and accuracy of each task, from the report of the merge.
+
+    Raises:
+        InvalidDataError: it is none, or one of another merge.
+    """
+    try:
+        merging = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            task: {
+                **{key: merging["tasks"][task]["fidelity"][key] for key in ("relative_error", "top1_agreement")},
+                **{key: (merging["tasks"][task]["accuracy"] or {}).get(key) for key in ("before", "after")},
+            }
+            for task in report.get("tasks", {})
+        }
+        same = all(merging["tasks"][t]["sha256"] == entry["sha256"] for t, entry in report.get("tasks", {}).items())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidDataError(f"{path}: is no report of a merge ({type(error).__name__}: {error}).") from error
+    if not found or not same:
+        raise InvalidDataError(f"{path}: is the report of another merge than {report['file']['source']}.")
+    return found

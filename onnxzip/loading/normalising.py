@@ -1,0 +1,131 @@
+"""What a net does to its input before the first layer with weights, folded into that layer where it is exact.
+
+    W (s x + t) + b  =  (W s) x + (W t + b)        s, t: per channel of the input
+
+A convolution that pads with zeros pads s x + t, not x: a shift cannot be folded there, a scale can. Nets that differ in
+nothing but their mean and standard deviation then begin alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from onnxzip.loading.params import Params, with_params
+from onnxzip.net import Net, Node, consumers, pruned
+
+_ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub"})
+
+
+class _Map(NamedTuple):
+    """scale x + shift per channel: float64 [channels]; and the value that it gives."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+    value: str
+
+
+def folded_normalisation(net: Net) -> Net:
+    """The net with what it does to each channel of an input absorbed by the layers that read the result."""
+    for port in net.inputs:
+        net = _folded(net, port.name)
+    return net
+
+
+def _folded(net: Net, name: str) -> Net:
+    readers = consumers(net.nodes)
+    hosts = _hosts(net, name, readers)
+    if not hosts:
+        return net
+    axis = 1 if hosts[0].op == "Conv" else len(net.shapes[name]) - 1
+    found = _chain(net, name, axis, readers)
+    if found is None or any(not _can_absorb(net, n, found) for n in hosts):
+        return net
+    params = Params.of(net)
+    changed = {n.name: _absorbed(n, name, found, params) for n in hosts}
+    nodes = tuple(changed.get(n.name, n) for n in net.nodes)
+    return pruned(with_params(replace(net, nodes=nodes), params))
+
+
+def _hosts(net: Net, name: str, readers: dict[str, list[Node]]) -> list[Node]:
+    """The layers with weights behind a chain of maps, all of one operator; none where anything else reads it."""
+    value = name
+    while len(found := readers.get(value, [])) == 1 and found[0].op in _ELEMENTWISE and value not in _ends(net):
+        value = found[0].outputs[0]
+    hosts = readers.get(value, [])
+    same = len({n.op for n in hosts}) == 1 and value not in _ends(net) and value != name
+    good = same and all(n.op in ("Conv", "Gemm", "MatMul") and n.inputs[0] == value for n in hosts)
+    return hosts if good else []
+
+
+def _ends(net: Net) -> set[str]:
+    return {p.name for p in net.outputs}
+
+
+def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _Map | None:
+    """All maps behind an input as one."""
+    channels = net.shapes[name][axis]
+    found = _Map(np.ones(channels), np.zeros(channels), name)
+    while len(reading := readers.get(found.value, [])) == 1 and reading[0].op in _ELEMENTWISE:
+        step = _applied(net, reading[0], found, axis)
+        if step is None:
+            return None
+        found = step
+    return found
+
+
+def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
+    """One more map; None where it is none of a constant per channel."""
+    first = node.inputs[0] == before.value
+    other = node.inputs[1] if first else node.inputs[0]
+    number = None if other is None else _per_channel(net, other, len(net.shapes[before.value]), axis, len(before.scale))
+    if number is None or net.shapes[node.outputs[0]] != net.shapes[before.value]:
+        return None
+    scale, shift, out = before.scale, before.shift, node.outputs[0]
+    if node.op == "Mul":
+        return _Map(scale * number, shift * number, out)
+    if node.op == "Add":
+        return _Map(scale, shift + number, out)
+    if node.op == "Sub":
+        return _Map(scale, shift - number, out) if first else _Map(-scale, number - shift, out)
+    return _Map(scale / number, shift / number, out) if first and np.all(number) else None
+
+
+def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np.ndarray | None:
+    """A float param that varies along one axis at most: float64 [channels]."""
+    param = net.params.get(name)
+    if param is None or param.dtype != np.float32 or param.ndim > rank:
+        return None
+    shape = (1,) * (rank - param.ndim) + param.shape
+    if any(d != 1 for k, d in enumerate(shape) if k != axis) or shape[axis] not in (1, channels):
+        return None
+    return np.broadcast_to(param.reshape(-1), (channels,)).astype(np.float64)
+
+
+def _can_absorb(net: Net, node: Node, found: _Map) -> bool:
+    weight = net.params.get(str(node.inputs[1]))
+    if weight is None or weight.dtype != np.float32 or any(v is not None and v not in net.params for v in node.inputs[2:]):
+        return False
+    if node.op == "Conv":
+        return node.attrs["group"] == 1 and (not any(node.attrs["pads"]) or not found.shift.any())
+    plain = node.op == "MatMul" or (node.attrs["alpha"] == node.attrs["beta"] == 1 and not node.attrs["transA"])
+    bias = net.params.get(str(node.inputs[2])) if len(node.inputs) > 2 else None
+    return plain and weight.ndim == 2 and (bias is None or bias.ndim == 1)
+
+
+def _absorbed(node: Node, name: str, found: _Map, params: Params) -> Node:
+    w, *rest = node.inputs[1:]
+    weight = params.arrays[str(w)].astype(np.float64)
+    first = node.op == "Conv" or bool(node.attrs.get("transB"))
+    rows = weight if first else weight.T  # [outputs, channels, ...]
+    along = (slice(None), *[None] * (rows.ndim - 2))
+    shift = (rows * found.shift[along]).reshape(len(rows), -1).sum(axis=1)
+    scaled = rows * found.scale[along]
+    bias = rest[0] if rest else None
+    old = np.zeros(len(rows)) if bias is None else params.arrays[bias].astype(np.float64)
+    inputs: tuple[str | None, ...] = (name, params.replaced(w, f"{node.name}.weight", scaled if first else scaled.T))
+    if bias is not None or found.shift.any():
+        inputs = (*inputs, params.replaced(bias, f"{node.name}.bias", old + shift))
+    return replace(node, inputs=inputs)

@@ -1,0 +1,79 @@
+"""Nodes of control flow with the graphs inside of them: If, Loop, Scan, kept as they are.
+
+What a graph inside reads from around it becomes an input of its node, behind the node's own, so that everybody sees it;
+constants stay inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.net import Subgraph
+
+
+def subgraphs_of(path: Path, node: gs.Node, other: gs.Node) -> dict[str, Subgraph]:
+    """The graphs inside a node, by attribute; none for most nodes.
+
+    Args:
+        other: the same node for another batch.
+
+    Raises:
+        UnsupportedError: a graph inside depends on the batch.
+    """
+    inner = {k: _exported(v) for k, v in node.attrs.items() if isinstance(v, gs.Graph)}
+    if inner != {k: _exported(v) for k, v in other.attrs.items() if isinstance(v, gs.Graph)}:
+        raise UnsupportedError(
+            f"{path}: the graph inside node {node.name!r} ({node.op}) depends on the batch size. Export the net with a fixed "
+            "batch of 1."
+        )
+    reads = tuple(dict.fromkeys(v for content in inner.values() for v in _free(GraphProto.FromString(content))))
+    return {key: Subgraph(content, reads) for key, content in inner.items()}
+
+
+def with_state_shapes(graph: gs.Graph) -> None:
+    """What a Loop hands from step to step keeps its shape where its body says so: onnx infers none, as it may change."""
+    for node in graph.nodes:
+        if node.op != "Loop" or node.domain:
+            continue
+        body = node.attrs["body"]
+        for k, before in enumerate(node.inputs[2:]):
+            given, made, after = body.inputs[2 + k].shape, body.outputs[1 + k].shape, node.outputs[k]
+            if after.shape is None and before.shape is not None and given is not None and given == made:
+                after.shape = list(before.shape)
+
+
+def _exported(graph: gs.Graph) -> bytes:
+    """In protobuf, without names of axes and without the shapes that one batch has inside."""
+    proto = OnnxExporter.export_graph(graph)
+    _forget_names(proto)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _forget_names(graph: GraphProto) -> None:
+    del graph.value_info[:]
+    for port in (*graph.input, *graph.output):
+        for dim in port.type.tensor_type.shape.dim:
+            dim.ClearField("dim_param")
+    for inner in _inner(graph):
+        _forget_names(inner)
+
+
+def _inner(graph: GraphProto) -> Iterable[GraphProto]:
+    return (a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH)
+
+
+def _free(graph: GraphProto) -> list[str]:
+    """What a graph reads that it neither computes nor holds nor is given."""
+    known = {p.name for p in graph.input} | {t.name for t in graph.initializer}
+    found: list[str] = []
+    for node in graph.node:
+        read = [*node.input, *(v for a in node.attribute if a.type == AttributeProto.GRAPH for v in _free(a.g))]
+        found += [v for v in read if v and v not in known]
+        known |= set(node.output)
+    return [*found, *(p.name for p in graph.output if p.name not in known)]

@@ -1,0 +1,72 @@
+"""Nodes of control flow stand in a merged net as they do in their own: what they read and write stays where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
+from onnx import ModelProto, numpy_helper, parser
+
+from onnxzip.net import Net
+
+SHAPES = {"w": (6, 3, 3, 3), "b": (6,), "v": (6, 6, 3, 3), "u": (6, 6, 3, 3), "ub": (6,), "fc": (4, 6), "g": (6, 1, 1)}
+TRUNK = """a = Conv <pads = [1,1,1,1]> (x, w, b) c = Relu (a) d = Conv <pads = [1,1,1,1]> (c, v) e = Relu (d)"""
+HEAD = """k = Conv <pads = [1,1,1,1]> (h, u, ub) l = Relu (k) p = GlobalAveragePool (l) f = Flatten (p)
+y = Gemm <transB = 1> (f, fc)"""
+STATE = "float[N,6,8,8]"
+FLOWS = {
+    "loop": f"""n = Constant <value = int64 {{3}}> () t = Constant <value = bool {{1}}> () h = Loop (n, t, e) <body = body
+        (int64 i, bool on, {STATE} s) => (bool go, {STATE} r) {{ go = Identity (on) q = Mul (s, g) r = Add (q, c) }}>""",
+    "if": f"""m = ReduceMean <keepdims = 0> (x) z = Constant <value = float {{0}}> () o = Greater (m, z)
+        h = If (o) <then_branch = yes () => ({STATE} r) {{ r = Mul (e, c) }},
+        else_branch = no () => ({STATE} s) {{ s = Tanh (e) }}>""",
+    "nested": f"""n = Constant <value = int64 {{2}}> () t = Constant <value = bool {{1}}> () h = Loop (n, t, e) <body = body
+        (int64 i, bool on, {STATE} s) => (bool go, {STATE} r) {{ go = Identity (on)
+        one = Constant <value = int64 {{1}}> () o = Less (i, one) r = If (o) <then_branch = yes () => ({STATE} r1)
+        {{ r1 = Mul (s, c) }}, else_branch = no () => ({STATE} r2) {{ r2 = Add (s, g) }}> }}>""",
+}
+
+
+def model(flow: str, seed: int) -> ModelProto:
+    nodes = f"{TRUNK} {FLOWS[flow]} {HEAD}"
+    text = f'<ir_version: 8, opset_import: ["": 17]> net (float[N,3,8,8] x) => (float[N,4] y) {{ {nodes} }}'
+    made = parser.parse_model(text)
+    rng = np.random.default_rng(seed)
+    for name, shape in SHAPES.items():
+        array = np.asarray(rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:]))), np.float32)
+        made.graph.initializer.append(numpy_helper.from_array(array, name))
+    return made
+
+
+def nets(folder: Path, flow: str) -> list[Net]:
+    return [net_of(folder, model(flow, seed), name) for seed, name in ((1, "a"), (2, "b"))]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+class TestFlows:
+    def test_a_net_computes_what_its_file_does(self, flow: str, tmp_path: Path) -> None:
+        net, _ = nets(tmp_path, flow)
+        feeds = samples_for(net, 7)
+        session = ort.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+        check_close(outputs(net, feeds)["y"], session.run(None, feeds)[0], 1e-5)
+
+    def test_the_trunk_before_it_is_shared_and_the_reason_given(self, flow: str, tmp_path: Path) -> None:
+        both = nets(tmp_path, flow)
+        fused = fuse(both, 1.0)
+        check_valid(fused, both)
+        assert any("control flow is kept as it is" in r.why for r in fused.plan.refusals)
+
+    def test_nothing_shared_leaves_the_originals(self, flow: str, tmp_path: Path) -> None:
+        both = nets(tmp_path, flow)
+        check_tasks(fuse(both, 0.0), both, 1e-5)
+
+    def test_a_permuted_copy_gives_back_the_net(self, flow: str, tmp_path: Path) -> None:
+        net, _ = nets(tmp_path, flow)
+        both = [net, permuted(net, 5, "b")]
+        fused = fuse(both)
+        check_tasks(fused, both, 1e-4)
+        onnx.checker.check_model(tmp_path / "a.onnx")

@@ -1,0 +1,75 @@
+"""What nets do to their input before the first layer: folded where that is exact, else left, and the reason is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from netfiles import check_same, ops, written
+
+from onnxzip.analysis import analyse
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading import load
+from onnxzip.net import Net
+
+PADDED, BARE = "pads=[1,1,1,1]", "pads=[0,0,0,0]"
+CONV = """g (float[N,3,6,6] x, float[{mean}] mean, float[1,3,1,1] std, float[4,3,3,3] w, float[4] b, float[4,2] v)
+=> (float[] y) {{ {body} h = Conv<{pads}>(d, w, b) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }}"""
+MEANS = {"scalar": "1", "channel": "3,1,1"}
+
+
+def net(folder: Path, seed: int, body: str, pads: str, mean: str = "scalar") -> Net:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    shape = [int(d) for d in MEANS[mean].split(",")]
+    given = {"mean": rng.uniform(0.2, 0.8, shape), "std": rng.uniform(0.2, 0.4, (1, 3, 1, 1))}
+    arrays = {k: a.astype(np.float32) for k, a in given.items()}
+    path = written(folder, CONV.format(body=body, pads=pads, mean=MEANS[mean]), **arrays)
+    found = load(path, f"net{seed}")
+    check_same(path, found)
+    return found
+
+
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("body", ["c = Sub(x, mean) d = Div(c, std)", "c = Sub(mean, x) d = Mul(std, c)", "d = Add(mean, x)"])
+def test_shift_and_scale_go_into_an_unpadded_convolution(body: str, mean: str, tmp_path: Path) -> None:
+    nets = [net(tmp_path / str(k), k, body, BARE, mean) for k in (1, 2)]
+    assert ops(nets[0])[0] == "Conv"
+    assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+
+def test_a_scale_goes_into_a_padded_convolution(tmp_path: Path) -> None:
+    nets = [net(tmp_path / str(k), k, "d = Div(x, std)", PADDED) for k in (1, 2)]
+    assert ops(nets[0])[0] == "Conv" and [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+
+def test_a_shift_before_padding_is_refused_with_the_reason(tmp_path: Path) -> None:
+    nets = [net(tmp_path / str(k), k, "c = Sub(x, mean) d = Div(c, std)", PADDED) for k in (1, 2)]
+    assert ops(nets[0])[:2] == ["Sub", "Div"]
+    with pytest.raises(UnsupportedError, match=r"its constants are others than in 'net1'; a first layer that pads"):
+        analyse(nets)
+
+
+def test_equal_constants_are_no_obstacle(tmp_path: Path) -> None:
+    nets = [net(tmp_path / str(k), 1, "c = Sub(x, mean) d = Div(c, std)", PADDED) for k in (1, 2)]
+    second = Net(**{**{f: getattr(nets[1], f) for f in nets[1].__dataclass_fields__}, "name": "other"})
+    assert [s.shared for s in analyse([nets[0], second]).shared_spaces()] == [4]
+
+
+def test_into_a_matrix_product(tmp_path: Path) -> None:
+    text = """g (float[N,5] x, float[5] mean, float[1] std, float[5,4] w, float[4] b, float[4,2] v) => (float[N,2] y)
+    { c = Sub(x, mean) d = Div(c, std) h = MatMul(d, w) a = Add(h, b) r = Relu(a) y = MatMul(r, v) }"""
+    path = written(tmp_path, text)
+    found = load(path)
+    check_same(path, found)
+    assert ops(found) == ["Gemm", "Relu", "Gemm"]
+
+
+def test_an_input_that_something_else_reads_stays(tmp_path: Path) -> None:
+    text = """g (float[N,5] x, float[5] mean, float[5,4] w) => (float[N,4] y, float[N,5] z)
+    { c = Sub(x, mean) y = MatMul(c, w) z = Relu(c) }"""
+    path = written(tmp_path, text)
+    found = load(path)
+    check_same(path, found)
+    assert ops(found)[0] == "Sub"

@@ -1,0 +1,102 @@
+"""Channel shuffles as expressions: sums read as stacks, weaves, and their cuts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fusing import make
+
+from onnxzip.analysis import analyse
+from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, positions, product
+from onnxzip.analysis.unification import SpaceMismatch, cut, unify
+from onnxzip.analysis.weaving import woven_spaces
+from onnxzip.net import Net
+
+
+def shuffled(total: Space, parts: int) -> Space:
+    """What stands behind a channel shuffle."""
+    axis, inner = Space(parts), Space(total.size // parts)
+    unify(total, product([axis, inner]))
+    return product([inner, axis])
+
+
+def order_of(space: Space, atoms: list[Space]) -> list[int]:
+    """Along an axis, numbers of channels that are counted through all atoms."""
+    numbers: dict[int, int] = {}
+    expr = finish(space, numbers)
+    flat = [a for atom in atoms for a in finish(atom, numbers).atoms()]
+    sizes = {e.atom: e.size for e in _leaves(finish(concatenation(atoms), numbers))}
+    starts = dict(zip(flat, np.cumsum([0, *(sizes[a] for a in flat)]), strict=False))
+    found = np.empty(expr.size, np.int64)
+    for atom in expr.atoms():
+        others = {a: np.zeros(0, np.int64) for a in expr.atoms() if a != atom}
+        for c in range(sizes[atom]):
+            found[positions(expr, {**others, atom: np.array([c])})] = starts[atom] + c
+    return found.tolist()
+
+
+def _leaves(expr: Expr) -> list[Expr]:
+    return [expr] if expr.kind == "atom" else [e for p in expr.parts for e in _leaves(p)]
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_a_shuffle_lets_parts_take_turns(size: int) -> None:
+    atoms = [Space(size), Space(size), Space(size)]
+    found = order_of(shuffled(concatenation(atoms), 3), atoms)
+    assert found == np.arange(3 * size).reshape(3, size).T.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+def test_a_cut_falls_anywhere(at: int) -> None:
+    atoms = [Space(5), Space(5)]
+    head, tail = cut(shuffled(concatenation(atoms), 2), at)
+    want = np.arange(10).reshape(2, 5).T.reshape(-1).tolist()
+    assert (head.size, tail.size) == (at, 10 - at)
+    assert order_of(concatenation([head, tail]), atoms) == want
+
+
+def test_shuffles_of_shuffles() -> None:
+    """Half of what was shuffled is shuffled again, with new channels."""
+    atoms = [Space(6), Space(6), Space(6)]
+    head, _ = cut(shuffled(concatenation(atoms[:2]), 2), 6)
+    found = order_of(shuffled(concatenation([head, atoms[2]]), 2), atoms)
+    first = np.arange(12).reshape(2, 6).T.reshape(-1)[:6]
+    assert found == np.stack([first, np.arange(12, 18)], axis=1).reshape(-1).tolist()
+
+
+def test_weaves_of_other_parts_do_not_meet() -> None:
+    two, three = shuffled(concatenation([Space(6), Space(6)]), 2), shuffled(concatenation([Space(4) for _ in range(3)]), 3)
+    with pytest.raises(SpaceMismatch):
+        unify(two, three)
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_what_takes_turns_is_shared_alike(share: float, two: list[Net]) -> None:
+    plan = analyse(two, [("*", share)])
+    turning = {n for some in woven_spaces(plan.overlay) for n in some}
+    assert len(turning) > 8 and all(plan.spaces[n].shared == plan.spaces[n].sizes["net1"] for n in turning)
+    assert not plan.refusals
+
+
+def test_where_one_is_not_shared_none_is(two: list[Net]) -> None:
+    whole = analyse(two)
+    one = next(s for s in whole.shared_spaces() if any(s.number in some for some in woven_spaces(whole.overlay)))
+    plan = analyse(two, [("*", 1.0), (one.name, 0.0)])
+    assert any("take turns" in r.why for r in plan.refusals)
+
+
+@pytest.fixture
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Net]:
+    return [make(tmp_path_factory.mktemp("nets"), "shuffled", k) for k in (1, 2)]
+
+
+def test_a_product_that_was_made_before_its_factor_became_a_stack_is_a_weave() -> None:
+    """The channels behind a shuffle are cut (a grouped Conv) when those before it are a product already."""
+    before = Space(8)
+    axis, inner = Space(4), Space(2)
+    unify(before, product([inner, axis]))
+    total = concatenation([Space(4), Space(4)])
+    unify(total, product([axis, inner]))
+    expr = finish(before, {})
+    assert expr.kind == "woven" and [p.size for p in expr.parts] == [2, 2, 2, 2]
+    assert sorted(expr.atoms()) == sorted(finish(total, {}).atoms())
