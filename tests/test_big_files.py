@@ -15,15 +15,15 @@ from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.exporting import describing
 from onnxzip.exporting import shelf as shelf_module
 from onnxzip.loading import load, mapped
-from onnxzip.runtime import session
+from onnxzip.runtime import lending, session
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is treated apart because it is large, from a few bytes on."""
     monkeypatch.setattr(mapped, "SMALLEST", 64)
-    monkeypatch.setattr(session, "COPIED_BYTES", 0)
-    monkeypatch.setattr(session, "LENT_BYTES", 64)
+    monkeypatch.setattr(lending, "COPIED_BYTES", 0)
+    monkeypatch.setattr(lending, "LENT_BYTES", 64)
     monkeypatch.setattr(shelf_module, "SMALLEST", 64)
 
 

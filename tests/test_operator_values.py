@@ -25,7 +25,7 @@ from onnxzip.ops.evaluate import evaluate
 NO_CASE = {
     **dict.fromkeys(("GlobalLpPool", "MaxRoiPool"), "ONNX has no case"),
 }
-LEAST_CASES = 560
+LEAST_CASES = 1090
 RUN = [case for case in cases() if reason(case.name) is None]
 
 

@@ -36,7 +36,7 @@ def check_laws(folder: Path, steps: list[Step], weights: int) -> None:
     layout = ("strands", "wide")[weights % 2]
     try:
         check_tasks(fuse([net, copy], 1.0, layout), [net, copy], SAME)
-        if weights % 4 > 1:
+        if weights % 4:
             return
         other = net_of(folder, grown(steps, weights + 1000)[0], "b")
         check_tasks(fuse([net, other], 0.0, layout), [net, other], EXACT)

@@ -88,3 +88,15 @@ def test_where_one_is_not_shared_none_is(two: list[Net]) -> None:
 @pytest.fixture
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[Net]:
     return [make(tmp_path_factory.mktemp("nets"), "shuffled", k) for k in (1, 2)]
+
+
+def test_a_product_that_was_made_before_its_factor_became_a_stack_is_a_weave() -> None:
+    """The channels behind a shuffle are cut (a grouped Conv) when those before it are a product already."""
+    before = Space(8)
+    axis, inner = Space(4), Space(2)
+    unify(before, product([inner, axis]))
+    total = concatenation([Space(4), Space(4)])
+    unify(total, product([axis, inner]))
+    expr = finish(before, {})
+    assert expr.kind == "woven" and [p.size for p in expr.parts] == [2, 2, 2, 2]
+    assert sorted(expr.atoms()) == sorted(finish(total, {}).atoms())

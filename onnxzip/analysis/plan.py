@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxzip.analysis.deadends import led_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
@@ -126,10 +127,10 @@ class Proposal:
     inside: Mapping[int, int] = field(default_factory=dict)
     whole: bool = False
 
-    def share(self, wanted: float) -> float:
-        """The share that comes nearest to the wanted one without tearing what a node needs whole: all or nothing."""
-        together = self.whole and wanted > 0 and len({self.sizes[t] for t in self.free}) == 1
-        return 1.0 if together else wanted
+    @property
+    def even(self) -> bool:
+        """Whether all that may share it have as many channels."""
+        return len({self.sizes[t] for t in self.free}) == 1
 
 
 def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
@@ -218,8 +219,9 @@ def _settle(
     dropped: set[tuple[int, Owners]] = set()
     torn, woven = _beside_weighted_inputs(laid, steps), woven_spaces(laid)
     while True:
+        wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {
-            n: _space(n, p, dropped, torn, shares, together, frozenset(laid.tasks)) for n, p in proposals.items()
+            n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()
         }
         uneven = {n: why for n, why in uneven_spaces(woven, spaces).items() if n not in torn}
         if uneven:
@@ -234,15 +236,24 @@ def _settle(
         torn |= news
 
 
+def _wanted(
+    laid: Overlay, steps: Sequence[Step], proposals: Mapping[int, Proposal], torn: Mapping[int, str],
+    shares: Sequence[tuple[str, float]], together: bool,
+) -> dict[int, float]:
+    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it."""
+    asked = {n: 0.0 if n in torn else share_of(p.name, shares) for n, p in proposals.items()}
+    whole = {n for n, p in proposals.items() if p.whole and p.even and asked[n] > 0}
+    led = whole if together else led_by(laid, steps, whole)
+    return {n: 1.0 if n in led and n not in torn else share for n, share in asked.items()}
+
+
 def _space(
-    number: int, proposal: Proposal, dropped: set[tuple[int, Owners]], torn: Mapping[int, str],
-    shares: Sequence[tuple[str, float]], together: bool, everyone: Owners,
+    number: int, proposal: Proposal, dropped: set[tuple[int, Owners]], share: float, together: bool, everyone: Owners
 ) -> SpacePlan:
     name, free, refused, sizes = proposal.name, proposal.free, proposal.refused, proposal.sizes
     if name.startswith("given") and not free and not refused:
         counts = {everyone: next(iter(sizes.values()))}
         return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
-    share = 0.0 if number in torn else proposal.share(share_of(name, shares))
     counts = counts_for({t: sizes[t] for t in free}, share)
     for owners in [o for o in counts if (number, o) in dropped or (together and any(n == number for n, _ in dropped))]:
         if len(owners) > 1:

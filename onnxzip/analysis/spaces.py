@@ -108,6 +108,10 @@ def finish(space: Space, numbers: dict[int, int]) -> Expr:
     if space.kind == "atom":
         return Expr("atom", space.size, numbers.setdefault(id(space), len(numbers)))
     parts = flattened(space, space.kind) if space.kind in ("sum", "product") else space.parts
+    if space.kind == "product":  # a factor may have become a stack after it was made
+        parts = tuple(_unstacked([*parts]))
+        if len(parts) == 1:
+            return finish(parts[0], numbers)
     return Expr(space.kind, space.size, -1, tuple(finish(p, numbers) for p in parts))
 
 

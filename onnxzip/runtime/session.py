@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, pruned
+from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -27,9 +24,6 @@ DEVICES = {CPU: "cpu", CUDA: "cuda"}
 # TensorFloat-32 keeps 10 bits of the mantissa: moments, and the damping chosen by them, would lose three digits, and a fused
 # net that shares nothing would miss the 1e-5 that its verification asks for.
 _CUDA_OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
-# A net with more bytes of params than that is run on its params where they are, those of LENT_BYTES or more; packing them for
-# faster products would copy them, too.
-COPIED_BYTES, LENT_BYTES, LENT = 256 << 20, 1 << 20, "lent"
 _ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2
 _ORT_ERRORS = tuple(
     kind for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
@@ -47,14 +41,12 @@ class Session:
         name: of the net.
         provider: ONNX Runtime's execution provider that runs it.
         outputs: names of what it computes.
-        lent: params that it reads where they are.
     """
 
     name: str
     provider: str
     outputs: tuple[str, ...]
     inner: ort.InferenceSession
-    lent: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> str:
@@ -117,12 +109,12 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
     """
     provider = provider_for(device)
     wanted = net if outputs is None else pruned(net, outputs)
-    lent = _lent(wanted)
-    model = to_model(wanted, dict.fromkeys(lent, 0), LENT)
+    lent = lent_by(wanted)
+    model = to_model(wanted, lent.offsets, lent.file.name if lent.file is not None else "")
     content = model.SerializeToString(deterministic=True)
     del model  # its weights need not wait beside the session's own
     inner = _opened(net.name, content, provider, threads, lent)
-    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner, lent)
+    return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
 
 
 def open_bytes(name: str, content: bytes, outputs: tuple[str, ...], device: str = "auto", threads: int = 0) -> Session:
@@ -203,23 +195,18 @@ def cuda_works() -> bool:
     return CUDA in session.get_providers()
 
 
-def _lent(net: Net) -> dict[str, np.ndarray]:
-    """Params that a session reads where they are, in a net too large for a copy of them."""
-    if sum(a.nbytes for a in net.params.values()) <= COPIED_BYTES:
-        return {}
-    return {k: a for k, a in net.params.items() if a.nbytes >= LENT_BYTES and a.flags.c_contiguous}
-
-
 def _opened(
-    name: str, model: bytes | str, provider: str, threads: int, lent: Mapping[str, np.ndarray] = MappingProxyType({})
+    name: str, model: bytes | str, provider: str, threads: int, lent: Lent = NOTHING_LENT
 ) -> ort.InferenceSession:
     """A session, and no copies of its weights where they are lent to it or come from a large file."""
     providers = [CPU] if provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
     options = _options(threads, _ERRORS_ONLY)
-    if lent or (isinstance(model, str) and _has_much_beside(Path(model))):
+    if lent.file is not None or (isinstance(model, str) and has_much_beside(Path(model))):
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if lent:
-        options.add_external_initializers(list(lent), [ort.OrtValue.ortvalue_from_numpy(a) for a in lent.values()])
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # beyond it weights are laid out anew
+    if lent.file is not None:
+        folder = str(lent.file.parent.resolve())
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:
@@ -235,16 +222,6 @@ def _options(threads: int, severity: int) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _has_much_beside(path: Path) -> bool:
-    """Whether the params of a file lie in other files, and are many."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError):
-        return False  # whoever opens it says so
-    outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    return bool(sum(4 * math.prod(t.dims) for t in outside) > COPIED_BYTES)
 
 
 def _probe(opset: int, ir_version: int) -> bytes:

@@ -35,7 +35,7 @@ class Found:
         left: params of the fused net over those of both nets.
         refusals: of the first net.
         same, nearly: law 4, of an exact copy and of one that is a little off; unshared: law 5; reordered: law 6.
-        seconds: of the plan.
+        seconds: of one core, for the plan.
     """
 
     spaces: int
@@ -58,9 +58,9 @@ def examine(net: Net, feeds: Arrays, fresh: Arrays) -> Found:
         feeds: samples to merge on; fresh: samples to compare outputs on.
     """
     first, second = replace(net, name="a"), permuted(net, 5, "b")
-    start = time.perf_counter()
+    start = time.process_time()
     plan = analyse([first, second])
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     want = outputs(first, fresh)
     fused = merged([first, second], feeds, 1.0)
     size = sum(a.size for a in net.params.values())
