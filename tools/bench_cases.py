@@ -14,8 +14,8 @@ from figures import FAMILIES, PAIRS
 
 TRIPLES = (("fashion-low", "fashion-high", "digits"), ("fashion", "digits", "animals"))
 METHODS = (
-    "zip", "mtz", "average", "permute", "permute+repair", "rebasin", "rebasin+repair", "otfusion", "otfusion+repair", "zipit",
-    "zipit+repair", "regmean",
+    "zip", "zip+repair", "mtz", "average", "permute", "permute+repair", "rebasin", "rebasin+repair", "otfusion",
+    "otfusion+repair", "zipit", "zipit+repair", "regmean",
 )
 REFERENCES = ("trunk", "scratch")  # of pairs, at share 1: the first net's trunk with a new head; all weights drawn at random
 SHARES = (1.0, 0.8, 0.5, 0.25)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from bench_cases import METHODS
-from cost import MODELS, TASKS, median_seconds, moment_products, product_rate, session
+from cost import CUBE, MODELS, TASKS, median_seconds, moment_products, session
 from figures import FAMILIES
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
@@ -41,10 +43,25 @@ INPUTS = 64
 Found = dict[str, float]
 
 
-def copy_bandwidth() -> float:
-    """Bytes per second of a copy, counted once."""
-    a, b = np.zeros(COPIED, np.uint8), np.ones(COPIED, np.uint8)
-    return COPIED / median_seconds(lambda: np.copyto(a, b), 7)
+def processor_seconds(work: Callable[[], object], repeats: int = 7) -> float:
+    """Median time of the processor of a piece of work, after one run that does not count."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def rates_here() -> Found:
+    """float32 multiply-accumulates per second of a square matrix product, and bytes per second of a copy, counted once."""
+    a = np.random.default_rng(0).standard_normal((CUBE, CUBE), dtype=np.float32)
+    to, source = np.zeros(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+    return {
+        "macs/s": CUBE**3 / processor_seconds(lambda: a @ a),
+        "bytes/s": COPIED / processor_seconds(lambda: np.copyto(to, source)),
+    }
 
 
 def known(work: Path, name: str, measure: Callable[[], Found]) -> Found:
@@ -80,15 +97,15 @@ def merge_cost(files: Mapping[str, Path], data: Mapping[str, Path], *options: ob
     return {"seconds": found["seconds"] - start["seconds"], "MB": found["MB"], "MB at start": start["MB"]}
 
 
-def floor_of(files: Mapping[str, Path], samples: int, rate: float, bandwidth: float) -> Found:
-    """What a merge at share 1 takes at least: seconds of arithmetic and of memory traffic."""
+def floor_of(files: Mapping[str, Path], samples: int) -> Found:
+    """What a merge at share 1 takes at least: multiply-accumulates, and bytes of live values written and read once."""
     nets = load_all(dict(files))
     plan = analyse(nets)
     passes = 2 * samples * sum(macs(n) for n in nets)
     live = 2 * 4 * samples * sum(
         per_sample(plan.nets[t].shapes[plan.overlay.values[s.sink][t]]) for s in plan.steps for t in s.tasks
     )
-    return {"arithmetic s": (passes + moment_products(dict(files), samples)) / rate, "traffic s": live / bandwidth}
+    return {"macs": passes + moment_products(dict(files), samples), "live bytes": live}
 
 
 # methods and what they make ---------------------------------------------------------------------------------------------
@@ -166,8 +183,8 @@ def write_mlp(path: Path, width: int, depth: int, seed: int) -> Path:
     return path
 
 
-def growth_cost(settings: Mapping[str, int], rate: float, bandwidth: float) -> Found:
-    """A merge of dense nets, and its floor."""
+def growth_cost(settings: Mapping[str, int]) -> Found:
+    """A merge of dense nets, and what it takes at least."""
     with tempfile.TemporaryDirectory() as folder:
         files = {
             f"t{k}": write_mlp(Path(folder) / f"{k}.onnx", settings["width"], settings["depth"], k)
@@ -179,7 +196,7 @@ def growth_cost(settings: Mapping[str, int], rate: float, bandwidth: float) -> F
             rng = np.random.default_rng(k)
             np.savez(data[task], x=rng.standard_normal((settings["samples"], INPUTS), dtype=np.float32))
         found = merge_cost(files, data, "--samples", settings["samples"])
-        return found | floor_of(files, settings["samples"], rate, bandwidth)
+        return found | floor_of(files, settings["samples"])
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -237,12 +254,12 @@ def plot_growth(grown: Mapping[str, Mapping[int, Found]], file: Path) -> None:
 def measure(work: Path, families: Sequence[str]) -> None:
     """Measure what is not known."""
     work.mkdir(parents=True, exist_ok=True)
-    rates = known(work, "rates", lambda: {"macs/s": product_rate(), "bytes/s": copy_bandwidth()})
+    known(work, "rates", rates_here)
     for family in families:
         known(work, f"{family}-running", partial(running_cost, family))
     for what, sizes in GROWTH.items():
         for size in sizes:
-            known(work, f"{what}-{size}", partial(growth_cost, BASE | {what: size}, *rates.values()))
+            known(work, f"{what}-{size}", partial(growth_cost, BASE | {what: size}))
     for family in families:
         for method in METHODS:
             known(work, f"{family}-{method}", partial(method_cost, family, method))
@@ -266,4 +283,12 @@ def grown_of(work: Path) -> dict[str, dict[int, Found]]:
     """What has been measured of growth, where there are three sizes or more."""
     files = {what: {n: work / f"cost-{what}-{n}.json" for n in sizes} for what, sizes in GROWTH.items()}
     grown = {w: {n: json.loads(f.read_text()) for n, f in some.items() if f.exists()} for w, some in files.items()}
-    return {what: by_size for what, by_size in grown.items() if len(by_size) > 2}
+    several = {what: by_size for what, by_size in grown.items() if len(by_size) > 2}
+    rates = json.loads((work / "cost-rates.json").read_text()) if several else {}
+    return {
+        what: {
+            n: r | {"arithmetic s": r["macs"] / rates["macs/s"], "traffic s": r["live bytes"] / rates["bytes/s"]}
+            for n, r in by_size.items()
+        }
+        for what, by_size in several.items()
+    }

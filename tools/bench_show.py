@@ -191,7 +191,9 @@ def show(work: Path, write: bool) -> None:
         put_into(TOOLS / "FINDINGS.md", name, text)
     plain = [c for c in by_share() if "wide" not in c.heading]
     plot(results, TOOLS / "benchmark-sizes.svg", "size", plain, lambda c, found: float(str(found["size"])), False)
-    plot(results, TOOLS / "benchmark-samples.svg", "samples a task", by_samples(), lambda c, found: c.samples, True)
+    if any(c.samples != USUAL for c in results):
+        plot(results, TOOLS / "benchmark-samples.svg", "samples a task", by_samples(), lambda c, found: c.samples, True)
+    if any(c.steps for c in results):
+        plot(results, TOOLS / "benchmark-steps.svg", "steps + 10", by_steps(), lambda c, found: c.steps + 10, True)
     if grown := grown_of(work):
         plot_growth(grown, TOOLS / "benchmark-growth.svg")
-    plot(results, TOOLS / "benchmark-steps.svg", "steps + 10", by_steps(), lambda c, found: c.steps + 10, True)
