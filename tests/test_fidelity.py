@@ -21,7 +21,7 @@ import pytest
 from merging import MODELS, outputs_of
 
 from onnxzip import merge
-from onnxzip.fusion import fitting
+from onnxzip.fusion import solving
 from onnxzip.linalg.ridge import Fit, Normal
 from onnxzip.matching import methods
 
@@ -71,12 +71,12 @@ class TestTheBoundCatches:
 
     @pytest.mark.parametrize("share", BOUND)
     def test_damping_towards_zero(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-        right = fitting.fit_primal
+        right = solving.fit_primal
 
-        def wrong(train: Normal, held: Normal, centre: np.ndarray, grid: tuple[float, ...]) -> Fit:
+        def wrong(train: Normal, held: Normal | None, centre: np.ndarray, grid: tuple[float, ...]) -> Fit:
             return right(train, held, 0 * centre, (1.0,))
 
-        monkeypatch.setattr(fitting, "fit_primal", wrong)
+        monkeypatch.setattr(solving, "fit_primal", wrong)
         assert increase(share, "zip") > BOUND[share]
 
     @pytest.mark.parametrize("broken", [{"original_targets": False}, {"refit": False}], ids=lambda b: next(iter(b)))
