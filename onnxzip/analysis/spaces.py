@@ -34,11 +34,12 @@ class Space:
         return space
 
     def atoms(self) -> Iterator[Space]:
-        space = self.resolved()
-        if space.kind == "atom":
-            yield space
-        for part in space.parts:
-            yield from part.atoms()
+        waiting = [self]
+        while waiting:
+            space = waiting.pop().resolved()
+            if space.kind == "atom":
+                yield space
+            waiting.extend(reversed(space.parts))
 
 
 def product(parts: Sequence[Space]) -> Space:
@@ -64,10 +65,15 @@ def _unstacked(factors: list[Space]) -> list[Space]:
 
 
 def flattened(space: Space, kind: str) -> tuple[Space, ...]:
-    space = space.resolved()
-    if space.kind != kind:
-        return (space,)
-    return tuple(q for p in space.parts for q in flattened(p, kind))
+    """The parts of a sum or of a product, in order, however deep it was built: it nests as deep as there were cuts."""
+    found, waiting = [], [space]
+    while waiting:
+        space = waiting.pop().resolved()
+        if space.kind == kind:
+            waiting.extend(reversed(space.parts))
+        else:
+            found.append(space)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
