@@ -9,6 +9,7 @@ from onnxzip.matching.importance import equal
 from onnxzip.matching.methods import METHODS, ZIP, Rows, in_place
 
 LABELS = {
+    "zip-mean": "shared channels follow the mean of their originals, not one of them",
     "zip-targets": "targets: the original rows applied to the fused inputs, not the original pre-activations",
     "zip-inputs": "inputs: what the original nets compute, not the fused one",
     "zip-refit": "own rows and heads are left as they were",
@@ -23,6 +24,7 @@ LABELS = {
 ABLATIONS = {
     m.name: m
     for m in (
+        replace(ZIP, name="zip-mean", follow=False),
         replace(ZIP, name="zip-targets", original_targets=False),
         replace(ZIP, name="zip-inputs", rows=Rows.ORIGINAL, rectify=False),
         replace(ZIP, name="zip-refit", refit=False),
