@@ -197,6 +197,10 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_tied(net, axes, pinned)
     _pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
+    for labels in builder.names.values():
+        for axis in (s.axis for space in labels.values() if (s := space.resolved()).kind == "stack"):
+            for atom in finish(axis, numbers).atoms() if axis is not None else ():
+                pinned.setdefault(atom, "each of its channels has others of its own behind it")
     nesting = nest(net, axes, produced, produced - set(pinned))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
