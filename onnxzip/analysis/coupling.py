@@ -197,10 +197,7 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_tied(net, axes, pinned)
     _pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
-    for labels in builder.names.values():
-        for axis in (s.axis for space in labels.values() if (s := space.resolved()).kind == "stack"):
-            for atom in finish(axis, numbers).atoms() if axis is not None else ():
-                pinned.setdefault(atom, "each of its channels has others of its own behind it")
+    _pin_told_apart(builder, numbers, pinned)
     nesting = nest(net, axes, produced, produced - set(pinned))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
@@ -208,6 +205,14 @@ def _finished(builder: _Builder) -> Coupling:
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
     return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(refusals))
+
+
+def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:
+    """The axis of a stack tells its parts apart: its channels keep their order."""
+    for labels in builder.names.values():
+        for axis in (s.axis for space in labels.values() if (s := space.resolved()).kind == "stack"):
+            for atom in finish(axis, numbers).atoms() if axis is not None else ():
+                pinned.setdefault(atom, "each of its channels has others of its own behind it")
 
 
 def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[int, int]) -> Iterator[tuple[str, str]]:
