@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis import analyse
+from onnxzip.analysis import analyse_sized
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files
-from onnxzip.exporting.originals import feeds_for, originals_of
+from onnxzip.exporting.originals import fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble
-from onnxzip.loading import load_all
+from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
@@ -50,7 +50,7 @@ def plan(
 def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
     """`plan` with its options in a record."""
     files = checked_files(nets)
-    found = analyse(load_all(files, options.opset), options.share, options.layout)
+    found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
     return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
 
 
@@ -105,7 +105,8 @@ def verify_files(
         originals = originals_of(path, model, against, "--against", progress.note)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
-        samples = gather(data, feeds_for(model, originals), data_options, rng, progress.note, least=1)
+        data, feeds = fed_by(model, originals, data, data_options.samples)
+        samples = gather(data, feeds, data_options, rng, progress.note, least=1)
     with stages.stage("verify", sum(s.count for s in samples.sources)) as tick:
         evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick)
     report = _report(path, originals, evidence, samples, run, stages)

@@ -15,24 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis import Plan, analyse
+from onnxzip.analysis import Plan, analyse_sized
 from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.frontier import Frontier
+from onnxzip.calibration.peeking import peeked, wanted_sizes
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.describing import described, shelf_for, to_bytes
+from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.metadata import Origin, entries_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
-from onnxzip.loading import load_all
+from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
 from onnxzip.peers import ALONE, Peers
@@ -110,12 +111,11 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
     with stages.stage("load", len(files)):
-        loaded = load_all(files, options.plan.opset)
+        loaded, data = _loaded(files, data, options)
         give_back_freed()
     with stages.stage("analyse"):
-        plan = analyse(loaded, options.plan.share, options.plan.layout)
+        plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
     _refuse_fixed_batches(plan)
-    data = data_by_net(data, kept_tasks(plan.nets))
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         samples = _calibrating(given, options).drawn(options.data.samples, peers)
@@ -125,7 +125,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers, shelf)
     net, origins = described(plan, zipped, files, options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
-    content, retrained = to_bytes(net, shelf), None
+    content, retrained = checked_bytes(plan, zipped, net, shelf), None
     if options.steps.retrain and shelf is not None:
         raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     if options.steps.retrain:
@@ -138,6 +138,16 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     beside = 0 if shelf is None else shelf.size
     report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)
     return Merged(content, report | {"retrain": retrained}, shelf)
+
+
+def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:
+    """The nets at the sizes of their data, and the data by net."""
+    nets = family(files, options.plan.opset)
+    data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
+    if not nets.groups:
+        return load_family(nets), data
+    data, shapes = peeked(data, nets.tasks, _limit(options))
+    return load_family(nets, wanted_sizes(nets, shapes, options.data.size)), data
 
 
 def method_of(options: ZipOptions) -> Method:
@@ -229,9 +239,9 @@ def _refuse_fixed_batches(plan: Plan) -> None:
 
 def feeds_of(plan: Plan) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
-    ports = plan.nets[plan.tasks[0]].inputs
+    ports = {task: plan.at(task).nets[plan.tasks[0]].inputs for task in plan.tasks}
     return {
-        task: Feed(ports, {plan.overlay.values[p.name][task]: p.name for p in ports}, classes_of(net.outputs))
+        task: Feed(ports[task], {plan.overlay.values[p.name][task]: p.name for p in ports[task]}, classes_of(net.outputs))
         for task, net in plan.nets.items()
     }
 

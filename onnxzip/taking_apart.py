@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxzip.errors import UsageError
 from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
-from onnxzip.exporting.originals import ports_of
+from onnxzip.exporting.originals import sized_ports
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.staging import put, staged, write_all
 from onnxzip.exporting.trial import check_alike, trial_feeds
@@ -98,7 +98,7 @@ class _Trial:
 
     def __init__(self, path: Path, model: ModelProto) -> None:
         self.origins = read_origins(entries_of(model), str(path))
-        self.feeds = trial_feeds(ports_of(model.graph.input), np.random.default_rng(0))
+        self.feeds = trial_feeds(sized_ports(model), np.random.default_rng(0))
         self.outputs = run_rows(open_file("fused", path, DEVICE), self.feeds)
 
     def check(self, task: str, alone: Session, before: Origin, after: Origin) -> None:

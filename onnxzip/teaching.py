@@ -19,7 +19,7 @@ from onnxzip.calibration.sources import Given, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins
-from onnxzip.exporting.originals import Originals, feeds_for, originals_of
+from onnxzip.exporting.originals import Originals, fed_by, originals_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -108,8 +108,8 @@ def retrain_files(
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
-        rng = np.random.default_rng(run.seed)
-        given = collect(data, feeds_for(model, originals), settings.data, rng, progress.note, limit=_limit(settings))
+        data, feeds = fed_by(model, originals, data, limit := _limit(settings))
+        given = collect(data, feeds, settings.data, np.random.default_rng(run.seed), progress.note, limit=limit)
         pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
     lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)

@@ -75,8 +75,12 @@ def fuse(
 ) -> Fused:
     """Merge nets, on noise that all tasks share where no sources are given; by a method, or by the one of a name."""
     shares = [("*", share)] if isinstance(share, (int, float)) else share
-    plan, how = analyse(nets, shares, layout), how or find_method(method)
     sources = sources or [Source(tuple(n.name for n in nets), samples_for(nets[0]), {})]
+    return fuse_planned(analyse(nets, shares, layout), sources, how or find_method(method))
+
+
+def fuse_planned(plan: Plan, sources: Sequence[Source], how: Method) -> Fused:
+    """Merge as planned."""
     with Store(1 << 28) as store:
         live = live_plan(plan, how)
         frontier = Frontier(live, sources, store, "cpu", 1, 0) if how.needs_data else None

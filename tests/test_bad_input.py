@@ -82,7 +82,8 @@ class TestModels:
         model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
         model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 7
         onnx.save(model, nets / "other.onnx")
-        merge_refused(INVALID, nets, nets / "a.onnx", nets / "other.onnx", words=("'image'", "7, 7", "6, 6"))
+        words = ("'image'", "6 for a, 7 for other", "contradict")
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "other.onnx", words=words)
 
     def test_nothing_in_common(self, nets: Path) -> None:
         text = '<ir_version: 8, opset_import: ["": 17]> n (float[N,1,6,6] image) => (float[N,1,6,6] y) { y = Sigmoid (image) }'
@@ -298,7 +299,7 @@ class TestOutputs:
         self.run_into(nets, nets / "good.npz", "--force", "--data", nets / "good.npz", words=("good.npz",))
 
     def test_the_report_is_checked_before_the_work(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(onnxzip.pipeline, "load_all", unreachable)
+        monkeypatch.setattr(onnxzip.pipeline, "load_family", unreachable)
         self.run_into(nets, nets / "o.onnx", "--report", nets / "none" / "r.json", words=("does not exist",))
         self.run_into(nets, nets / "o.onnx", "--report", nets / "o.onnx", words=("given twice",))
 
@@ -318,8 +319,8 @@ class TestInterrupts:
     @pytest.mark.parametrize(
         ("where", "name"),
         [
-            (onnxzip.pipeline, "load_all"),
-            (onnxzip.pipeline, "analyse"),
+            (onnxzip.pipeline, "load_family"),
+            (onnxzip.pipeline, "analyse_sized"),
             (onnxzip.pipeline, "collect"),
             (Frontier, "sweep"),
             (Frontier, "advance"),

@@ -115,8 +115,9 @@ class TestVersions:
 
 class TestShapes:
     def test_a_second_dynamic_axis(self, tmp_path: Path) -> None:
-        path = write(tmp_path, "g (float[N,3,H,8] x) => (float[N,3,H,8] y) { y = Relu(x) }")
-        refused(UnsupportedError, path, "'x'", "[2]", "make_dynamic_shape_fixed")
+        """A number must stand there, or one of the usual ones must do."""
+        text = "g (float[N,3,H,8] x, float[3,5,1] w) => (float[N,3,H,8] y) { y = Add(x, w) }"
+        refused(UnsupportedError, write(tmp_path, text), "axis 2 of input 'x'", "224", "make_dynamic_shape_fixed")
 
     def test_an_input_without_shape(self, tmp_path: Path) -> None:
         ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]

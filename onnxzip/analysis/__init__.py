@@ -7,8 +7,10 @@
     strands         how many channels are shared by whom
     layout          the fused net before its weights are known (drafting: the sheet; laying: the rules)
     plan            all of it
+    sizing          what of it follows the size of the input (following: without a word)
 """
 
 from onnxzip.analysis.plan import Plan, Refusal, analyse
+from onnxzip.analysis.sizing import analyse_sized
 
-__all__ = ["Plan", "Refusal", "analyse"]
+__all__ = ["Plan", "Refusal", "analyse", "analyse_sized"]

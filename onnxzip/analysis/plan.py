@@ -13,12 +13,11 @@ from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of
 from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
-from onnxzip.net import Net
+from onnxzip.net import Net, Sizes
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,9 @@ class Plan:
         layout: the fused net's topology.
         refusals: what stays unmerged, and why.
         extensions: neutral layers that nets were given, where others have more.
+        sizes: axes of the fused net that may have any size.
+        elsewhere: task -> the same plan for the size of its data, where that is another one.
+        others: the same plan for further sizes; none where all sizes are fixed.
     """
 
     nets: Mapping[str, Net]
@@ -50,6 +52,17 @@ class Plan:
     layout: Layout
     refusals: tuple[Refusal, ...]
     extensions: tuple[Extension, ...] = ()
+    sizes: Sizes = field(default_factory=Sizes)
+    elsewhere: Mapping[str, Plan] = field(default_factory=dict)
+    others: tuple[Plan, ...] = ()
+
+    def at(self, task: str) -> Plan:
+        """The plan for the size of a task's data."""
+        return self.elsewhere.get(task, self)
+
+    def step(self, name: str) -> Step:
+        """A step by its name."""
+        return next(s for s in self.steps if s.name == name)
 
     def added(self, task: str) -> frozenset[str]:
         """Nodes of a task's net that it did not come with."""
@@ -148,10 +161,7 @@ def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str
 def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     """Per channel space: name, who may share it, who may not and why, sizes."""
     produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
-    sizes: dict[int, dict[str, int]] = {}
-    for task, coupling in laid.couplings.items():
-        for expr in coupling.axes.values():
-            _collect_sizes(laid, task, expr, sizes)
+    sizes = laid.sizes
     whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
     whole |= {n for some in woven_spaces(laid) for n in some}
     found: dict[int, Proposal] = {}
@@ -161,13 +171,6 @@ def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
-
-
-def _collect_sizes(laid: Overlay, task: str, expr: Expr, sizes: dict[int, dict[str, int]]) -> None:
-    if expr.kind == "atom":
-        sizes.setdefault(laid.spaces[task, expr.atom], {})[task] = expr.size
-    for part in expr.parts:
-        _collect_sizes(laid, task, part, sizes)
 
 
 def _given(laid: Overlay, produced: set[int]) -> set[int]:

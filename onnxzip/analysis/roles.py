@@ -64,6 +64,19 @@ class Overlay:
             found.setdefault(number, set()).add(None if outer is None else self.spaces[task, outer])
         return {n: outer for n, outers in found.items() if len(outers) == 1 for outer in outers if outer is not None}
 
+    @cached_property
+    def sizes(self) -> Mapping[int, Mapping[str, int]]:
+        """Channels of every space in each net: number -> task -> channels."""
+        found: dict[int, dict[str, int]] = {}
+        for task, coupling in self.couplings.items():
+            waiting = list(coupling.axes.values())
+            while waiting:
+                expr = waiting.pop()
+                waiting.extend(expr.parts)
+                if expr.kind == "atom":
+                    found.setdefault(self.spaces[task, expr.atom], {})[task] = expr.size
+        return found
+
     def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
         """Spaces of a value's axes as one task sees them, over laid-over space numbers."""
         return tuple(self.expr(e, task) for e in self.couplings[task].exprs(self.values[value][task]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxzip.analysis.steps import Step
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import BATCH_BYTES, Frontier
 from onnxzip.calibration.gathering import pick
 from onnxzip.net import Port, per_sample, pruned
@@ -94,7 +94,7 @@ def _axis(frontier: Frontier, step: Step) -> int:
 
 def _add_source(frontier: Frontier, k: int, sums: Mapping[str, _Sums]) -> None:
     """Run all nets on one source."""
-    plan, source = frontier.plan, frontier.sources[k]
+    plan, source = frontier.plans[k], frontier.sources[k]
     ports = {
         t: tuple(
             Port(v, net.dtypes[v], net.shapes[v])
@@ -126,7 +126,9 @@ def _positions(frontier: Frontier, step: Step, k: int) -> np.ndarray:
     if any(frontier.source_of[t] == k for t in step.tasks):
         return frontier.positions(step, k)
     known = frontier.positions(step, frontier.source_of[step.tasks[0]])
-    return np.resize(known, (frontier.sources[k].count, known.shape[1]))
+    plan = frontier.plans[k]  # its samples may be smaller
+    linear, view = linear_of(plan.overlay, plan.step(step.name).parts[0], step.tasks[0])
+    return np.resize(known, (frontier.sources[k].count, known.shape[1])) % len(linear.taps(view))
 
 
 def _run(frontier: Frontier, k: int, session: Session, task: str, part: slice) -> dict[str, np.ndarray]:

@@ -48,6 +48,7 @@ class Frontier:
         self.device, self.threads, self.seed = device, threads, seed
         self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
         self.fixed_batch = max(0, plan.nets[plan.tasks[0]].inputs[0].shape[0])  # 0 where the batch is free
+        self.plans = tuple(plan.at(source.tasks[0]) for source in sources)  # for the size of each source's samples
         self.batches = [self._batches(k) for k in range(len(sources))]
         self.alive: list[set[str]] = [set() for _ in sources]
         self.done: list[set[str]] = [set() for _ in sources]
@@ -61,13 +62,11 @@ class Frontier:
 
     def _batches(self, k: int) -> list[slice]:
         tasks = set(self.sources[k].tasks)
-        nets = [self.plan.nets[t] for t in tasks]
+        plan = self.plans[k]
+        nets = [plan.nets[t] for t in tasks]
         widest = max(
             max(per_sample(net.shapes[v]) for net in nets for n in net.nodes for v in n.outputs),
-            max(
-                per_sample(self.plan.layout.shapes[v])
-                for p in self.plan.layout.placed if p.owners & tasks for v in p.node.outputs
-            ),
+            max(per_sample(plan.layout.shapes[v]) for p in plan.layout.placed if p.owners & tasks for v in p.node.outputs),
         )
         size = self.fixed_batch or max(1, BATCH_BYTES // (4 * widest))
         count, block = self.sources[k].count, block_of(self.sources[k].total)
@@ -100,7 +99,8 @@ class Frontier:
     def geometry(self, step: Step, k: int) -> tuple[Linear, View]:
         """How the step's first part reads its input, as one of the source's tasks sees it."""
         task = next(t for t in step.tasks if self.source_of[t] == k)
-        return linear_of(self.plan.overlay, step.parts[0], task)
+        plan = self.plans[k]
+        return linear_of(plan.overlay, plan.step(step.name).parts[0], task)
 
     def columns(self, step: Step, k: int) -> int:
         """Columns of the step's least squares in the originals: an upper bound of what a row reads there."""
@@ -114,8 +114,9 @@ class Frontier:
 
     def sweep(self, steps: Sequence[Step], with_skips: bool, tick: Tick) -> None:
         """Run every original net once and keep the targets of the given steps at their sampled positions."""
-        for task, net in self.plan.nets.items():
+        for task in self.plan.tasks:
             k = self.source_of[task]
+            net = self.plans[k].nets[task]
             wanted: dict[str, list[tuple[Step, str]]] = {}
             for step in steps:
                 if task in step.tasks:
@@ -174,7 +175,7 @@ class Frontier:
             self._advance_source(k, tick)
 
     def _advance_source(self, k: int, tick: Tick) -> None:
-        mine = [p for p in self.plan.layout.placed if p.owners & set(self.sources[k].tasks)]
+        mine = [p for p in self.plans[k].layout.placed if p.owners & set(self.sources[k].tasks)]
         ready = list(self._ready(k, mine))
         names = {p.node.name for p in ready if p.role is not None}
         later = [p for p in mine if p.node.name not in self.done[k] and p.node.name not in names and p.role is not None]
@@ -223,7 +224,7 @@ class Frontier:
     def _segment(self, k: int, ready: Sequence[Placed], outputs: Sequence[str]) -> Net:
         """The part of the fused net between the live values and the given ones."""
         base = self.plan.nets[self.plan.tasks[0]]
-        shapes = self.plan.layout.shapes
+        shapes = self.plans[k].layout.shapes
         dtypes = self.plan.dtypes
         whole = replace(
             base, name="segment", inputs=(), outputs=tuple(Port(v, dtypes[v], shapes[v]) for v in outputs),

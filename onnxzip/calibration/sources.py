@@ -109,9 +109,9 @@ def collect(
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        return Given((_noise(feeds, options, rng),), True, ())
+        return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
     pools, scaled = [], []
-    for tasks, item in _grouped(data, tuple(feeds)):
+    for tasks, item in grouped(data, tuple(feeds)):
         mine = {t: feeds[t] for t in tasks}
         rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
         if rows.count < least:
@@ -126,7 +126,7 @@ def collect(
     return Given(tuple(pools), False, tuple(scaled))
 
 
-def _grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
+def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     """(tasks, item) for every different item."""
     if _is_by_task(data, tasks):
         unknown = [t for t in data if t not in (*tasks, "")]
@@ -195,6 +195,14 @@ def _holds_images(rows: Rows) -> bool:
         return rows.port.dtype.kind == "f"
     assert isinstance(rows, ArrayRows)
     return any(rows.arrays[p.name].dtype == np.uint8 and p.dtype.kind == "f" for p in rows.ports)
+
+
+def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:
+    """Tasks whose inputs have the same sizes, together."""
+    groups: dict[tuple[Port, ...], dict[str, Feed]] = {}
+    for task, feed in feeds.items():
+        groups.setdefault(feed.ports, {})[task] = feed
+    return list(groups.values())
 
 
 def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator) -> Pool:

@@ -18,18 +18,20 @@ from onnxzip.calibration.reading import Together
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
 from onnxzip.fusion.assembling import output_name
-from onnxzip.net import Net
 
 Kept = Mapping[str, Mapping[str, Origin]]
 
 
-def kept_tasks(nets: Mapping[str, Net]) -> dict[str, dict[str, Origin]]:
+def kept_tasks(nets: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Origin]]:
     """For each net that holds several tasks: task in the new file -> where the net's own file says it comes from.
+
+    Args:
+        nets: the metadata of each.
 
     Raises:
         UsageError: two tasks would have one name.
     """
-    inner = {name: read_origins(net.metadata, name) for name, net in nets.items() if PREFIX + "tasks" in net.metadata}
+    inner = {name: read_origins(entries, name) for name, entries in nets.items() if PREFIX + "tasks" in entries}
     several = {name: origins for name, origins in inner.items() if len(origins) > 1}
     wishes = Counter([*(name for name in nets if name not in several), *(t for o in several.values() for t in o)])
     kept = {

@@ -13,17 +13,19 @@ from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import kept_tasks, merged_from, namer, origins_by_task, tasks_of
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of
+from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of, to_json
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
 from onnxzip.exporting.shelf import WEIGHTS, Shelf
 from onnxzip.exporting.stored import stored_model
+from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
+from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.halves import FLOAT32
-from onnxzip.net import Net
+from onnxzip.net import Axis, Net
 from onnxzip.peers import Peers
-from onnxzip.runtime import to_model
+from onnxzip.runtime import open_file, open_session, to_model
 
 LARGEST_FILE = (1 << 31) - 1
 
@@ -32,7 +34,7 @@ def described(
     plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
 ) -> tuple[Net, dict[str, Origin]]:
     """The fused net with its metadata, the same in all processes, and where its nets come from."""
-    kept, choice = kept_tasks(plan.nets), options.plan
+    kept, choice = kept_tasks({t: n.metadata for t, n in plan.nets.items()}), options.plan
     net = assemble(plan, zipped.params, {}, namer(kept))
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
     origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
@@ -40,7 +42,13 @@ def described(
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept)}), origins
+    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept), **_sizes(net)}), origins
+
+
+def _sizes(net: Net) -> dict[str, str]:
+    """The entry that tells at which sizes of free axes the net was made; empty where there are none."""
+    free = [[p.name, d, n] for p in net.inputs for d, n in enumerate(p.shape) if Axis(p.name, d) in net.sizes.axes]
+    return {RECORDED: to_json(free)} if free else {}
 
 
 def shelf_for(plan: Plan) -> Shelf | None:
@@ -48,6 +56,25 @@ def shelf_for(plan: Plan) -> Shelf | None:
     names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
     large = 4 * sum(math.prod(plan.layout.shapes[n]) for n in names) > LARGEST_FILE
     return Shelf() if large and all(n.stored == FLOAT32 for n in plan.nets.values()) else None
+
+
+def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> bytes:
+    """As `to_bytes`; a net that takes any size has been run at another one than that of its data.
+
+    Raises:
+        UnsupportedError, VerificationError: as `to_bytes` and `check_other_size`.
+    """
+    content = to_bytes(net, shelf)
+    if plan.others:
+        kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
+        other = assemble(plan.others[-1], zipped.params, {}, namer(kept))
+        if shelf is None:
+            planned = open_file("planned", bytes(stored_model(other).SerializeToString()), "cpu", 1)
+        else:
+            planned = open_session(other, "cpu", 1)
+        free = open_file("fused", content if shelf is None else shelf.graph, "cpu", 1)
+        check_other_size(free, planned, other.inputs)
+    return content
 
 
 def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:

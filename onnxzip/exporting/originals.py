@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UsageError
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
 from onnxzip.exporting.report import sha256_of
+from onnxzip.loading.dims import free_axes, usual_sizes
 from onnxzip.loading.files import read
-from onnxzip.net import BATCH, Port
+from onnxzip.net import BATCH, Axis, Port
 
+NO_SHAPES: dict[str, Shapes] = {}
+NO_SIZES: Mapping[Axis, int] = {}
 Originals = Mapping[str, tuple[Path, Origin]]
 
 
@@ -62,13 +67,16 @@ def _check_ports(task: str, file: Path, origin: Origin) -> None:
             )
 
 
-def feeds_for(model: ModelProto, originals: Originals) -> dict[str, Feed]:
-    """What each task of a fused file is fed with."""
-    ports = ports_of(model.graph.input)
+def feeds_for(model: ModelProto, originals: Originals, shapes: Mapping[str, Shapes] = NO_SHAPES) -> dict[str, Feed]:
+    """What each task of a fused file is fed with.
+
+    Args:
+        shapes: task -> shapes of its arrays, which tell the sizes of free axes; those of tasks without any are the recorded.
+    """
     outputs = {p.name: p for p in ports_of(model.graph.output)}
     return {
         task: Feed(
-            ports,
+            sized_ports(model, _told(model, origin, shapes.get(task, {}))),
             {own: fused for fused, own in origin.inputs.items()},
             classes_of([outputs[n] for n in origin.outputs.values()]),
         )
@@ -76,8 +84,42 @@ def feeds_for(model: ModelProto, originals: Originals) -> dict[str, Feed]:
     }
 
 
+def fed_by(model: ModelProto, originals: Originals, data: Any, limit: int) -> tuple[Any, dict[str, Feed]]:
+    """The data, and what each task is fed with at their sizes.
+
+    Args:
+        data: of a file with free axes iterables are read: what is returned stands in their place.
+        limit: samples that are taken from iterables.
+
+    Raises:
+        InvalidDataError: as `peeked`.
+    """
+    data, shapes = peeked(data, originals, limit) if free_axes(model) else (data, NO_SHAPES)
+    return data, feeds_for(model, originals, shapes)
+
+
+def _told(model: ModelProto, origin: Origin, shapes: Shapes) -> dict[Axis, int]:
+    """The sizes of free axes, as far as a task's arrays tell."""
+    found = {}
+    for axis in free_axes(model):
+        names = (axis.value, origin.inputs.get(axis.value, ""), *(["x"] if len(origin.inputs) == 1 else []))
+        shape = next((shapes[n] for n in names if n in shapes), ())
+        if len(shape) > axis.dim:
+            found[axis] = shape[axis.dim]
+    return found
+
+
+def sized_ports(model: ModelProto, told: Mapping[Axis, int] = NO_SIZES) -> tuple[Port, ...]:
+    """Inputs of a fused file, with numbers on its free axes: those that are told, else those that it was made at."""
+    usual = {**next(usual_sizes(model), {}), **told}
+    return tuple(
+        p._replace(shape=tuple(usual.get(Axis(p.name, k), d) for k, d in enumerate(p.shape)))
+        for p in ports_of(model.graph.input)
+    )
+
+
 def ports_of(values: Iterable[ValueInfoProto]) -> tuple[Port, ...]:
-    """Inputs or outputs of a model; any axis without a size is the batch."""
+    """Inputs or outputs of a model; an axis without a number is -1, as the batch is."""
     return tuple(_port(v) for v in values)
 
 

@@ -25,7 +25,7 @@ from onnxzip.config import Options
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.zipping import Zipped
-from onnxzip.net import Net, macs, macs_of
+from onnxzip.net import Axis, Net, macs, macs_of
 
 SCHEMA_VERSION = 1
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -163,6 +163,18 @@ def extensions_entry(plan: Plan) -> list[dict[str, str]]:
     return [{"where": e.where, "why": e.why} for e in plan.extensions]
 
 
+def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
+    """Axes of the fused net's inputs that may have any size, and the sizes they had here."""
+    first = plan.tasks[0]
+    return [
+        {
+            "input": port.name, "axis": d, "name": plan.sizes.axes[Axis(port.name, d)],
+            "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks},
+        }
+        for port in plan.nets[first].inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes
+    ]
+
+
 def macs_before(plan: Plan, task: str) -> int:
     """Multiply-accumulates per sample of a net as it came."""
     net, added = plan.nets[task], plan.added(task)
@@ -195,6 +207,7 @@ def merge_report(
         "identical": {s.name: zipped.same[s.number] for s in plan.shared_spaces() if zipped.same.get(s.number)},
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
+        "sizes": sizes_entry(plan),
         "seconds": dict(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "retrain": None,
@@ -238,6 +251,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "spaces": spaces_entry(plan, None),
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
+        "sizes": sizes_entry(plan),
         "layout": layout,
     }
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxzip.loading.stored import as_tensor
 from onnxzip.net import Net
 from onnxzip.runtime import to_model
-from onnxzip.runtime.lowering import Names
+from onnxzip.runtime.measures import Names
 
 
 def stored_model(net: Net) -> ModelProto:

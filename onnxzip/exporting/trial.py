@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxzip.errors import VerificationError
 from onnxzip.net import Port, bind_batch
+from onnxzip.runtime import Session
 
 TRIALS = 8  # samples, where the net takes any number of them
 SAME = 1e-5  # of two graphs of the same numbers in one runtime: it may add them up in another order
@@ -25,6 +26,22 @@ def trial_feeds(ports: Iterable[Port], rng: np.random.Generator, samples: int = 
         drawn = rng.standard_normal(shape) if port.dtype.kind == "f" else rng.integers(0, 2, shape)
         found[port.name] = np.asarray(drawn).astype(port.dtype)
     return found
+
+
+def check_other_size(free: Session, planned: Session, ports: Iterable[Port]) -> None:
+    """Run a fused net that takes any size at another size than it was calibrated at.
+
+    Args:
+        free: the net; planned: the net with the same params, planned for that size.
+        ports: inputs of that size.
+
+    Raises:
+        VerificationError: they compute something else. Values that are no numbers are not compared.
+    """
+    feeds = trial_feeds(ports, np.random.default_rng(0), 2)
+    wanted, found = planned.run(feeds), free.run(feeds)
+    sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+    check_alike(f"the fused net at another size ({sizes})", found, {k: v for k, v in wanted.items() if np.isfinite(v).all()})
 
 
 def error_of(found: np.ndarray, wanted: np.ndarray) -> float:

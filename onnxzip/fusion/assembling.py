@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
-from onnxzip.net import Net, Node, Port
+from onnxzip.net import Axis, Net, Node, Port, Sizes
 
 
 def output_name(task: str, original: str) -> str:
@@ -49,8 +49,25 @@ def assemble(
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
         stored=stored.pop() if len(stored) == 1 else "FLOAT",
+        sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
     )
+
+
+def _renamed_sizes(sizes: Sizes, names: Mapping[str, str], copies: Sequence[Node]) -> Sizes:
+    """Free axes by the fused net's names of values; those of copies are those of what they copy."""
+
+    def renamed(axis: Axis) -> Axis:
+        return Axis(names.get(axis.value, axis.value), axis.dim)
+
+    axes = {renamed(axis): name for axis, name in sizes.axes.items()}
+    for node in copies:
+        axes |= {Axis(node.outputs[0], a.dim): name for a, name in axes.items() if a.value == node.inputs[0]}
+    numbers = {
+        key: tuple(n if isinstance(n, int) else n._replace(axis=renamed(n.axis)) for n in entries)
+        for key, entries in sizes.numbers.items()
+    }
+    return Sizes(axes, numbers)
 
 
 def _name_outputs(plan: Plan, named: Callable[[str, str], str]) -> tuple[dict[str, str], list[Node], list[str]]:

@@ -40,6 +40,7 @@ class RowPlan:
     def __init__(self, frontier: Frontier, step: Step, k: int, reads: Sequence[Reads], matches: Matches, repair: bool) -> None:
         self.step, self.matches, self.repair = step, matches, repair
         self.plan: Plan = frontier.plan
+        self.sized = frontier.plans[k]  # for the size of this source's samples
         self.tasks = [t for t in frontier.sources[k].tasks if t in step.tasks]
         self.blocks: dict[BlockId, Block] = {(b.part, b.piece.name): b for r in reads for b in r.blocks}
         self.groups = reads[0].groups
@@ -61,9 +62,9 @@ class RowPlan:
         return linear.channel(view)
 
     def _reads(self, group: int) -> Iterator[Read]:
-        shapes = self.plan.layout.shapes
+        shapes, parts = self.sized.layout.shapes, self.sized.step(self.step.name).parts
         for (part, name), block in self.blocks.items():
-            linear, view = linear_of(self.plan.overlay, self.step.parts[part], self.tasks[0])
+            linear, view = linear_of(self.sized.overlay, parts[part], self.tasks[0])
             axis = linear.channel(view)
             size = block.channels if self.groups > 1 else shapes[name][axis]
             yield Read(name, axis, len(shapes[name]), linear.taps(view), group * size, size)

@@ -237,7 +237,10 @@ def blas_threads(plan: Plan) -> AbstractContextManager[object]:
 
 def live_plan(plan: Plan, method: Method) -> Plan:
     """The plan whose values a method looks at: the merge's own, or the one that shares nothing, the original nets."""
-    return analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),)) if method.rows is Rows.ORIGINAL else plan
+    if method.rows is not Rows.ORIGINAL:
+        return plan
+    apart = analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),))
+    return replace(apart, elsewhere={t: live_plan(other, method) for t, other in plan.elsewhere.items()})
 
 
 def zip_nets(

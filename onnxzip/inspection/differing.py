@@ -15,9 +15,10 @@ from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.exporting.report import original_entry, sha256_of
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
 from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change
-from onnxzip.loading import load, look_at
-from onnxzip.loading.files import read_any_float
-from onnxzip.net import Net, Node
+from onnxzip.loading import load_model, look_at
+from onnxzip.loading.dims import bound, recorded
+from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.net import Axis, Net, Node
 
 DIFF_VERSION = 1
 Entry = dict[str, Any]
@@ -41,12 +42,15 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         UnsupportedError: the fused file does not tell where its channels come from.
     """
     file, path = Path(original), Path(fused)
-    model = look_at(path, read_any_float(path))
+    read = read_any_float(path)
+    model = look_at(path, read)
     trace = read_trace(model.metadata, str(path))
     name = _task(trace, file, path, task)
     if not trace.is_full:
         raise UnsupportedError(f"{path}: does not tell where its channels come from. Merge the nets again with this onnxzip.")
-    net = load(file, name, model.opset)
+    own = trace.origins[name].inputs
+    same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read).items() if axis.value in own}
+    net = load_model(bound(read_mapped(file), same), file, name, model.opset)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {
         "schema_version": DIFF_VERSION,

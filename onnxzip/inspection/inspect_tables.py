@@ -17,6 +17,9 @@ Report = Mapping[str, Any]
 def inspect_tables(report: Report) -> Iterator[RenderableType]:
     """What is in a file."""
     yield _headline(report)
+    for entry in report["sizes"]:
+        where = f"Axis {entry['axis']} of input {entry['input']}" + (f" ({entry['name']})" if entry["name"] else "")
+        yield Text(f"{where} has no number; what is told here is for {entry['size']}.")
     if report["unused"]["nodes"] or report["unused"]["params"]:
         unused = report["unused"]
         yield Text(

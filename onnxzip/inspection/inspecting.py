@@ -20,6 +20,7 @@ from onnxzip.inspection.merged import Needs, merged_entries, owned_entry
 from onnxzip.inspection.parts import node_entries, port_entry
 from onnxzip.inspection.plain import plain_entries
 from onnxzip.loading import look_at
+from onnxzip.loading.dims import free_axes
 from onnxzip.loading.files import opset_of, read_any_float
 from onnxzip.net import macs
 
@@ -33,8 +34,9 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         path: any ONNX net that can be read; external data are looked for beside it.
 
     Returns:
-        schema_version, kind (`merged` or `net`), file, unused (what no output needs), inputs, outputs, nodes, spaces,
-        refusals; of a fused file also merge, tasks, owners, switches. Bytes of nodes, owners and switches are those of params.
+        schema_version, kind (`merged` or `net`), file, unused (what no output needs), inputs, outputs, sizes (axes of any
+        size, with the one that all numbers are for), nodes, spaces, refusals; of a fused file also merge, tasks, owners,
+        switches. Bytes of nodes, owners and switches are those of params.
 
     Raises:
         InvalidModelError: it is no ONNX net, or its onnxzip metadata are damaged.
@@ -61,6 +63,10 @@ def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
         "graph": model.graph.name,
         "inputs": [port_entry(net, coupling, p) for p in net.inputs],
         "outputs": [port_entry(net, coupling, p) for p in net.outputs],
+        "sizes": [
+            {"input": axis.value, "axis": axis.dim, "name": name, "size": net.shapes[axis.value][axis.dim]}
+            for axis, name in free_axes(model).items()
+        ],
     }
     if not is_fused(net.metadata):
         return report | plain_entries(net, coupling) | {"nodes": nodes}

@@ -20,6 +20,7 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _task_table(report)
     yield _size_table(report)
     yield _space_table(report, fitted=True)
+    yield from _size_lines(report)
     if report["retrain"]:
         yield _retrain_table(report["retrain"])
     yield from _refusals(report)
@@ -29,6 +30,7 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge would make."""
     yield _space_table(report, fitted=False)
     yield _size_table(report)
+    yield from _size_lines(report)
     yield from _refusals(report)
 
 
@@ -71,6 +73,15 @@ def noise_line(report: Report, verb: str) -> Iterator[Text]:
     if noise is not None:
         count, seed = noise["samples"], noise["seed"]
         yield Text(f"{verb} on {count:,} samples of noise (seed {seed}): no data were given. Use --data.")
+
+
+def _size_lines(report: Report) -> Iterator[Text]:
+    """Which axes may have any size, and the sizes they had here."""
+    for entry in report["sizes"]:
+        sizes = entry["sizes"]
+        here = ", ".join(f"{n} for {t}" for t, n in sizes.items()) if len(set(sizes.values())) > 1 else min(sizes.values())
+        where = f"Axis {entry['axis']} of input {entry['input']} ({entry['name']})"
+        yield Text(f"{where} takes any size that the nets take; here {here}.")
 
 
 def number_table(title: str, *columns: str) -> Table:

@@ -3,6 +3,8 @@
     files      read, with every check of a file (mapped: large params that stay in files of their own)
     halves     weights of half types as float32
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
+    dims       axes that may have any size
+    families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
     importing  as a Net
@@ -11,7 +13,7 @@
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms
     linear     Gemm and MatMul
     normalising what is done to the input before the first layer
-    folding    per-channel affine maps, BatchNormalization among them
+    folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
 """
 
 from __future__ import annotations
@@ -22,33 +24,25 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto
 
-from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.canon import ANY_FLOAT, net_of
+from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.faithful import widened as widened_throughout
+from onnxzip.loading.families import Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
-from onnxzip.loading.folding import folded_affine
-from onnxzip.loading.freeing import freed, is_fixed, is_free
-from onnxzip.loading.halves import stored_type, widened
-from onnxzip.loading.importing import to_net
-from onnxzip.loading.linear import canonical_linear
-from onnxzip.loading.normalising import folded_normalisation
-from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
-from onnxzip.loading.removal import without_idle_nodes
-from onnxzip.loading.shapes import fold_for_both_batches
-from onnxzip.loading.spelled_out import recognised
+from onnxzip.loading.halves import stored_type
+from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
+from onnxzip.loading.sized import Loaded, load_sized
 from onnxzip.net import Net
 
-__all__ = ["load", "load_all", "load_model", "look_at"]
+__all__ = ["Family", "Loaded", "family", "load", "load_all", "load_family", "load_model", "look_at"]
 
-ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
-ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
 
 def load(path: str | PathLike[str], name: str | None = None, opset: int | None = None) -> Net:
-    """A file as a net in canonical form.
+    """A file as a net in canonical form; axes without a number get a usual one.
 
     Args:
         path: an ONNX file; external data are looked for beside it.
@@ -70,25 +64,34 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
     Raises:
         UnsupportedError, UsageError: as `load`.
     """
-    return _net(where, name or where.stem, model, opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)))
+    opset = opset or max(OLDEST_CANONICAL_OPSET, opset_of(model))
+    return at_usual_sizes(where, model, lambda sized, _: net_of(where, name or where.stem, sized, opset))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:
     """Files as nets of one opset, the highest of theirs unless another one is asked for; each is named by its key.
 
-    Where some take any number of samples, those that take one are made to as well.
+    Where some take any number of samples, those that take one are made to as well. Axes without a number get a usual one.
 
     Raises:
         InvalidModelError, UnsupportedError: as `load`.
     """
-    models = {name: (Path(path), read_mapped(Path(path))) for name, path in files.items()}
-    opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
-    nets = tuple(_net(path, name, model, opset) for name, (path, model) in models.items())
-    if any(is_free(net) for net in nets):
-        nets = tuple(_freed(*models[n.name], n, opset) if is_fixed(n) else n for n in nets)
-    if sum(a.nbytes for net in nets for a in net.params.values()) > LARGE_BYTES:
+    return load_family(family({name: Path(path) for name, path in files.items()}, opset)).at[0].nets
+
+
+def load_family(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Loaded:
+    """Nets at the sizes of their data, and at others where sizes are free.
+
+    Args:
+        wanted: task -> sizes; None for the files' own numbers, and usual ones for the rest.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data.
+    """
+    found = load_sized(nets, wanted)
+    if sum(a.nbytes for net in found.at[0].nets for a in net.params.values()) > LARGE_BYTES:
         gc.collect()
-    return nets
+    return found
 
 
 def look_at(path: Path, model: ModelProto) -> Net:
@@ -100,15 +103,6 @@ def look_at(path: Path, model: ModelProto) -> Net:
     copy = ModelProto()
     copy.CopyFrom(model)
     opset = max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    return replace(_net(path, path.stem, widened_throughout(copy), opset, ANY_FLOAT), stored=stored_type(model))
-
-
-def _freed(path: Path, model: ModelProto, net: Net, opset: int) -> Net:
-    return freed(path, model, net, lambda free: _net(path, net.name, free, opset))
-
-
-def _net(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
-    wide, stored = widened(path, model)
-    prepared = prepare(path, wide, opset)
-    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
-    return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))
+    wide = widened_throughout(copy)
+    net = at_usual_sizes(path, wide, lambda sized, _: net_of(path, path.stem, sized, opset, ANY_FLOAT))
+    return replace(net, stored=stored_type(model))

@@ -18,13 +18,14 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.dims import at_usual_sizes, bound
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import Runs, fold_for_both_batches
 from onnxzip.loading.stored import HALVES, held_by, holders, read_floats
-from onnxzip.net import Net
+from onnxzip.net import Axis, Net
 from onnxzip.ops import find
 
 LARGEST_FILE = 2**31 - 1
@@ -42,16 +43,21 @@ class Faithful:
         net: what it computes, in canonical attributes; its params are the file's trainable ones by their names, and constants.
         trainable: names of the params that are stored in the file and can be put back.
         frozen: those among them that are no weights: running statistics, exponents, single numbers.
+        sizes: free axes of the inputs, and the sizes for which `net` has its numbers.
     """
 
     content: bytes
     net: Net
     trainable: tuple[str, ...]
     frozen: frozenset[str]
+    sizes: Mapping[Axis, int]
 
 
-def read_faithfully(source: bytes | Path) -> Faithful:
+def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = None) -> Faithful:
     """Read a file, or what is in one.
+
+    Args:
+        sizes: of the free axes of its inputs; None for those that a fused file was made at, else usual ones.
 
     Raises:
         InvalidModelError: it is no valid ONNX net.
@@ -61,10 +67,20 @@ def read_faithfully(source: bytes | Path) -> Faithful:
     model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
     content = _content(source, model)
     lifted = _lifted(model)
-    values = {name: read_floats(holder) for name, holder in holders(lifted)}
-    prepared = prepare(where, widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(model)))
-    names = _as_inputs(prepared.graph, values)
     name = where.stem if isinstance(source, Path) else model.graph.name
+    constants = {node.output[0] for node in model.graph.node if held_by(node)}
+    if sizes is not None:
+        return _read(bound(lifted, sizes), where, name, content, constants, sizes)
+    return at_usual_sizes(where, lifted, lambda m, at: _read(m, where, name, content, constants, at))
+
+
+def _read(
+    lifted: ModelProto, where: Path, name: str, content: bytes, in_nodes: Collection[str], sizes: Mapping[Axis, int]
+) -> Faithful:
+    """Read a model that has numbers for all axes behind the batch."""
+    values = {name: read_floats(holder) for name, holder in holders(lifted)}
+    prepared = prepare(where, widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(lifted)))
+    names = _as_inputs(prepared.graph, values)
     runs = fold_for_both_batches(where, prepared)
     _refuse_unknown(where, runs)
     net = without_idle_nodes(canonical_attributes(to_net(where, name, prepared, runs, _COMPUTED)))
@@ -75,9 +91,7 @@ def read_faithfully(source: bytes | Path) -> Faithful:
         inputs=tuple(port for port in net.inputs if port.name not in set(names)),
         params={**net.params, **{name: values[name] for name in trained}},
     )
-    return Faithful(
-        content, net, trained, _frozen(net, trained, {node.output[0] for node in model.graph.node if held_by(node)})
-    )
+    return Faithful(content, net, trained, _frozen(net, trained, in_nodes), dict(sizes))
 
 
 def _content(source: bytes | Path, model: ModelProto) -> bytes:

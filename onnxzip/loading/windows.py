@@ -40,17 +40,21 @@ def _spans(attrs: Mapping[str, Any]) -> list[int]:
     return [(k - 1) * d + 1 for k, d in zip(attrs["kernel_shape"], attrs["dilations"], strict=True)]
 
 
+def same_pads(mode: str, attrs: Mapping[str, Any], x: Shape) -> tuple[int, ...]:
+    """The least padding with out = ceil(in / stride); an odd one goes to the end (SAME_UPPER) or the start (SAME_LOWER)."""
+    windows = zip(x[2:], attrs["strides"], _spans(attrs), strict=True)
+    totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in windows]
+    return _distributed(totals, more_at_end=mode == "SAME_UPPER")
+
+
 def _pads(attrs: Mapping[str, Any], x: Shape) -> tuple[int, ...]:
-    """SAME: the least padding with out = ceil(in / stride); an odd one goes to the end (UPPER) or the start (LOWER)."""
     rank = len(x) - 2
     mode = attrs.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
         return tuple(attrs.get("pads") or (0,) * 2 * rank)
     if mode == "VALID":
         return (0,) * 2 * rank
-    windows = zip(x[2:], attrs["strides"], _spans(attrs), strict=True)
-    totals = [max((-(-n // s) - 1) * s + span - n, 0) for n, s, span in windows]
-    return _distributed(totals, more_at_end=mode == "SAME_UPPER")
+    return same_pads(mode, attrs, x)
 
 
 def _transposed_pads(attrs: Mapping[str, Any], x: Shape, y: Shape) -> dict[str, tuple[int, ...]]:

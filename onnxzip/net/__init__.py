@@ -2,10 +2,10 @@
 
 from onnxzip.net.edit import pruned, renamed_inputs
 from onnxzip.net.macs import macs, macs_of
-from onnxzip.net.records import BATCH, Axis, Net, Node, Port, Shape, Subgraph, bind_batch, per_sample
+from onnxzip.net.records import BATCH, Axis, Measure, Net, Node, Port, Shape, Sizes, Subgraph, bind_batch, per_sample
 from onnxzip.net.walk import consumers, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Net", "Node", "Port", "Shape", "Subgraph", "bind_batch", "consumers", "macs", "macs_of", "per_sample",
-    "producers", "pruned", "reachable", "renamed_inputs", "topological",
+    "BATCH", "Axis", "Measure", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch", "consumers", "macs",
+    "macs_of", "per_sample", "producers", "pruned", "reachable", "renamed_inputs", "topological",
 ]

@@ -33,6 +33,28 @@ class Port(NamedTuple):
     shape: Shape
 
 
+class Measure(NamedTuple):
+    """A number that follows the size of an axis: times * size // over + plus."""
+
+    axis: Axis
+    times: int = 1
+    over: int = 1
+    plus: int = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Axes behind the batch that may have any size: where they are, and what follows from them.
+
+    Attributes:
+        axes: such axes, by the name that their size has; "" where it has none.
+        numbers: (node, attribute) -> the attribute for any size, in the operator's own terms (-1 of a Reshape).
+    """
+
+    axes: Mapping[Axis, str] = field(default_factory=dict)
+    numbers: Mapping[tuple[str, str], tuple[int | Measure, ...]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Subgraph:
     """A graph inside a node of control flow: an attribute that nobody looks into.
@@ -84,6 +106,7 @@ class Net:
         ir_version: of the file it came from.
         metadata: the file's metadata_props.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
+        sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
     """
 
     name: str
@@ -98,6 +121,7 @@ class Net:
     ir_version: int = 8
     metadata: Mapping[str, str] = field(default_factory=dict)
     stored: str = "FLOAT"
+    sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
         for array in self.params.values():

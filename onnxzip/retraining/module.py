@@ -26,13 +26,17 @@ from onnxzip.net import Net, Port
 from onnxzip.ops.evaluate import Program, check_runnable, program_of
 from onnxzip.retraining.keys import keys_of
 
+Sizes = tuple[int, ...]  # of the free axes of a net's inputs, in their order
+
 
 class Reading:
     """What all copies of a module share: the file, the net, and the programs made of it so far. It is never changed."""
 
     def __init__(self, faithful: Faithful) -> None:
         self.faithful = faithful
-        self._programs: dict[tuple[str, ...], Program] = {}
+        self._programs: dict[tuple[tuple[str, ...], Sizes], Program] = {}
+        self.free, self.usual = tuple(faithful.sizes), tuple(faithful.sizes.values())
+        self._nets = {self.usual: faithful.net}
         check_runnable(faithful.net)
 
     @property
@@ -40,18 +44,34 @@ class Reading:
         """The net as it was read, with its first params."""
         return self.faithful.net
 
-    def program(self, outputs: Sequence[str]) -> Program:
-        """What computes these outputs; made once for each set of them.
+    def sizes_of(self, feeds: Mapping[str, Tensor]) -> Sizes:
+        """The sizes that free axes have in some inputs; of those that are not there, the usual ones."""
+        usual = zip(self.free, self.usual, strict=True)
+        return tuple(int(feeds[a.value].shape[a.dim]) if a.value in feeds else size for a, size in usual)
+
+    def net_at(self, sizes: Sizes) -> Net:
+        """The net with its numbers for the given sizes of free axes; read once for each.
+
+        Raises:
+            InvalidModelError, UnsupportedError: it does not work there.
+        """
+        if sizes not in self._nets:
+            numbers = dict(zip(self.free, sizes, strict=True))
+            self._nets[sizes] = read_faithfully(self.faithful.content, numbers).net
+        return self._nets[sizes]
+
+    def program(self, outputs: Sequence[str], sizes: Sizes | None = None) -> Program:
+        """What computes these outputs; made once for each set of them, and for each size of the free axes.
 
         Raises:
             UsageError: the net has no such output.
         """
-        key = tuple(outputs)
+        key = tuple(outputs), self.usual if sizes is None else sizes
         if key not in self._programs:
             known = [p.name for p in self.net.outputs]
-            if unknown := [name for name in key if name not in known]:
+            if unknown := [name for name in key[0] if name not in known]:
                 raise UsageError(f"net {self.net.name!r} has no output {unknown[0]!r}; it has {', '.join(known)}.")
-            self._programs[key] = program_of(self.net, key)
+            self._programs[key] = program_of(self.net_at(key[1]), key[0])
         return self._programs[key]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
@@ -119,13 +139,17 @@ class TorchNet(nn.Module):
         Raises:
             UsageError: the net has no such output, or an input is missing.
         """
-        program = self.reading.program(outputs)
+        sizes = self.reading.sizes_of(feeds)
+        program = self.reading.program(outputs, sizes)
+        usual = sizes == self.reading.usual
         given: dict[str, Tensor] = {}
         for name in program.given:
             if name in self._paths:
                 given[name] = self._param(name)
-            elif name in self._constants:
+            elif name in self._constants and usual:
                 given[name] = getattr(self, self._constants[name])
+            elif name in self.reading.net_at(sizes).params:  # constants may follow the size
+                given[name] = torch.tensor(self.reading.net_at(sizes).params[name], device=next(iter(feeds.values())).device)
             elif name in feeds:
                 given[name] = feeds[name]
             else:

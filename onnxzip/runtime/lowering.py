@@ -2,47 +2,26 @@
 
 An attribute that the operator's schema knows stays an attribute; one that the operator's record calls a constant input
 becomes an initializer again (`axes` of ReduceMean is an attribute before opset 18, an input from there on). A constant that
-contains the batch (-k for k times the batch) is computed from the shape of the first graph input that has a batch axis.
+contains the batch (-k for k times the batch) is computed from the shape of the first graph input that has a batch axis, one
+that follows other sizes from the shapes that it follows (`measures`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, helper, numpy_helper
 
 from onnxzip.net import BATCH, Net, Node, Subgraph
 from onnxzip.ops import find
 from onnxzip.runtime.inner import inner_graph, own_inputs
+from onnxzip.runtime.measures import Lowered, Names, measured
 
 # operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
 BATCHED_CONSTANTS = frozenset({"Expand", "Resize", "Tile", "AffineGrid", "CenterCropPad"})
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """What one node becomes: nodes and the initializers they bring along."""
-
-    nodes: tuple[NodeProto, ...]
-    constants: tuple[TensorProto, ...] = ()
-
-
-@dataclass(frozen=True)
-class Names:
-    """Deterministic fresh names: the wished one, or that with a number behind it."""
-
-    taken: set[str] = field(default_factory=set)
-
-    def fresh(self, wish: str) -> str:
-        name, k = wish, 1
-        while name in self.taken:
-            name, k = f"{wish}_{k}", k + 1
-        self.taken.add(name)
-        return name
 
 
 def split_domain(op: str) -> tuple[str, str]:
@@ -77,7 +56,8 @@ def lower(net: Net, node: Node, names: Names) -> Lowered:
             name = names.fresh(f"{node.name}.{key}")
             inputs += [""] * (moved[key] + 1 - len(inputs))
             inputs[moved[key]] = name
-            extra.append(_constant(net, node, name, value, _constant_dtype(net, node, schema, moved[key], value), names))
+            kind = _constant_dtype(net, node, schema, moved[key], value)
+            extra.append(_constant(net, node, key, name, value, kind, names))
     proto = helper.make_node(op, inputs, list(node.outputs), name=node.name, domain=domain)
     proto.attribute.extend(attributes)
     return Lowered((*_flat(e.nodes for e in extra), proto), _flat(e.constants for e in extra))
@@ -115,8 +95,11 @@ def _constant_dtype(net: Net, node: Node, schema: onnx.defs.OpSchema | None, at:
     return np.dtype({"b": np.bool_, "i": np.int64}.get(kind, np.float32))
 
 
-def _constant(net: Net, node: Node, name: str, value: Any, dtype: np.dtype, names: Names) -> Lowered:
-    """An initializer; for numbers that contain the batch the nodes that compute them."""
+def _constant(net: Net, node: Node, key: str, name: str, value: Any, dtype: np.dtype, names: Names) -> Lowered:
+    """An initializer; for numbers that contain the batch, or follow other sizes, the nodes that compute them."""
+    numbers = net.sizes.numbers.get((node.name, key))
+    if numbers is not None:
+        return measured(name, numbers, names)
     if node.op == "Reshape":
         value = tuple(-1 if v < 0 else v for v in value)
     elif node.op in BATCHED_CONSTANTS and any(v < 0 for v in np.atleast_1d(value)):

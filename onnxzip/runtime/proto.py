@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxzip.net import BATCH, Net, Shape
-from onnxzip.runtime.lowering import Names, lower
+from onnxzip.net import BATCH, Axis, Net
+from onnxzip.runtime.lowering import lower
+from onnxzip.runtime.measures import Names
 
 BATCH_NAME = "N"
 NOTHING: Mapping[str, int] = {}
 
 
 def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "") -> ModelProto:
-    """The net as a model at its own opset; the batch axis of inputs and outputs is called `N`.
+    """The net as a model at its own opset; the batch axis of inputs and outputs is called `N`, free axes as `sizes` says.
 
     The same net gives the same bytes (`SerializeToString(deterministic=True)`).
 
@@ -33,8 +34,8 @@ def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "")
     graph = helper.make_graph(
         [proto for part in lowered for proto in part.nodes],
         net.name or "net",
-        [_value_info(p.name, p.dtype, p.shape) for p in net.inputs],
-        [_value_info(p.name, p.dtype, p.shape) for p in net.outputs],
+        [_value_info(net, p.name) for p in net.inputs],
+        [_value_info(net, p.name) for p in net.outputs],
         initializer=[*params, *constants],
         value_info=_inner_values(net),
     )
@@ -62,9 +63,12 @@ def _model(net: Net, graph: GraphProto) -> ModelProto:
 def _inner_values(net: Net) -> list[ValueInfoProto]:
     ends = {p.name for p in (*net.inputs, *net.outputs)}
     inner = [v for node in net.nodes for v in node.outputs if v not in ends]
-    return [_value_info(v, net.dtypes[v], net.shapes[v]) for v in inner]
+    return [_value_info(net, v) for v in inner]
 
 
-def _value_info(name: str, dtype: np.dtype, shape: Shape) -> ValueInfoProto:
-    dims = [d if d >= 0 else BATCH_NAME if d == BATCH else None for d in shape]
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), dims)
+def _value_info(net: Net, name: str) -> ValueInfoProto:
+    dims: list[int | str | None] = [d if d >= 0 else BATCH_NAME if d == BATCH else None for d in net.shapes[name]]
+    for k in range(len(dims)):
+        if (free := net.sizes.axes.get(Axis(name, k))) is not None:
+            dims[k] = free or None
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(net.dtypes[name])), dims)

@@ -29,11 +29,13 @@ class Entry:
     Attributes:
         build: the module.
         inputs: name -> shape of one sample; integers: those that are numbers, with their bounds.
+        free: axes of all inputs that are exported without a number, besides the batch, by the name of their size.
     """
 
     build: Callable[[], nn.Module]
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: IMAGE)
     integers: Mapping[str, int] = field(default_factory=dict)
+    free: Mapping[int, str] = field(default_factory=dict)
 
 
 TEXT = {"ids": (transformers.TOKENS,), "mask": (transformers.TOKENS,)}
@@ -92,13 +94,14 @@ def exported(net: nn.Module, entry: Entry, dialect: str) -> ModelProto:
             file = io.BytesIO()
             torch.onnx.export(
                 net, tuple(examples.values()), file, input_names=list(examples), output_names=["out"], opset_version=14,
-                dynamic_axes={name: {0: "batch"} for name in (*examples, "out")}, dynamo=False,
+                dynamic_axes={name: {0: "batch", **entry.free} for name in examples} | {"out": {0: "batch"}}, dynamo=False,
             )
             return onnx.load_from_string(file.getvalue())
         batch = torch.export.Dim("batch", min=1, max=4096)
         program = torch.onnx.export(
             net, tuple(examples.values()), input_names=list(examples), output_names=["out"], opset_version=18, dynamo=True,
-            dynamic_shapes=tuple({0: batch} for _ in examples), verbose=False,
+            dynamic_shapes=tuple({0: batch, **dict.fromkeys(entry.free, torch.export.Dim.DYNAMIC)} for _ in examples),
+            verbose=False,
         )
         assert program is not None
         return program.model_proto

@@ -1,0 +1,90 @@
+"""The sizes of data before the nets are loaded: nets whose inputs take any size are analysed at that of their samples.
+
+Iterables are read once: what was read stands in their place afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from onnxzip.calibration.reading import Together, is_folder, read
+from onnxzip.calibration.sources import grouped
+from onnxzip.errors import InvalidDataError
+from onnxzip.loading import Family
+
+Shapes = Mapping[str, tuple[int, ...]]  # name of an array -> its shape
+
+
+def peeked(data: Any, tasks: Iterable[str], limit: int) -> tuple[Any, dict[str, Shapes]]:
+    """Shapes of the arrays for each task, and the data, to be used instead of what was given.
+
+    Args:
+        data: as `collect` takes them.
+        limit: samples that are taken from iterables.
+
+    Raises:
+        InvalidDataError: they cannot be read, are for a task that does not exist, or a task has none.
+    """
+    if data is None:
+        return None, {}
+    found: dict[str, Any] = {}
+    shapes: dict[str, Shapes] = {}
+    for some, item in grouped(data, tuple(tasks)):
+        arrays, kept = _arrays(item, limit)
+        for task in some:
+            found[task], shapes[task] = kept, {name: array.shape for name, array in arrays.items()}
+    return found, shapes
+
+
+def _arrays(item: Any, limit: int) -> tuple[Mapping[str, np.ndarray], Any]:
+    """The arrays of an item (none of a folder), and the item or what was read of it."""
+    if isinstance(item, Together):
+        parts = [_arrays(i, limit) for i in item.items]
+        return parts[0][0], Together(tuple(kept for _, kept in parts))
+    if is_folder(item):
+        return {}, item
+    arrays = read(item, limit)
+    return arrays, item if isinstance(item, (str, PathLike, Mapping, np.ndarray)) else arrays
+
+
+def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -> dict[str, dict[str, int]] | None:
+    """Sizes of the free axes for each task: of its data, else of its own file, else usual ones; None without data.
+
+    Args:
+        shapes: task -> shapes of its arrays; none for a folder of images.
+        size: that images of a folder are resized to; None where nobody says.
+
+    Raises:
+        InvalidDataError: data have another size than the one that the task's own file takes.
+        UnsupportedError: nobody tells a size, and no usual one will do.
+    """
+    if not shapes:
+        return None
+    told = {task: _told(nets, task, shapes[task], size) for task in nets.tasks}
+    for task, name, own in ((t, name, n) for t in nets.tasks for name, n in nets.declared(t).items()):
+        if told[task].get(name, own) != own:
+            where = next(g.where for g in nets.groups if g.name == name)
+            raise InvalidDataError(f"data for {task!r}: {where} is {told[task][name]}, the net takes {own} only")
+    found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
+    if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
+        usual, _ = nets.usual()
+        found = {task: {**usual, **sizes} for task, sizes in found.items()}
+    return found
+
+
+def _told(nets: Family, task: str, shapes: Shapes, size: int | None) -> dict[str, int]:
+    """What a task's data say of the free sizes."""
+    own, found = nets.inputs[task], dict[str, int]()
+    for group in nets.groups:
+        for axis in group.axes:
+            names = (own[axis.value], axis.value, *(["x"] if len(own) == 1 else []))
+            shape = next((shapes[n] for n in names if n in shapes), ())
+            if len(shape) > axis.dim:
+                found.setdefault(group.name, shape[axis.dim])
+            elif not shapes and size is not None:
+                found[group.name] = size
+    return found

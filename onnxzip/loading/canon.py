@@ -1,0 +1,40 @@
+"""From a model to a net in canonical form: every step of loading behind the reading of the file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.folding import folded_affine
+from onnxzip.loading.halves import widened
+from onnxzip.loading.importing import to_net
+from onnxzip.loading.linear import canonical_linear
+from onnxzip.loading.normalising import folded_normalisation
+from onnxzip.loading.preparing import prepare
+from onnxzip.loading.removal import without_idle_nodes
+from onnxzip.loading.shapes import fold_for_both_batches
+from onnxzip.loading.spelled_out import recognised
+from onnxzip.net import Net
+
+ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
+ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
+
+
+def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
+    """The net of a model that has numbers for all axes behind the batch.
+
+    Args:
+        path: for messages, and for params beside it.
+        floats: types that a constant of floats may have.
+
+    Raises:
+        InvalidModelError, UnsupportedError: its shapes contradict each other, or it cannot be merged.
+    """
+    wide, stored = widened(path, model)
+    prepared = prepare(path, wide, opset)
+    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
+    return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

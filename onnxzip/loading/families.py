@@ -1,0 +1,196 @@
+"""Nets that are merged, and the axes of their inputs that are free: which of them have one size, and the nets at a size.
+
+An axis is free where a file gives no number for it, or where the files give different ones. Axes with one name have one size.
+Loading at several sizes tells what depends on them, as two batches tell what depends on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.canon import net_of
+from onnxzip.loading.dims import bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
+from onnxzip.loading.files import opset_of, read_mapped
+from onnxzip.loading.freeing import freed, is_fixed, is_free
+from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
+from onnxzip.net import Axis, Net
+
+BATCH_NAME = "N"
+Numbers = Mapping[str, int]  # name of a size -> the size
+Dim = tuple[int, str]  # number (0: none) and name
+
+
+@dataclass(frozen=True)
+class Group:
+    """Axes that have one size.
+
+    Attributes:
+        name: of the size.
+        axes: inputs of the first net, and their axes.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+
+    @property
+    def where(self) -> str:
+        return " and ".join(f"axis {a.dim} of input {a.value!r}" for a in self.axes)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Nets that are merged.
+
+    Attributes:
+        models: task -> file and what is in it.
+        inputs: task -> input of the first net -> its own.
+        groups: free axes.
+        opset: of all nets.
+    """
+
+    models: Mapping[str, tuple[Path, ModelProto]]
+    inputs: Mapping[str, Mapping[str, str]]
+    groups: tuple[Group, ...]
+    opset: int
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.models)
+
+    def declared(self, task: str) -> dict[str, int]:
+        """The free sizes for which a net's own file has a number."""
+        dims = _dims(self.models[task][1])
+        numbers = {g.name: [dims[self.inputs[task][a.value]][a.dim][0] for a in g.axes] for g in self.groups}
+        return {name: max(found) for name, found in numbers.items() if any(found)}
+
+    def numbers(self, task: str, sizes: Numbers) -> dict[Axis, int]:
+        """Sizes by a net's own inputs and axes."""
+        return {Axis(self.inputs[task][a.value], a.dim): sizes[g.name] for g in self.groups for a in g.axes}
+
+    def nets(self, sizes: Numbers) -> tuple[Net, ...]:
+        """All nets at a size. Where some take any number of samples, those that take one are made to as well.
+
+        Raises:
+            InvalidModelError, UnsupportedError: one of them does not work there.
+        """
+        models = self.models
+        if self.groups:
+            models = {t: (path, bound(model, self.numbers(t, sizes))) for t, (path, model) in models.items()}
+        nets = tuple(net_of(path, task, model, self.opset) for task, (path, model) in models.items())
+        if any(is_free(net) for net in nets):
+            nets = tuple(self._freed(*models[n.name], n) if is_fixed(n) else n for n in nets)
+        return nets
+
+    def _freed(self, path: Path, model: ModelProto, net: Net) -> Net:
+        return freed(path, model, net, lambda free: net_of(path, net.name, free, self.opset))
+
+    def usual(self) -> tuple[dict[str, int], tuple[Net, ...]]:
+        """Sizes for nets without data, and the nets: numbers of the files, else the first usual ones at which all nets work.
+
+        Raises:
+            UnsupportedError: there are none; it says what was tried.
+        """
+        why: Exception | None = None
+        for sizes in self._candidates():
+            try:
+                return sizes, self.nets(sizes)
+            except (InvalidModelError, UnsupportedError) as error:
+                why = why or error
+        if self.differing():
+            raise self.of_one_size(self.differing(), why)
+        path, model = next((p, m) for p, m in self.models.values() if free_axes(m))
+        raise no_usual_size(path, model, why)
+
+    def differing(self) -> tuple[Group, ...]:
+        """Axes for which the files have different numbers."""
+        told = [self.declared(t) for t in self.tasks]
+        return tuple(g for g in self.groups if len({d[g.name] for d in told if g.name in d}) > 1)
+
+    def of_one_size(self, groups: Iterable[Group], why: Exception | None) -> UnsupportedError:
+        """The error of nets whose inputs differ in axes of one size."""
+        told = {t: self.declared(t) for t in self.tasks}
+        numbers = {g: ", ".join(f"{n[g.name]} for {t}" for t, n in told.items() if g.name in n) for g in groups}
+        places = "; ".join(f"{g.where}: {some}" if some else g.where for g, some in numbers.items())
+        both = " and ".join(self.tasks)
+        return UnsupportedError(f"{both} have inputs of different size ({places}), and cannot be made to take any: {why}")
+
+    def _candidates(self) -> Iterable[dict[str, int]]:
+        first, model = self.tasks[0], self.models[self.tasks[0]][1]
+        known = {k: v for task in reversed(self.tasks) for k, v in self.declared(task).items()}
+        known |= {g.name: n for g in self.groups for a, n in recorded(model).items() if a in self._own(first, g)}
+        seen: list[dict[str, int]] = []
+        for numbers in usual_sizes(model):
+            own = {g.name: max(numbers.get(a, 0) for a in self._own(first, g)) for g in self.groups}
+            sizes = {name: known.get(name) or number for name, number in own.items()}
+            if sizes not in seen:
+                seen.append(sizes)
+                yield sizes
+
+    def _own(self, task: str, group: Group) -> tuple[Axis, ...]:
+        return tuple(Axis(self.inputs[task][a.value], a.dim) for a in group.axes)
+
+
+def family(files: Mapping[str, Path], opset: int | None = None) -> Family:
+    """Read files that are merged.
+
+    Args:
+        opset: of all nets; None for the highest of theirs.
+
+    Raises:
+        InvalidModelError, UnsupportedError: a file is no valid ONNX net, or none that can be merged.
+    """
+    models = {name: (path, read_mapped(path)) for name, path in files.items()}
+    opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
+    dims = {task: _dims(model) for task, (_, model) in models.items()}
+    inputs = {task: _aligned(next(iter(dims.values())), own) for task, own in dims.items()}
+    groups = _groups(dims, inputs)
+    return Family(models, inputs, groups, opset)
+
+
+def _dims(model: ModelProto) -> dict[str, tuple[Dim, ...]]:
+    return {
+        p.name: tuple((max(d.dim_value, 0), d.dim_param) for d in p.type.tensor_type.shape.dim) for p in ports_of_graph(model)
+    }
+
+
+def _aligned(first: Mapping[str, tuple[Dim, ...]], own: Mapping[str, tuple[Dim, ...]]) -> dict[str, str]:
+    """Inputs of the first net -> a net's own: by names, where they are the same, else by position."""
+    return {p: p for p in first} if set(first) == set(own) else dict(zip(first, own, strict=False))
+
+
+def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Mapping[str, Mapping[str, str]]) -> tuple[Group, ...]:
+    """Free axes, those of one name together."""
+    found: list[tuple[set[tuple[str, str]], list[Axis], str]] = []  # (task, name) that tie; axes; name
+    first = next(iter(dims))
+    for value, own in dims[first].items():
+        for k in range(1, len(own)):
+            here = [(t, dims[t][inputs[t][value]]) for t in dims if value in inputs[t]]
+            there = [(t, d[k]) for t, d in here if len(d) == len(own)]
+            numbers = {n for _, (n, _) in there}
+            if len(there) < len(dims) or (len(numbers) == 1 and 0 not in numbers):
+                continue
+            ties = {(t, name) for t, (n, name) in there if name and not n}
+            name = next((name for _, (n, name) in there if name and not n), "")
+            joined = [g for g in found if g[0] & ties]
+            axes = [a for g in joined for a in g[1]] + [Axis(value, k)]
+            merged = (set().union(ties, *(g[0] for g in joined)), axes, next((g[2] for g in joined if g[2]), name))
+            found = [g for g in found if g not in joined] + [merged]
+    return _named([(tuple(axes), name) for _, axes, name in found])
+
+
+def _named(groups: Sequence[tuple[tuple[Axis, ...], str]]) -> tuple[Group, ...]:
+    """Groups under names of their own, none that of the batch."""
+    taken = {BATCH_NAME}
+    named = []
+    for axes, name in groups:
+        wish = name or {2: "H", 3: "W"}.get(axes[0].dim, f"{axes[0].value}_{axes[0].dim}")
+        while wish in taken:
+            wish = f"{wish}_{axes[0].dim}"
+        taken.add(wish)
+        named.append(Group(wish, axes))
+    return tuple(named)

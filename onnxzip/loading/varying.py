@@ -1,0 +1,133 @@
+"""Constants that differ with the size of a net's input, as nodes: one net, folded for several sizes, becomes one graph again.
+
+    p[:n] of a longer initializer          ->  Slice      a table of positions, of which n are read
+    the same entry n times                 ->  Expand     a mask that hides nothing
+
+Anything else was made for one size, and stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.mapped import mapped_params
+from onnxzip.net import Net, Node
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What makes a constant: a node per net, and the param that all of these read."""
+
+    nodes: tuple[Node, ...]
+    param: str
+    array: np.ndarray
+
+
+def alike(nets: Sequence[Net], path: Path) -> None:
+    """Check that one net, loaded for several sizes, has the same nodes and as many samples in as out.
+
+    Raises:
+        UnsupportedError: it has not.
+    """
+    graphs = [[(n.name, n.op, n.inputs, n.outputs) for n in net.nodes] for net in nets]
+    if any(g != graphs[0] for g in graphs):
+        raise UnsupportedError(f"{path}: which nodes it has depends on the size of its input.")
+    for ports in zip(*(net.outputs for net in nets), strict=True):
+        batches = {tuple(d if d < 0 else 0 for d in port.shape) for port in ports}
+        if len(batches) > 1:
+            raise UnsupportedError(f"{path}: samples and sizes are mixed in its output {ports[0].name!r}.")
+
+
+def with_made_constants(nets: Sequence[Net], path: Path, model: ModelProto) -> tuple[Net, ...]:
+    """One net, loaded for several sizes, with nodes for constants that differ.
+
+    Args:
+        nets: of the same nodes.
+        path, model: the net's file.
+
+    Raises:
+        UnsupportedError: a constant was made for one size.
+    """
+    first = nets[0]
+    names = [v for v in first.params if not _same([net.params[v] for net in nets])]
+    made = [_made(name, nets, path, model) for name in names]
+    return tuple(_with(net, k, names, made) for k, net in enumerate(nets))
+
+
+def _same(arrays: Sequence[np.ndarray]) -> bool:
+    first = arrays[0]
+    return all(a is first or np.array_equal(a, first, equal_nan=a.dtype.kind == "f") for a in arrays)
+
+
+def _made(name: str, nets: Sequence[Net], path: Path, model: ModelProto) -> _Made:
+    arrays = [net.params[name] for net in nets]
+    varying = [k for k in range(arrays[0].ndim) if len({a.shape[k] for a in arrays}) > 1]
+    found = _repeated(name, arrays, varying) or _beginning(name, arrays, varying, path, model)
+    if found is None:
+        reader = next(n for n in nets[0].nodes if name in n.inputs)
+        raise UnsupportedError(f"{path}: constant {name!r} of {reader.op} {reader.name!r} is made for one size of the input.")
+    return found
+
+
+def _repeated(name: str, arrays: Sequence[np.ndarray], varying: Sequence[int]) -> _Made | None:
+    """An Expand, where all entries along the varying axes are the same in all arrays."""
+    one = arrays[0][tuple(slice(0, 1) if k in varying else slice(None) for k in range(arrays[0].ndim))]
+    if not varying or any(not np.array_equal(a, np.broadcast_to(one, a.shape)) for a in arrays):
+        return None
+    nodes = (Node(f"{name}.repeated", "Expand", (f"{name}.one",), (name,), {"shape": tuple(a.shape)}) for a in arrays)
+    return _Made(tuple(nodes), f"{name}.one", np.ascontiguousarray(one))
+
+
+def _beginning(name: str, arrays: Sequence[np.ndarray], varying: Sequence[int], path: Path, model: ModelProto) -> _Made | None:
+    """A Slice of the longest initializer that begins with all arrays."""
+    if len(varying) != 1 or math.prod(arrays[0].shape[: varying[0]]) != 1:
+        return None
+    axis, entry = varying[0], arrays[0].shape[varying[0] + 1 :]
+    longest = max(a.shape[axis] for a in arrays)
+    for table in _tables(path, model, arrays[0].dtype, math.prod(entry), longest):
+        rows = table.reshape(-1, math.prod(entry))
+        if all(np.array_equal(rows[: a.shape[axis]], a.reshape(-1, math.prod(entry))) for a in arrays):
+            whole = np.ascontiguousarray(rows.reshape(*arrays[0].shape[:axis], -1, *entry))
+            return _Made(tuple(_slice(name, axis, a.shape[axis]) for a in arrays), f"{name}.whole", whole)
+    return None
+
+
+def _slice(name: str, axis: int, end: int) -> Node:
+    attrs = {"starts": (0,), "ends": (end,), "axes": (axis,), "steps": (1,)}
+    return Node(f"{name}.beginning", "Slice", (f"{name}.whole",), (name,), attrs)
+
+
+def _tables(path: Path, model: ModelProto, dtype: np.dtype, width: int, least: int) -> Iterator[np.ndarray]:
+    """Initializers of so many entries in rows of a width, as numbers of a type."""
+    mapped: Mapping[str, np.ndarray] = mapped_params(path, model)
+    for tensor in _tensors(model):
+        rows, rest = divmod(math.prod(tensor.dims), max(width, 1))
+        if not rest and rows >= least:
+            array = mapped[tensor.name] if tensor.name in mapped else numpy_helper.to_array(tensor)
+            if array.dtype.kind in "fiub" and (array.dtype.kind == dtype.kind or array.dtype == dtype):
+                yield np.asarray(array, dtype)
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    yield from (a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value")
+
+
+def _with(net: Net, which: int, names: Sequence[str], made: Sequence[_Made]) -> Net:
+    """The net with the nodes in front; the values that they write have the constants' shapes."""
+    if not names:
+        return net
+    params = {k: a for k, a in net.params.items() if k not in names} | {m.param: m.array for m in made}
+    shapes = {m.param: tuple(m.array.shape) for m in made}
+    dtypes = {m.param: m.array.dtype for m in made}
+    return replace(
+        net, nodes=(*(m.nodes[which] for m in made), *net.nodes), params=params, shapes={**net.shapes, **shapes},
+        dtypes={**net.dtypes, **dtypes},
+    )
