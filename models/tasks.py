@@ -66,6 +66,7 @@ TASKS = {
         Task("digits", "digits", 0, 10, "digits", mirror=False),
         Task("fashion-b", "fashion", 0, 10, "fashion", mirror=True),
         Task("animals", "animals", 0, 10, "animals", mirror=True),
+        Task("digits-b", "digits", 0, 10, "digits", mirror=False),
     )
 }
 

@@ -27,8 +27,12 @@ BATCH = 128
 WEIGHT_DECAY = 0.02
 LARGEST_RATE = {"lenet300": 2e-3, "lenet5": 3e-3, "vgg": 6e-3, "resnet": 1e-2, "mobilenet": 1e-2}
 EPOCHS = {
-    "lenet300": {"fashion-low": 14, "fashion-high": 14, "fashion": 10, "digits": 30, "fashion-b": 10, "animals": 30},
-    "lenet5": {"fashion-low": 5, "fashion-high": 5, "fashion": 6, "digits": 10, "fashion-b": 6, "animals": 12},
+    "lenet300": {
+        "fashion-low": 14, "fashion-high": 14, "fashion": 10, "digits": 30, "fashion-b": 10, "animals": 30, "digits-b": 30,
+    },
+    "lenet5": {
+        "fashion-low": 5, "fashion-high": 5, "fashion": 6, "digits": 10, "fashion-b": 6, "animals": 12, "digits-b": 10,
+    },
     "vgg": {"fashion-low": 4, "fashion-high": 4, "fashion": 3, "digits": 8, "fashion-b": 3, "animals": 12},
     "resnet": {"fashion-low": 2, "fashion-high": 2, "fashion": 2, "digits": 6, "fashion-b": 2, "animals": 10},
     "mobilenet": {"fashion-low": 4, "fashion-high": 4, "fashion": 3, "digits": 8, "fashion-b": 3, "animals": 14},
@@ -141,7 +145,8 @@ def main() -> None:
     for family in [arguments.family] if arguments.family else FAMILIES:
         for task in [TASKS[arguments.task]] if arguments.task else TASKS.values():
             path = arguments.out / f"{family}-{task.name}.onnx"
-            if is_done(path, arguments.out / "index.json") and not arguments.force:
+            done = is_done(path, arguments.out / "index.json") and not arguments.force
+            if task.name not in EPOCHS[family] or done:
                 continue
             start = time.perf_counter()
             split = read_task(arguments.data, task)
