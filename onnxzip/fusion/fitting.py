@@ -141,14 +141,14 @@ def _solve(
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
     weights, counts = work.weights(known), emphasis(list(places), leader)
-    chosen = [Chosen(s, places[t], counts[t] * weights[t]) for t, s in known.items()]
+    chosen = [Chosen(s, places[t], weights[t], counts[t]) for t, s in known.items()]
     fit = fit_linear(chosen, centre, work.method.grid)
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples, unclipped = [], np.zeros_like(fit.system.pull)
-    for (task, count), c in zip(counts.items(), chosen, strict=True):
-        if count < 1:  # of tasks that do not lead, what the activation cuts off makes no difference: measured
-            unclipped += c.weight * c.stats.products_with(c.at)
+    for task, c in zip(counts, chosen, strict=True):
+        if c.emphasis < 1:  # of tasks that do not lead, what the activation cuts off makes no difference: measured
+            unclipped += c.weight * c.emphasis * c.stats.products_with(c.at)
         else:
             z, p = work.stats.sampled(task, reads, group)
             samples.append(Sampled(z, p[:, c.at], c.weight))

@@ -93,7 +93,7 @@ def _losses(
     rows = {t: np.concatenate([r.reshape(len(r), -1) for r in known[t].values()], axis=1)[c] for t, c in at.items()}
     stats = {t: work.statistics(t, reads, group, matches) for t in at}
     weights, counts = work.weights(stats), emphasis(list(at), leader)
-    chosen = [Chosen(s, rows[t].reshape(-1), weights[t] * counts[t]) for t, s in stats.items()]
+    chosen = [Chosen(s, rows[t].reshape(-1), weights[t], counts[t]) for t, s in stats.items()]
     own = original_rows(work.plan, work.step, reads, group, leader, matches)[rows[leader].reshape(-1)]
     fitted = rows_for(chosen, own, DAMPING)
     total = np.zeros(len(at[leader]))

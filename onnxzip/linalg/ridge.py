@@ -86,9 +86,10 @@ class Normal:
         """The same for some of the rows."""
         return Normal(self.zz, self.zp[:, at], self.pp[at])
 
-    def error(self, rows: Float) -> float:
-        """Mean squared error of rows, summed over the rows."""
-        return float((self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)).sum())
+    def relative_error(self, rows: Float) -> float:
+        """Mean squared error of rows over the mean square of their targets, each summed over the rows."""
+        error = self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)
+        return float(error.sum()) / max(float(self.pp.sum()), TINY)
 
 
 def factorised(zz: Matrix, damping: float) -> Factor:
@@ -127,27 +128,31 @@ def solve_damped(zz: Matrix, right: Float, damping: float) -> Float:
     return solve_factorised(factorised(zz, damping), right)
 
 
-def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID) -> Fit:
+def fit_primal(
+    train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID, told: Normal | None = None
+) -> Fit:
     """Damped rows for the best damping of a grid.
 
     Args:
         train, held: normal equations of fitted and of held-out rows; without held-out rows the first damping is taken.
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
+        told: held-out rows, weighed as the error that is told wants it; those of `held` where there are none.
     """
-    pull = train.zz @ centre.T
+    pull, told = train.zz @ centre.T, told or held
     if held is None or len(grid) == 1:
         rows = System(factorised(train.zz, grid[0]), pull, centre).solve(train.zp)
-        return Fit(rows, grid[0], float("nan") if held is None else held.error(rows) / max(float(held.pp.sum()), TINY))
+        return Fit(rows, grid[0], float("nan") if told is None else told.relative_error(rows))
     at = np.arange(0, len(centre), -(-len(centre) // PROBED))
     probe, judge = train.some(at), held.some(at)
-    energy = max(float(judge.pp.sum()), TINY)
 
-    def attempt(damping: float) -> tuple[float, None]:
-        system = System(factorised(train.zz, damping), pull[:, at], centre[at])
-        return judge.error(system.solve(probe.zp)) / energy, None
+    def attempt(damping: float) -> tuple[float, Float]:
+        rows = System(factorised(train.zz, damping), pull[:, at], centre[at]).solve(probe.zp)
+        return judge.relative_error(rows), rows
 
-    damping, error, _ = best_damping(grid, attempt)
+    damping, error, rows = best_damping(grid, attempt)
+    if told is not held and told is not None:
+        error = told.some(at).relative_error(rows)
     a, b = 1 - HELD_SHARE, HELD_SHARE
     system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * (held.zz @ centre.T), centre)
     return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
