@@ -73,7 +73,9 @@ class TestTheBoundCatches:
     def test_damping_towards_zero(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
         right = solving.fit_primal
 
-        def wrong(train: Normal, held: Normal | None, centre: np.ndarray, grid: tuple[float, ...]) -> Fit:
+        def wrong(
+            train: Normal, held: Normal | None, centre: np.ndarray, grid: tuple[float, ...], told: Normal | None
+        ) -> Fit:
             return right(train, held, 0 * centre, (1.0,))
 
         monkeypatch.setattr(solving, "fit_primal", wrong)

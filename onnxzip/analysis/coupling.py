@@ -10,7 +10,7 @@ from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
-from onnxzip.ops.notation import Term, expand, parse
+from onnxzip.ops.notation import Term, expand, is_remaining, parse
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Coupling:
         produced: atoms that are output channels of a node with weights: those that can be matched at all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
+        ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over).
         refusals: (node, reason) for every node that could not be coupled.
     """
 
@@ -35,6 +36,7 @@ class Coupling:
     produced: frozenset[int]
     inside: Mapping[int, int]
     pinned: Mapping[int, str]
+    ordered: frozenset[int]
     refusals: tuple[tuple[str, str], ...]
 
     def exprs(self, value: str) -> tuple[Expr, ...]:
@@ -74,6 +76,7 @@ class _Builder:
     names: dict[str, dict[str, Space]] = field(default_factory=dict)
     whole: dict[str, list[Space]] = field(default_factory=dict)
     pins: list[tuple[Space, str]] = field(default_factory=list)
+    ordered: list[Space] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
     torn: list[tuple[Node, str, list[Space]]] = field(default_factory=list)
 
@@ -132,6 +135,7 @@ class _Builder:
         self.names[node.name] = labels
         whole = set(line.whole) if linear else line.whole | _contracted(named[: len(left)], named[len(left) :])
         self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
+        self.ordered += [labels[n] for n in _neighbouring(named[: len(left)], named[len(left) :]) if n in labels]
         for name in line.pinned:
             if name in labels:
                 self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
@@ -141,6 +145,12 @@ def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     """Names of whole input axes that no output has: what is summed over, so that no part of it will do."""
     kept = {n for terms in right for t in terms for n in t.names}
     return {t.names[0] for terms in left for t in terms if t.single is not None} - kept
+
+
+def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> list[str]:
+    """Names of the remaining axes that do not go through as they are: windows run along them."""
+    before, after = ({n for terms in side for t in terms for n in t.names} for side in (left, right))
+    return sorted(n for n in before ^ after if is_remaining(n))
 
 
 def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
@@ -198,13 +208,14 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
-    nesting = nest(net, axes, produced, produced - set(pinned))
+    ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, inside, pinned, tuple(refusals))
+    return Coupling(net, axes, names, whole, produced, inside, pinned, ordered, tuple(refusals))
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:

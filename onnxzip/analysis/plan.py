@@ -131,6 +131,7 @@ class Proposal:
         name: of the step that first produces it; free: who may share it; refused: task -> why it may not.
         sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
         whole: whether some node needs all of its channels at once.
+        ordered: whether its channels have neighbours, and keep their order.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Proposal:
     sizes: Mapping[str, int]
     inside: Mapping[int, int] = field(default_factory=dict)
     whole: bool = False
+    ordered: bool = False
 
     @property
     def even(self) -> bool:
@@ -164,10 +166,11 @@ def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     sizes = laid.sizes
     whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
     whole |= {n for some in woven_spaces(laid) for n in some}
+    ordered = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.ordered}
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
-        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole)
+        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
     for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
@@ -240,12 +243,14 @@ def _settle(
 
 
 def _wanted(
-    laid: Overlay, steps: Sequence[Step], proposals: Mapping[int, Proposal], torn: Mapping[int, str],
+    laid: Overlay, steps: Sequence[Step], proposals: Mapping[int, Proposal], torn: Iterable[int],
     shares: Sequence[tuple[str, float]], together: bool,
 ) -> dict[int, float]:
-    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it."""
+    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it; all or
+    nothing where channels keep their order."""
+    torn = {*torn, *(n for n, p in proposals.items() if p.ordered and not p.even)}
     asked = {n: 0.0 if n in torn else share_of(p.name, shares) for n, p in proposals.items()}
-    whole = {n for n, p in proposals.items() if p.whole and p.even and asked[n] > 0}
+    whole = {n for n, p in proposals.items() if (p.whole or p.ordered) and p.even and asked[n] > 0}
     led = whole if together else led_by(laid, steps, whole)
     return {n: 1.0 if n in led and n not in torn else share for n, share in asked.items()}
 
@@ -266,7 +271,8 @@ def _space(
     shares_any = any(len(o) > 1 for o in counts)
     strands = strands_of(counts, together and shares_any)
     others = {frozenset([t]): n for t, n in sizes.items() if t not in free}
-    return SpacePlan(number, name, sizes, strands + strands_of(others, False), refused, inside=proposal.inside)
+    strands += strands_of(others, False)
+    return SpacePlan(number, name, sizes, strands, refused, inside=proposal.inside, ordered=proposal.ordered)
 
 
 def _refusals(

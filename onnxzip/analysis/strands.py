@@ -54,6 +54,8 @@ class SpacePlan:
         refused: task -> why its channels cannot be shared.
         given: channels that are no weights' output (an image joined to features): identical in all tasks.
         inside: spaces that lie inside each of its channels (of a head, say), by number, with their sizes.
+        ordered: whether its channels have neighbours (the bins of a spectrum that a convolution runs over): they are shared
+            all in their order, or not at all.
     """
 
     number: int
@@ -63,6 +65,7 @@ class SpacePlan:
     refused: Mapping[str, str]
     given: bool = False
     inside: Mapping[int, int] = field(default_factory=dict)
+    ordered: bool = False
 
     @property
     def counts(self) -> dict[Owners, int]:

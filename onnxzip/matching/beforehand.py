@@ -25,7 +25,7 @@ Likeness = Mapping[tuple[str, str], np.ndarray]  # (task, task) -> [channels, ch
 def matched_spaces(plan: Plan) -> tuple[SpacePlan, ...]:
     """Spaces of which channels are shared, in the order of the zip."""
     place = {n: k for k, s in reversed(list(enumerate(plan.steps))) for n in s.spaces}
-    some = [s for s in plan.spaces.values() if not s.given and sharing(s)]
+    some = [s for s in plan.spaces.values() if not s.given and not s.ordered and sharing(s)]
     return tuple(sorted(some, key=lambda s: place[s.number]))
 
 

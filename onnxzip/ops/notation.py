@@ -63,3 +63,8 @@ def expand(pattern: Pattern, rank: int) -> list[Term]:
         else:
             terms.append(Term(tuple(re.findall(r"\w+", text)), "+" in text))
     return terms
+
+
+def is_remaining(name: str) -> bool:
+    """Whether a name is one of those that `*s` stands for."""
+    return name.endswith("_")
