@@ -14,6 +14,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
 from onnxzip.fusion.leading import leads_of
 from onnxzip.fusion.problem import Reads
+from onnxzip.fusion.siblings import siblings
 from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.assignment import hungarian
@@ -36,10 +37,14 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
         return members_of(space, [])
     groups, costs = list(same), [0.0] * len(same)
     counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
+    if work.method.follow and work.stats is not None:
+        akin = siblings(work, shared_reads(work, space), space, counts, same, matches)
+        groups, costs = groups + akin, costs + [float("nan")] * len(akin)
+        counts = {o: n - sum(frozenset(g) == o for g in akin) for o, n in counts.items()}
     if any(counts.values()):
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)
-        matched, charges = group_channels(counts, terms, work.method.assign, same)
+        matched, charges = group_channels(counts, terms, work.method.assign, groups)
         groups += matched
         costs += charges if work.stats is not None else [float("nan")] * len(matched)
     members = charged(members_of(space, groups), groups, costs)

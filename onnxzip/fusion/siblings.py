@@ -1,0 +1,60 @@
+"""Channels of nets that were trained from one start, or one from the other: their weights still are nearly the same.
+
+Rows w_t of some nets, over the inputs of the fused net, are akin where sum_t |w_t - mean|^2 < a sum_t |w_t|^2, a = 1 / 20 (two
+rows at a cosine above 0.9). Such channels are paired where they stand, before all others: several that do nearly the same are
+told apart by their weights, not by what few samples say. And nobody leads them, since their mean is of use to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.fusion.problem import Reads, original_rows
+from onnxzip.fusion.targets import rows_of
+from onnxzip.fusion.work import Work
+from onnxzip.matching.match import Matches, Rows
+
+AKIN = 0.05  # a
+
+
+def siblings(
+    work: Work, reads: Reads, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]], matches: Matches
+) -> list[dict[str, int]]:
+    """Groups of channels that stand in the same place of their nets and are akin.
+
+    Args:
+        room: how many groups each owner set may have.
+        same: groups that are decided already; their channels are in no other.
+    """
+    found = list[dict[str, int]]()
+    for owners, count in room.items():
+        taken = {i for group in (*same, *found) for t, i in group.items() if t in owners}
+        free = [i for i in range(min(space.sizes[t] for t in owners)) if i not in taken]
+        at = {t: np.array(free, np.int64) for t in sorted(owners)}
+        if free and count:
+            groups = np.flatnonzero(akin(work, reads, space, at, matches))[:count]
+            found += [{t: int(channels[k]) for t, channels in at.items()} for k in groups]
+    return found
+
+
+def akin(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches) -> np.ndarray:
+    """Groups whose original rows are nearly one and the same, as those of siblings are: bool [groups].
+
+    Args:
+        at: task -> int [groups], its channel in each.
+    """
+    group, known = rows_of(work, space, list(at))
+    rows = np.stack([
+        original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
+        for t, c in at.items()
+    ])
+    spread = ((rows - rows.mean(axis=0)) ** 2).sum(axis=(0, 2))
+    return np.asarray(spread < AKIN * (rows**2).sum(axis=(0, 2)))
+
+
+def places_of(rows: Rows) -> np.ndarray:
+    """The rows of each channel of a task, those of all that lies inside it side by side: int [channels, rows]."""
+    return np.concatenate([r.reshape(len(r), -1) for r in rows.values()], axis=1)
