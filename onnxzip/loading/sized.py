@@ -1,8 +1,8 @@
 """Nets loaded for several sizes of their inputs: those of the data, and others that tell what the size changes.
 
     base               what is planned for
-    base +- 32 k, ..   other sizes that nets with strides and windows take; smaller steps of small ones
-    base +- 1, ..      an odd one, where the nets take it: it tells n / 2 from (n + 1) / 2
+    base +- 32 k, ..   another size that nets with strides and windows take; smaller steps of small ones
+    base +- 1, ..      an odd one, which tells n / 2 from (n + 1) / 2; where the nets take none, one more of the others
 
 A size at which a net contradicts itself, has other nodes, or has a constant made for one size, is fixed in truth.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.families import Family, Group, Numbers
@@ -128,55 +130,53 @@ def _tried(nets: Family, base: AtSize, free: Sequence[tuple[str, ...]], others: 
     Raises:
         InvalidModelError, UnsupportedError: they are nets for one size.
     """
-    at = [base, *(AtSize(sizes, nets.nets(sizes)) for sizes in others), *_probes(nets, base, free)]
+    at = [base, *(_loaded(nets, base, sizes) for sizes in others), *_probes(nets, base, free)]
     by_task = []
     for k, (path, model) in enumerate(nets.models.values()):
-        mine = [at[0].nets[k], *(_sharing(at[0].nets[k], one.nets[k]) for one in at[1:])]
+        mine = [one.nets[k] for one in at]
         alike(mine, path)
         by_task.append(with_made_constants(mine, path, model))
     return tuple(replace(one, nets=tuple(some[k] for some in by_task)) for k, one in enumerate(at))
 
 
 def _probes(nets: Family, base: AtSize, free: Sequence[tuple[str, ...]]) -> Iterator[AtSize]:
-    """Two sizes, and an odd one where the nets take it."""
-    why: Exception | None = None
+    """Two other sizes, an odd one among them where the nets take any."""
     count = len(free)
-    for scale in SCALES_OF_LARGE if min(base.sizes.values()) >= LARGE else SCALES:
-        steps = ([scale * (k + 1) for k in range(count)], [scale * (2 * count - k) for k in range(count)])
-        wanted = [_moved(base, free, step) for step in steps]
-        if any(min(sizes.values()) < LEAST for sizes in wanted):
-            continue
-        try:
-            found = [AtSize(sizes, nets.nets(sizes)) for sizes in wanted]
-        except _FIXED as error:
-            why = why or error
-            continue
-        yield from found
-        break
-    else:
+    scales = SCALES_OF_LARGE if min(base.sizes.values()) >= LARGE else SCALES
+    first, why = _first(nets, base, ({n: s * (k + 1) for k, some in enumerate(free) for n in some} for s in scales))
+    if first is None:
         raise _Contradiction(str(why or "it is too small to try smaller ones.")) from why
-    for step in ODD:
-        sizes = _moved(base, free, [step * (2 * k + 1) for k in range(count)])
+    yield first
+    odd = ({n: s * (2 * k + 1) for k, some in enumerate(free) for n in some} for s in ODD)
+    more = ({n: s * (2 * count - k) for k, some in enumerate(free) for n in some} for s in scales)
+    second, _ = _first(nets, base, (*odd, *more))
+    if second is not None:
+        yield second
+
+
+def _first(nets: Family, base: AtSize, steps: Iterable[Numbers]) -> tuple[AtSize | None, Exception | None]:
+    """The nets at the first size, so many steps from the base, that they take; why they do not take others."""
+    why: Exception | None = None
+    for step in steps:
+        sizes = {name: size + step.get(name, 0) for name, size in base.sizes.items()}
         if min(sizes.values()) >= LEAST:
             try:
-                yield AtSize(sizes, nets.nets(sizes))
-                return
-            except _FIXED:  # the originals do not take it either
-                continue
+                return _loaded(nets, base, sizes), None
+            except _FIXED as error:
+                why = why or error
+    return None, why
 
 
-def _moved(base: AtSize, free: Sequence[tuple[str, ...]], steps: Sequence[int]) -> dict[str, int]:
-    moved = dict(base.sizes)
-    for names, step in zip(free, steps, strict=True):
-        moved |= {name: base.sizes[name] + step for name in names}
-    return moved
+def _loaded(nets: Family, base: AtSize, sizes: Numbers) -> AtSize:
+    """The nets at another size, with the arrays of the base where they are the same."""
+    return AtSize(sizes, tuple(_sharing(a, b) for a, b in zip(base.nets, nets.nets(sizes), strict=True)))
 
 
 def _sharing(first: Net, other: Net) -> Net:
     """The other net with the first one's arrays where they are the same: a net at many sizes lies in memory once."""
     same = {
         k: first.params[k] for k, a in other.params.items()
-        if k in first.params and a.dtype == first.params[k].dtype and a.tobytes() == first.params[k].tobytes()
-        and a.shape == first.params[k].shape
+        if k in first.params and a.dtype == first.params[k].dtype
+        and np.array_equal(a, first.params[k], equal_nan=a.dtype.kind == "f")
     }
     return replace(other, params={**other.params, **same})
