@@ -88,14 +88,23 @@ FIXED = """fixed (float[N,3,L] x, float[6,3,3] w, float[6,7] p, float[2,6] h) =>
     d = ReduceMean<axes=[2], keepdims=0>(c)
     y = Gemm<transB=1>(d, h)
 }"""
-# every token sees those before it: a triangle made for the length
+# every token sees those before it, the nearer ones more: tables made for the length
 CAUSAL = """causal (float[N,S,4] x, float[4,6] w, float[6,6] v, float[6,2] h) => (float[N,2] y)
-<int64[1] one = {1}> {
+<int64[1] one = {1}, int64 none = {0}, int64 step = {%d}, float tenth = {0.1}> {
     shape = Shape(x)
     length = Gather<axis=0>(shape, one)
+    number = Squeeze(length)
+    places = Range(none, number, step)
+    rows = Unsqueeze(places, one)
+    distance = Sub(rows, places)
+    float = Cast<to=1>(distance)
+    far = Mul(float, tenth)
+    near = Exp(far)
     square = Concat<axis=0>(length, length)
     ones = ConstantOfShape<value = float[1] {0.1}>(square)
-    before = Trilu<upper=0>(ones)
+    triangle = Trilu<upper=0>(ones)
+    whole = Expand(near, square)
+    before = Mul(whole, triangle)
     a = MatMul(x, w)
     b = Relu(a)
     c = MatMul(before, b)
@@ -338,13 +347,25 @@ class TestTwoSizes:
             onnxzip.merge(files, pictures(40, 3, 24, 24)["x"])
 
 
+class TestComputedConstants:
+    def test_are_computed_for_every_length(self, tmp_path: Path) -> None:
+        path = written(tmp_path, CAUSAL % 1, 17)
+        fused = fused_with_copy(path, {"x": pictures(60, 9, 4)["x"]}, {"S": 9})
+        assert input_dims(fused) == {"x": ["N", "S", 4]} and not fused.plan.refusals
+        for length in (9, 3, 40):
+            check_at(fused, path, {"x": pictures(3, length, 4)["x"]}, EXACT)
+
+
 class TestFixedInTruth:
     def test_a_constant_of_one_size_is_refused_and_kept(self, tmp_path: Path) -> None:
-        path = written(tmp_path, CAUSAL, 17)
+        """Places are counted in steps of three: no sum of ones."""
+        text = CAUSAL.replace("number = Squeeze(length)", "short = Squeeze(length) number = Mul(short, step)") % 3
+        path = written(tmp_path, text, 17)
         fused = fused_with_copy(path, {"x": pictures(60, 9, 4)["x"]}, {"S": 9})
         assert input_dims(fused) == {"x": ["N", 9, 4]}
         [refusal] = fused.plan.refusals
-        assert "axis 1 of input 'x'" in refusal.where and "keeps its size, 9" in refusal.why and "MatMul" in refusal.why
+        assert "axis 1 of input 'x'" in refusal.where
+        assert "keeps its size, 9" in refusal.why and "made for one size" in refusal.why
         check_at(fused, path, {"x": pictures(3, 9, 4)["x"]}, EXACT)
 
     def test_a_weight_of_one_size_without_data(self, tmp_path: Path) -> None:
