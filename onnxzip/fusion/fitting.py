@@ -145,8 +145,11 @@ def _solve(
     fit = fit_linear(chosen, centre, work.method.grid)
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
-    samples = []
-    for task, c in zip(places, chosen, strict=True):
-        z, p = work.stats.sampled(task, reads, group)
-        samples.append(Sampled(z, p[:, c.at], c.weight))
-    return refit_rectified(fit, fit.system, samples, work.step.bounds)
+    samples, unclipped = [], np.zeros_like(fit.system.pull)
+    for (task, count), c in zip(counts.items(), chosen, strict=True):
+        if count < 1:  # of tasks that do not lead, what the activation cuts off makes no difference: measured
+            unclipped += c.weight * c.stats.products_with(c.at)
+        else:
+            z, p = work.stats.sampled(task, reads, group)
+            samples.append(Sampled(z, p[:, c.at], c.weight))
+    return refit_rectified(fit, fit.system, samples, unclipped, work.step.bounds)

@@ -31,8 +31,8 @@ def spread_of(rows: np.ndarray, stats: TaskStatistics, at: np.ndarray) -> Spread
         return Spread(means[0], fused.var(axis=0), means[1], wanted.var(axis=0), together)
     a, b = 1 - HELD_SHARE, HELD_SHARE
     train, held = stats.train, stats.held
-    products = a * (train.zz @ rows.T) + b * (held.zz @ rows.T)
-    zp = (a * train.zp + b * held.zp)[:, at]
+    products = (a * train.zz + b * held.zz).settled() @ rows.T
+    zp = stats.products_with(at)
     mean, wanted = products[-1], zp[-1]
     squares = (a * train.pp + b * held.pp)[at]
     together = np.einsum("rc,cr->r", rows, zp) - mean * wanted

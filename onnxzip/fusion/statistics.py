@@ -15,6 +15,7 @@ from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.rows import BlockId, RowPlan
 from onnxzip.fusion.sharing import Rows, add_up, gathered, row_order
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
+from onnxzip.linalg.ridge import HELD_SHARE
 from onnxzip.matching.match import Matches
 from onnxzip.peers import ALONE, Peers
 
@@ -34,6 +35,10 @@ class TaskStatistics:
     held: Moments
     rows: tuple[np.ndarray, np.ndarray] | None = None
     held_rows: tuple[np.ndarray, np.ndarray] | None = None
+
+    def products_with(self, at: np.ndarray) -> np.ndarray:
+        """Mean of z p' over all rows, for some of the original outputs: [columns, len(at)]."""
+        return (1 - HELD_SHARE) * self.train.zp[:, at] + HELD_SHARE * self.held.zp[:, at]
 
 
 class _Kept:

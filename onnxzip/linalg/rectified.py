@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxzip.linalg.ridge import Fit, System
+from onnxzip.linalg.ridge import Fit, Float, System
 
 ROUNDS = 4
 PORTION = 2048  # rows that are predicted at a time
@@ -32,18 +32,21 @@ class Sampled(NamedTuple):
     weight: float
 
 
-def refit_rectified(start: Fit, system: System, samples: Sequence[Sampled], bounds: tuple[float, float]) -> Fit:
+def refit_rectified(
+    start: Fit, system: System, samples: Sequence[Sampled], unclipped: Float, bounds: tuple[float, float]
+) -> Fit:
     """Rows fitted through an activation, from rows fitted without it.
 
     Args:
         start: the linear fit; its damping and its error are kept.
         system: of the linear fit: the sum over tasks of weight * mean z z', and what is damped towards.
-        samples: the rows of every task that takes part.
+        samples: the rows of the tasks that are met through the activation.
+        unclipped: of the others: the sum over tasks of weight * mean z p' [columns, rows].
         bounds: lowest and highest value that the activation lets through.
     """
     rows, ahead, momentum = start.rows, start.rows, 1.0
     for _ in range(ROUNDS):
-        zp, single = np.zeros_like(system.pull), ahead.T.astype(np.float32)
+        zp, single = unclipped.copy(), ahead.T.astype(np.float32)
         for z, p, weight in samples:
             for part in (slice(start, start + PORTION) for start in range(0, len(z), PORTION)):
                 zp += (z[part].T @ _met(z[part] @ single, p[part], bounds)) * np.float32(weight / len(z))
@@ -56,6 +59,8 @@ def refit_rectified(start: Fit, system: System, samples: Sequence[Sampled], boun
 
 def _met(predicted: NDArray[np.float32], target: NDArray[np.float32], bounds: tuple[float, float]) -> NDArray[np.float32]:
     """Targets, but predictions where target and prediction are cut off alike."""
-    lowest, highest = (np.float32(b) for b in bounds)
-    below = np.where(target <= lowest, np.minimum(predicted, lowest), target)
-    return np.where(target >= highest, np.maximum(predicted, highest), below)
+    met = target
+    for bound, beyond, nearer in zip(bounds, (np.less_equal, np.greater_equal), (np.minimum, np.maximum), strict=True):
+        if np.isfinite(bound):
+            met = np.where(beyond(target, np.float32(bound)), nearer(predicted, np.float32(bound)), met)
+    return met

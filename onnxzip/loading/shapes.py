@@ -30,6 +30,7 @@ from onnxzip.runtime import quiet
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+_FOLDED_FROM_SHAPES = frozenset({"Shape", "Size", "Cast"})
 _GROWING = frozenset({"Expand", "Tile"})
 
 
@@ -138,13 +139,23 @@ def _folded(
         port.shape = None
     before, now = None, _progress(path, graph)
     while now != before:
-        with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
-            graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
-            graph.cleanup().toposort()
+        if _may_fold(graph):
+            with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
+                graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
+        graph.cleanup().toposort()
         _plain_casts(graph)
         with_state_shapes(graph)
         before, now = now, _progress(path, graph)
     return without_counting_gathers(graph)
+
+
+def _may_fold(graph: gs.Graph) -> bool:
+    """Whether there can be anything to fold: looking for it takes longer than all else that loading does."""
+    return any(n.op in _FOLDED_FROM_SHAPES or any(n.subgraphs()) or all(map(_is_constant, n.inputs)) for n in graph.nodes)
+
+
+def _is_constant(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) or bool(tensor.is_empty())
 
 
 def _plain_casts(graph: gs.Graph) -> None:
