@@ -24,6 +24,7 @@ from onnxzip.merged import Merged
 from onnxzip.net import Axis, Port
 from onnxzip.retraining.module import read_module
 from onnxzip.runtime import open_file, open_session
+from onnxzip.shipping.preparing import prepare_net
 
 TOKENS, LONGEST, WIDTH = 20, 24, 8
 EXACT = 1e-5
@@ -231,7 +232,7 @@ class TestLengthsOfTheirOwn:
         folder, _, merged = made
         assert merged.report["sizes"][0]["sizes"] == {"short": 6, "long": 15}
         assert merged.report["samples"] == {"short": 60, "long": 60}
-        assert entries(folder / "both.onnx")["onnxzip.sizes"] == '[["x",1,6]]'
+        assert entries(folder / "both.onnx")["onnxzip.sizes"] == '{"short":[["x",1,6]],"long":[["x",1,15]]}'
 
     def test_verify_takes_any(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
         folder, files, _ = made
@@ -248,9 +249,18 @@ class TestLengthsOfTheirOwn:
         x = sentences(5, 19)
         together, apart = fed(folder / "both.onnx", x), fed(alone, x)
         np.testing.assert_allclose(apart["logits"], together["long_logits"], rtol=0, atol=1e-5)
+        assert load(alone).inputs[0].shape == (-1, 15)
         assert inspect(folder / "both.onnx")["sizes"] == [{"input": "x", "axis": 1, "name": "S", "size": 6}]
         assert "has no number; what is told here is for 6" in " ".join(run("inspect", folder / "both.onnx").out.split())
         assert diff(files["short"], folder / "both.onnx", "short")["nodes"]
+
+    def test_is_shipped_at_the_size_of_its_data(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
+        """Of a task alone that is its own, of all together the first one's."""
+        folder, _, _ = made
+        for task, length in (("long", 15), (None, 6)):
+            prepared = prepare_net(folder / "both.onnx", task, None, None)
+            assert prepared.inputs[0].shape == (-1, length)
+            assert {feed.ports[0].shape for feed in prepared.feeds.values()} == {(-1, length)}
 
     def test_retrained_on_both(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
         folder, files, _ = made

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.dims import bound
 from onnxzip.loading.families import Family, Group, Numbers
 from onnxzip.loading.varying import alike, with_made_constants
 from onnxzip.net import Net
@@ -136,8 +135,8 @@ def _tried(nets: Family, base: AtSize, free: Sequence[tuple[str, ...]], others: 
     for k, (task, (path, model)) in enumerate(nets.models.items()):
         mine = [one.nets[k] for one in at]
         alike(mine, path)
-        models = [bound(model, nets.numbers(task, one.sizes)) for one in at]
-        by_task.append(with_made_constants(mine, path, models))
+        numbers = [nets.numbers(task, one.sizes) for one in at]
+        by_task.append(with_made_constants(mine, path, model, numbers))
     return tuple(replace(one, nets=tuple(some[k] for some in by_task)) for k, one in enumerate(at))
 
 

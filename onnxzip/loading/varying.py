@@ -19,8 +19,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.computed import GROWING, computing
+from onnxzip.loading.dims import bound
 from onnxzip.loading.mapped import mapped_params
-from onnxzip.net import Net, Node
+from onnxzip.net import Axis, Net, Node
 from onnxzip.runtime import open_session
 
 
@@ -48,31 +49,35 @@ def alike(nets: Sequence[Net], path: Path) -> None:
             raise UnsupportedError(f"{path}: samples and sizes are mixed in its output {ports[0].name!r}.")
 
 
-def with_made_constants(nets: Sequence[Net], path: Path, models: Sequence[ModelProto]) -> tuple[Net, ...]:
+def with_made_constants(
+    nets: Sequence[Net], path: Path, model: ModelProto, numbers: Sequence[Mapping[Axis, int]]
+) -> tuple[Net, ...]:
     """One net, loaded for several sizes, with nodes for constants that differ.
 
     Args:
         nets: of the same nodes.
-        path: the net's file; models: what is in it, with the numbers of each size.
+        path, model: the net's file; numbers: of its free axes, at each size.
 
     Raises:
         UnsupportedError: a constant was made for one size.
     """
-    nets, left = _made_of_params(nets, path, models[0])
+    nets, left = _made_of_params(nets, path, model)
     if not left:
         return nets
-    graphs, deeper = _made_of_params(_computing(nets, left, path, models), path, models[0])
+    graphs, deeper = _made_of_params(_computing(nets, left, path, model, numbers), path, model)
     for name in deeper or [n for n in left if not all(_computes(g, n, net) for g, net in zip(graphs, nets, strict=True))]:
         raise _of_one_size(path, name, (*graphs[0].nodes, *nets[0].nodes))
     return tuple(_joined(net, graph, left) for net, graph in zip(nets, graphs, strict=True))
 
 
-def _computing(nets: Sequence[Net], names: Sequence[str], path: Path, models: Sequence[ModelProto]) -> tuple[Net, ...]:
+def _computing(
+    nets: Sequence[Net], names: Sequence[str], path: Path, model: ModelProto, numbers: Sequence[Mapping[Axis, int]]
+) -> tuple[Net, ...]:
     """Per size, what the file computes some constants by; nodes that give the same for all sizes are folded."""
     kinds = {name: nets[0].dtypes[name] for name in names}
     still: set[str] = set()
     while True:
-        graphs = tuple(computing(path, m, kinds, net.opset, still) for m, net in zip(models, nets, strict=True))
+        graphs = tuple(computing(path, bound(model, n), kinds, nets[0].opset, still) for n in numbers)
         alike(graphs, path)
         expanding = [n for n in graphs[0].nodes if n.op in GROWING and n.name not in still]
         news = {n.name for n in expanding if len({g.shapes[n.outputs[0]] for g in graphs}) == 1}
