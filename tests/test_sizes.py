@@ -8,14 +8,18 @@ import numpy as np
 import onnx
 import pytest
 from fusing import fuse, samples_for
+from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import strategies as st
 from merging import entries, failed, fed, run
 from netfiles import ops, written
-from onnx import numpy_helper, parser
+from onnx import ModelProto, numpy_helper, parser
+from random_graphs import IMAGE as DRAWN
+from random_graphs import STEPS, Step, grown
 from sizing import check_at, fused_with_copy, input_dims, planned_with_copy
 
 import onnxzip
 from onnxzip.calibration.samples import Source
-from onnxzip.errors import InvalidDataError, VerificationError
+from onnxzip.errors import InvalidDataError, UnsupportedError, VerificationError
 from onnxzip.exporting.trial import check_other_size
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
@@ -332,6 +336,15 @@ class TestTwoSizes:
         for told in merged.report["tasks"].values():
             assert told["fidelity"]["relative_error"] < EXACT
 
+    def test_verify_on_data_of_the_other_size(self, tmp_path: Path) -> None:
+        files = {"small": image(tmp_path, "small", "16,16"), "large": image(tmp_path, "large", "24,24")}
+        data = {"small": pictures(40, 3, 16, 16)["x"], "large": pictures(40, 3, 24, 24)["x"]}
+        onnxzip.merge(files, data).save(tmp_path / "both.onnx")
+        np.savez(tmp_path / "x.npz", x=data["small"])
+        against = [part for t, path in files.items() for part in ("--against", f"{t}={path}")]
+        words = ("large", "[3, 24, 24]", "[3, 16, 16]", "--data NAME=FILE")
+        failed(3, "verify", tmp_path / "both.onnx", *against, "--data", tmp_path / "x.npz", words=words)
+
     @pytest.mark.parametrize("method", ["mtz", "average", "permute", "regmean", "zipit"])
     def test_other_methods_see_both_sizes(self, method: str, tmp_path: Path) -> None:
         files = {"small": image(tmp_path, "small", "16,16"), "large": image(tmp_path, "large", "24,32")}
@@ -385,6 +398,42 @@ class TestFixedInTruth:
     def test_and_with_data(self, tmp_path: Path) -> None:
         fused = fused_with_copy(written(tmp_path, FIXED, 17), pictures(60, 3, 7), {"L": 7})
         assert input_dims(fused) == {"x": ["N", 3, 7]} and "keeps its size, 7" in fused.plan.refusals[-1].why
+
+
+class TestRandomNets:
+    def test_take_the_sizes_that_their_files_take(self, tmp_path: Path) -> None:
+        """Law 4 of random nets at other sizes, of those that take any; the others keep theirs, and say why."""
+        free = 0
+
+        @seed(0)
+        @settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 63)), min_size=1, max_size=6))
+        def law(steps: list[Step]) -> None:
+            nonlocal free
+            model, used = grown(steps, len(steps))
+            note(f"steps {used}")
+            path = tmp_path / "net.onnx"
+            onnx.save(_of_any_size(model), path)
+            try:
+                sizes = dict(zip("HW", DRAWN[1:], strict=True))
+                fused = fused_with_copy(path, {"image": pictures(40, *DRAWN)["x"]}, sizes)
+            except UnsupportedError as error:
+                assert "share nothing" in str(error)
+                return
+            free += bool(fused.plan.others)
+            assert fused.plan.others or any("keeps its size" in r.why for r in fused.plan.refusals)
+            for other in fused.plan.others:
+                check_at(fused, path, {"image": pictures(3, *other.nets["a"].inputs[0].shape[1:])["x"]}, 1e-3)
+
+        law()
+        assert free >= 10
+
+
+def _of_any_size(model: ModelProto) -> ModelProto:
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], "HW", strict=True):
+        dim.Clear()
+        dim.dim_param = name
+    return model
 
 
 class TestTrial:

@@ -4,7 +4,8 @@
     base +- 32 k, ..   another size that nets with strides and windows take; smaller steps of small ones
     base +- 1, ..      an odd one, which tells n / 2 from (n + 1) / 2; where the nets take none, one more of the others
 
-A size at which a net contradicts itself, has other nodes, or has a constant made for one size, is fixed in truth.
+A size is fixed in truth where the nets contradict themselves at others, cannot be run there (onnx believes the shape of a
+Reshape), have other nodes, or a constant made for one size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.families import Family, Group, Numbers
 from onnxzip.loading.varying import alike, with_made_constants
-from onnxzip.net import Net
+from onnxzip.net import Net, bind_batch
+from onnxzip.runtime import open_session
 
 LARGE, SCALES_OF_LARGE, SCALES, ODD = 64, (32, -32), (32, 4, -4), (1, -1)
 LEAST = 2  # a size of one would be taken for an axis that is repeated
@@ -169,8 +171,19 @@ def _first(nets: Family, base: AtSize, steps: Iterable[Numbers]) -> tuple[AtSize
 
 
 def _loaded(nets: Family, base: AtSize, sizes: Numbers) -> AtSize:
-    """The nets at another size, with the arrays of the base where they are the same."""
-    return AtSize(sizes, tuple(_sharing(a, b) for a, b in zip(base.nets, nets.nets(sizes), strict=True)))
+    """The nets at another size, with the arrays of the base where they are the same; they have been run there.
+
+    Raises:
+        InvalidModelError, UnsupportedError: they do not work there.
+    """
+    found = AtSize(sizes, tuple(_sharing(a, b) for a, b in zip(base.nets, nets.nets(sizes), strict=True)))
+    for net in found.nets:
+        rng, feeds = np.random.default_rng(0), dict[str, np.ndarray]()
+        for port in net.inputs:
+            shape = bind_batch(port.shape, 1)
+            feeds[port.name] = (rng.standard_normal(shape) if port.dtype.kind == "f" else np.ones(shape)).astype(port.dtype)
+        open_session(net, "cpu", 1).run(feeds)
+    return found
 
 
 def _sharing(first: Net, other: Net) -> Net:
