@@ -8,14 +8,18 @@ import numpy as np
 import onnx
 import pytest
 from fusing import fuse, samples_for
+from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import strategies as st
 from merging import entries, failed, fed, run
 from netfiles import ops, written
-from onnx import numpy_helper, parser
+from onnx import ModelProto, numpy_helper, parser
+from random_graphs import IMAGE as DRAWN
+from random_graphs import STEPS, Step, grown
 from sizing import check_at, fused_with_copy, input_dims, planned_with_copy
 
 import onnxzip
 from onnxzip.calibration.samples import Source
-from onnxzip.errors import InvalidDataError, VerificationError
+from onnxzip.errors import InvalidDataError, UnsupportedError, VerificationError
 from onnxzip.exporting.trial import check_other_size
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
@@ -24,6 +28,7 @@ from onnxzip.merged import Merged
 from onnxzip.net import Axis, Port
 from onnxzip.retraining.module import read_module
 from onnxzip.runtime import open_file, open_session
+from onnxzip.shipping.preparing import prepare_net
 
 TOKENS, LONGEST, WIDTH = 20, 24, 8
 EXACT = 1e-5
@@ -88,14 +93,23 @@ FIXED = """fixed (float[N,3,L] x, float[6,3,3] w, float[6,7] p, float[2,6] h) =>
     d = ReduceMean<axes=[2], keepdims=0>(c)
     y = Gemm<transB=1>(d, h)
 }"""
-# every token sees those before it: a triangle made for the length
+# every token sees those before it, the nearer ones more: tables made for the length
 CAUSAL = """causal (float[N,S,4] x, float[4,6] w, float[6,6] v, float[6,2] h) => (float[N,2] y)
-<int64[1] one = {1}> {
+<int64[1] one = {1}, int64 none = {0}, int64 step = {%d}, float tenth = {0.1}> {
     shape = Shape(x)
     length = Gather<axis=0>(shape, one)
+    number = Squeeze(length)
+    places = Range(none, number, step)
+    rows = Unsqueeze(places, one)
+    distance = Sub(rows, places)
+    float = Cast<to=1>(distance)
+    far = Mul(float, tenth)
+    near = Exp(far)
     square = Concat<axis=0>(length, length)
     ones = ConstantOfShape<value = float[1] {0.1}>(square)
-    before = Trilu<upper=0>(ones)
+    triangle = Trilu<upper=0>(ones)
+    whole = Expand(near, square)
+    before = Mul(whole, triangle)
     a = MatMul(x, w)
     b = Relu(a)
     c = MatMul(before, b)
@@ -222,7 +236,7 @@ class TestLengthsOfTheirOwn:
         folder, _, merged = made
         assert merged.report["sizes"][0]["sizes"] == {"short": 6, "long": 15}
         assert merged.report["samples"] == {"short": 60, "long": 60}
-        assert entries(folder / "both.onnx")["onnxzip.sizes"] == '[["x",1,6]]'
+        assert entries(folder / "both.onnx")["onnxzip.sizes"] == '{"short":[["x",1,6]],"long":[["x",1,15]]}'
 
     def test_verify_takes_any(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
         folder, files, _ = made
@@ -239,9 +253,18 @@ class TestLengthsOfTheirOwn:
         x = sentences(5, 19)
         together, apart = fed(folder / "both.onnx", x), fed(alone, x)
         np.testing.assert_allclose(apart["logits"], together["long_logits"], rtol=0, atol=1e-5)
+        assert load(alone).inputs[0].shape == (-1, 15)
         assert inspect(folder / "both.onnx")["sizes"] == [{"input": "x", "axis": 1, "name": "S", "size": 6}]
         assert "has no number; what is told here is for 6" in " ".join(run("inspect", folder / "both.onnx").out.split())
         assert diff(files["short"], folder / "both.onnx", "short")["nodes"]
+
+    def test_is_shipped_at_the_size_of_its_data(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
+        """Of a task alone that is its own, of all together the first one's."""
+        folder, _, _ = made
+        for task, length in (("long", 15), (None, 6)):
+            prepared = prepare_net(folder / "both.onnx", task, None, None)
+            assert prepared.inputs[0].shape == (-1, length)
+            assert {feed.ports[0].shape for feed in prepared.feeds.values()} == {(-1, length)}
 
     def test_retrained_on_both(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
         folder, files, _ = made
@@ -313,6 +336,15 @@ class TestTwoSizes:
         for told in merged.report["tasks"].values():
             assert told["fidelity"]["relative_error"] < EXACT
 
+    def test_verify_on_data_of_the_other_size(self, tmp_path: Path) -> None:
+        files = {"small": image(tmp_path, "small", "16,16"), "large": image(tmp_path, "large", "24,24")}
+        data = {"small": pictures(40, 3, 16, 16)["x"], "large": pictures(40, 3, 24, 24)["x"]}
+        onnxzip.merge(files, data).save(tmp_path / "both.onnx")
+        np.savez(tmp_path / "x.npz", x=data["small"])
+        against = [part for t, path in files.items() for part in ("--against", f"{t}={path}")]
+        words = ("large", "[3, 24, 24]", "[3, 16, 16]", "--data NAME=FILE")
+        failed(3, "verify", tmp_path / "both.onnx", *against, "--data", tmp_path / "x.npz", words=words)
+
     @pytest.mark.parametrize("method", ["mtz", "average", "permute", "regmean", "zipit"])
     def test_other_methods_see_both_sizes(self, method: str, tmp_path: Path) -> None:
         files = {"small": image(tmp_path, "small", "16,16"), "large": image(tmp_path, "large", "24,32")}
@@ -338,13 +370,25 @@ class TestTwoSizes:
             onnxzip.merge(files, pictures(40, 3, 24, 24)["x"])
 
 
+class TestComputedConstants:
+    def test_are_computed_for_every_length(self, tmp_path: Path) -> None:
+        path = written(tmp_path, CAUSAL % 1, 17)
+        fused = fused_with_copy(path, {"x": pictures(60, 9, 4)["x"]}, {"S": 9})
+        assert input_dims(fused) == {"x": ["N", "S", 4]} and not fused.plan.refusals
+        for length in (9, 3, 40):
+            check_at(fused, path, {"x": pictures(3, length, 4)["x"]}, EXACT)
+
+
 class TestFixedInTruth:
     def test_a_constant_of_one_size_is_refused_and_kept(self, tmp_path: Path) -> None:
-        path = written(tmp_path, CAUSAL, 17)
+        """Places are counted in steps of three: no sum of ones."""
+        text = CAUSAL.replace("number = Squeeze(length)", "short = Squeeze(length) number = Mul(short, step)") % 3
+        path = written(tmp_path, text, 17)
         fused = fused_with_copy(path, {"x": pictures(60, 9, 4)["x"]}, {"S": 9})
         assert input_dims(fused) == {"x": ["N", 9, 4]}
         [refusal] = fused.plan.refusals
-        assert "axis 1 of input 'x'" in refusal.where and "keeps its size, 9" in refusal.why and "MatMul" in refusal.why
+        assert "axis 1 of input 'x'" in refusal.where
+        assert "keeps its size, 9" in refusal.why and "made for one size" in refusal.why
         check_at(fused, path, {"x": pictures(3, 9, 4)["x"]}, EXACT)
 
     def test_a_weight_of_one_size_without_data(self, tmp_path: Path) -> None:
@@ -354,6 +398,42 @@ class TestFixedInTruth:
     def test_and_with_data(self, tmp_path: Path) -> None:
         fused = fused_with_copy(written(tmp_path, FIXED, 17), pictures(60, 3, 7), {"L": 7})
         assert input_dims(fused) == {"x": ["N", 3, 7]} and "keeps its size, 7" in fused.plan.refusals[-1].why
+
+
+class TestRandomNets:
+    def test_take_the_sizes_that_their_files_take(self, tmp_path: Path) -> None:
+        """Law 4 of random nets at other sizes, of those that take any; the others keep theirs, and say why."""
+        free = 0
+
+        @seed(0)
+        @settings(max_examples=40, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 63)), min_size=1, max_size=6))
+        def law(steps: list[Step]) -> None:
+            nonlocal free
+            model, used = grown(steps, len(steps))
+            note(f"steps {used}")
+            path = tmp_path / "net.onnx"
+            onnx.save(_of_any_size(model), path)
+            try:
+                sizes = dict(zip("HW", DRAWN[1:], strict=True))
+                fused = fused_with_copy(path, {"image": pictures(40, *DRAWN)["x"]}, sizes)
+            except UnsupportedError as error:
+                assert "share nothing" in str(error)
+                return
+            free += bool(fused.plan.others)
+            assert fused.plan.others or any("keeps its size" in r.why for r in fused.plan.refusals)
+            for other in fused.plan.others:
+                check_at(fused, path, {"image": pictures(3, *other.nets["a"].inputs[0].shape[1:])["x"]}, 1e-3)
+
+        law()
+        assert free >= 10
+
+
+def _of_any_size(model: ModelProto) -> ModelProto:
+    for dim, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], "HW", strict=True):
+        dim.Clear()
+        dim.dim_param = name
+    return model
 
 
 class TestTrial:

@@ -136,9 +136,11 @@ class _Sheet:
         whole = all(isinstance(v, tuple) and all(isinstance(n, int) for n in v) for v in values)
         if operator is None or key not in operator.constants.values() or not whole:
             raise UnsupportedError(f"{key} of {node.op} {node.name!r} follows the size of the input, and must be a number")
+        if node.op == "Reshape":  # its attribute says -1 for any multiple of the batch
+            out = node.outputs[0]
+            whole_shape = [self.many[Axis(out, d)] for d in range(len(values[0]))]
+            return reshaped(whole_shape, read, lambda numbers: self.measure(node, key, numbers))
         entries = [tuple(v[k] for v in values) for k in range(len(values[0]))]
-        if node.op == "Reshape":
-            return reshaped(entries, read, lambda numbers: self.measure(node, key, numbers))
         if node.op == "Slice" and (short := sliced(node, key, entries, read)) is not None:
             return tuple(n if n is not None else self.measure(node, key, e) for n, e in zip(short, entries, strict=True))
         return tuple(self.measure(node, key, e) for e in entries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,13 +42,17 @@ def described(
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept), **_sizes(net)}), origins
+    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept), **_sizes(plan, net, every)}), origins
 
 
-def _sizes(net: Net) -> dict[str, str]:
-    """The entry that tells at which sizes of free axes the net was made; empty where there are none."""
-    free = [[p.name, d, n] for p in net.inputs for d, n in enumerate(p.shape) if Axis(p.name, d) in net.sizes.axes]
-    return {RECORDED: to_json(free)} if free else {}
+def _sizes(plan: Plan, net: Net, tasks_of: Callable[[str], Iterable[str]]) -> dict[str, str]:
+    """The entry that tells at which sizes of free axes each task was calibrated; empty where there are none."""
+    free = [(p.name, d) for p in net.inputs for d in range(len(p.shape)) if Axis(p.name, d) in net.sizes.axes]
+    sizes = {
+        task: [[name, d, plan.at(one).layout.shapes[name][d]] for name, d in free]
+        for one in plan.tasks for task in tasks_of(one)
+    }
+    return {RECORDED: to_json(sizes)} if free else {}
 
 
 def shelf_for(plan: Plan) -> Shelf | None:

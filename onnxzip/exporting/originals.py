@@ -15,7 +15,7 @@ from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UsageError
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
 from onnxzip.exporting.report import sha256_of
-from onnxzip.loading.dims import free_axes, usual_sizes
+from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
 from onnxzip.net import BATCH, Axis, Port
 
@@ -67,16 +67,19 @@ def _check_ports(task: str, file: Path, origin: Origin) -> None:
             )
 
 
-def feeds_for(model: ModelProto, originals: Originals, shapes: Mapping[str, Shapes] = NO_SHAPES) -> dict[str, Feed]:
+def feeds_for(
+    model: ModelProto, originals: Originals, shapes: Mapping[str, Shapes] = NO_SHAPES, of: str | None = None
+) -> dict[str, Feed]:
     """What each task of a fused file is fed with.
 
     Args:
-        shapes: task -> shapes of its arrays, which tell the sizes of free axes; those of tasks without any are the recorded.
+        shapes: task -> shapes of its arrays, which tell the sizes of free axes; of tasks without any those are recorded.
+        of: a task whose recorded sizes are those of all; None for each task's own.
     """
     outputs = {p.name: p for p in ports_of(model.graph.output)}
     return {
         task: Feed(
-            sized_ports(model, _told(model, origin, shapes.get(task, {}))),
+            sized_ports(model, {**recorded(model, of or task), **_told(model, origin, shapes.get(task, {}))}),
             {own: fused for fused, own in origin.inputs.items()},
             classes_of([outputs[n] for n in origin.outputs.values()]),
         )

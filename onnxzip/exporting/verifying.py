@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxzip.calibration.samples import Source
-from onnxzip.errors import VerificationError
+from onnxzip.errors import InvalidDataError, VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
@@ -170,7 +170,13 @@ def _batches(source: Source, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs for some samples, in portions of the size that a net with a fixed batch asks for."""
+    """All outputs for some samples, in portions of the size that a net with a fixed batch asks for.
+
+    Raises:
+        InvalidDataError: the net takes samples of another size.
+        UnsupportedError: ONNX Runtime gives up on them.
+    """
+    _check_sizes(session, feeds)
     declared = session.inner.get_inputs()[0].shape[0]
     count = len(next(iter(feeds.values())))
     if not isinstance(declared, int) or declared == count:
@@ -180,6 +186,18 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
         index = np.minimum(np.arange(start, start + declared), count - 1)
         portions.append(session.run({k: v[index] for k, v in feeds.items()}))
     return {n: np.concatenate([p[n] for p in portions])[:count] for n in session.outputs}
+
+
+def _check_sizes(session: Session, feeds: Mapping[str, np.ndarray]) -> None:
+    """An original may take one size only, whatever the fused net takes."""
+    for port in session.inner.get_inputs():
+        have = feeds[port.name].shape[1:] if port.name in feeds else ()
+        if any(isinstance(want, int) and want != size for want, size in zip(port.shape[1:], have, strict=False)):
+            wanted = ", ".join(map(str, port.shape[1:]))
+            raise InvalidDataError(
+                f"{session.name}: input {port.name!r} takes samples of shape [{wanted}], these have {list(have)}. Give each "
+                "task data of its own size with --data NAME=FILE."
+            )
 
 
 def _check(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> None:

@@ -49,7 +49,7 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
     if not trace.is_full:
         raise UnsupportedError(f"{path}: does not tell where its channels come from. Merge the nets again with this onnxzip.")
     own = trace.origins[name].inputs
-    same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read).items() if axis.value in own}
+    same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
     net = load_model(bound(read_mapped(file), same), file, name, model.opset)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {

@@ -29,7 +29,7 @@ from onnx import ModelProto
 from onnxzip.loading.canon import ANY_FLOAT, net_of
 from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.faithful import widened as widened_throughout
-from onnxzip.loading.families import Family, Numbers, family
+from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.halves import stored_type
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
@@ -37,8 +37,6 @@ from onnxzip.loading.sized import Loaded, load_sized
 from onnxzip.net import Net
 
 __all__ = ["Family", "Loaded", "family", "load", "load_all", "load_family", "load_model", "look_at"]
-
-LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 
 
 def load(path: str | PathLike[str], name: str | None = None, opset: int | None = None) -> Net:

@@ -6,6 +6,7 @@ Loading at several sizes tells what depends on them, as two batches tell what de
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net
 
 BATCH_NAME = "N"
+LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 Numbers = Mapping[str, int]  # name of a size -> the size
 Dim = tuple[int, str]  # number (0: none) and name
 
@@ -81,10 +83,16 @@ class Family:
         models = self.models
         if self.groups:
             models = {t: (path, bound(model, self.numbers(t, sizes))) for t, (path, model) in models.items()}
-        nets = tuple(net_of(path, task, model, self.opset) for task, (path, model) in models.items())
+        nets = tuple(self._alone(path, task, model) for task, (path, model) in models.items())
         if any(is_free(net) for net in nets):
             nets = tuple(self._freed(*models[n.name], n) if is_fixed(n) else n for n in nets)
         return nets
+
+    def _alone(self, path: Path, task: str, model: ModelProto) -> Net:
+        net = net_of(path, task, model, self.opset)
+        if self.groups and sum(a.nbytes for a in net.params.values()) > LARGE_BYTES:
+            gc.collect()
+        return net
 
     def _freed(self, path: Path, model: ModelProto, net: Net) -> Net:
         return freed(path, model, net, lambda free: net_of(path, net.name, free, self.opset))

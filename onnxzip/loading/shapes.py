@@ -72,6 +72,17 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     return runs
 
 
+def folded_for(
+    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batch: int, kept: frozenset[str]
+) -> gs.Graph:
+    """A prepared model folded for one batch size, but for some nodes that grow.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `fold_for_both_batches`.
+    """
+    return _folded(path, model, mapped, dict.fromkeys(_batched_inputs(path, model), batch), kept)
+
+
 def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
     """Both runs' shapes of a value as one, with -k for k times the batch.
 

@@ -1,10 +1,11 @@
 """Nets loaded for several sizes of their inputs: those of the data, and others that tell what the size changes.
 
     base               what is planned for
-    base +- 32 k, ..   other sizes that nets with strides and windows take; smaller steps of small ones
-    base +- 1, ..      an odd one, where the nets take it: it tells n / 2 from (n + 1) / 2
+    base +- 32 k, ..   another size that nets with strides and windows take; smaller steps of small ones
+    base +- 1, ..      an odd one, which tells n / 2 from (n + 1) / 2; where the nets take none, one more of the others
 
-A size at which a net contradicts itself, has other nodes, or has a constant made for one size, is fixed in truth.
+A size is fixed in truth where the nets contradict themselves at others, cannot be run there (onnx believes the shape of a
+Reshape), have other nodes, or a constant made for one size.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.families import Family, Group, Numbers
 from onnxzip.loading.varying import alike, with_made_constants
-from onnxzip.net import Net
+from onnxzip.net import Net, bind_batch
+from onnxzip.runtime import open_session
 
 LARGE, SCALES_OF_LARGE, SCALES, ODD = 64, (32, -32), (32, 4, -4), (1, -1)
 LEAST = 2  # a size of one would be taken for an axis that is repeated
@@ -128,55 +132,65 @@ def _tried(nets: Family, base: AtSize, free: Sequence[tuple[str, ...]], others: 
     Raises:
         InvalidModelError, UnsupportedError: they are nets for one size.
     """
-    at = [base, *(AtSize(sizes, nets.nets(sizes)) for sizes in others), *_probes(nets, base, free)]
+    at = [base, *(_loaded(nets, base, sizes) for sizes in others), *_probes(nets, base, free)]
     by_task = []
-    for k, (path, model) in enumerate(nets.models.values()):
-        mine = [at[0].nets[k], *(_sharing(at[0].nets[k], one.nets[k]) for one in at[1:])]
+    for k, (task, (path, model)) in enumerate(nets.models.items()):
+        mine = [one.nets[k] for one in at]
         alike(mine, path)
-        by_task.append(with_made_constants(mine, path, model))
+        numbers = [nets.numbers(task, one.sizes) for one in at]
+        by_task.append(with_made_constants(mine, path, model, numbers))
     return tuple(replace(one, nets=tuple(some[k] for some in by_task)) for k, one in enumerate(at))
 
 
 def _probes(nets: Family, base: AtSize, free: Sequence[tuple[str, ...]]) -> Iterator[AtSize]:
-    """Two sizes, and an odd one where the nets take it."""
-    why: Exception | None = None
+    """Two other sizes, an odd one among them where the nets take any."""
     count = len(free)
-    for scale in SCALES_OF_LARGE if min(base.sizes.values()) >= LARGE else SCALES:
-        steps = ([scale * (k + 1) for k in range(count)], [scale * (2 * count - k) for k in range(count)])
-        wanted = [_moved(base, free, step) for step in steps]
-        if any(min(sizes.values()) < LEAST for sizes in wanted):
-            continue
-        try:
-            found = [AtSize(sizes, nets.nets(sizes)) for sizes in wanted]
-        except _FIXED as error:
-            why = why or error
-            continue
-        yield from found
-        break
-    else:
+    scales = SCALES_OF_LARGE if min(base.sizes.values()) >= LARGE else SCALES
+    first, why = _first(nets, base, ({n: s * (k + 1) for k, some in enumerate(free) for n in some} for s in scales))
+    if first is None:
         raise _Contradiction(str(why or "it is too small to try smaller ones.")) from why
-    for step in ODD:
-        sizes = _moved(base, free, [step * (2 * k + 1) for k in range(count)])
+    yield first
+    odd = ({n: s * (2 * k + 1) for k, some in enumerate(free) for n in some} for s in ODD)
+    more = ({n: s * (2 * count - k) for k, some in enumerate(free) for n in some} for s in scales)
+    second, _ = _first(nets, base, (*odd, *more))
+    if second is not None:
+        yield second
+
+
+def _first(nets: Family, base: AtSize, steps: Iterable[Numbers]) -> tuple[AtSize | None, Exception | None]:
+    """The nets at the first size, so many steps from the base, that they take; why they do not take others."""
+    why: Exception | None = None
+    for step in steps:
+        sizes = {name: size + step.get(name, 0) for name, size in base.sizes.items()}
         if min(sizes.values()) >= LEAST:
             try:
-                yield AtSize(sizes, nets.nets(sizes))
-                return
-            except _FIXED:  # the originals do not take it either
-                continue
+                return _loaded(nets, base, sizes), None
+            except _FIXED as error:
+                why = why or error
+    return None, why
 
 
-def _moved(base: AtSize, free: Sequence[tuple[str, ...]], steps: Sequence[int]) -> dict[str, int]:
-    moved = dict(base.sizes)
-    for names, step in zip(free, steps, strict=True):
-        moved |= {name: base.sizes[name] + step for name in names}
-    return moved
+def _loaded(nets: Family, base: AtSize, sizes: Numbers) -> AtSize:
+    """The nets at another size, with the arrays of the base where they are the same; they have been run there.
+
+    Raises:
+        InvalidModelError, UnsupportedError: they do not work there.
+    """
+    found = AtSize(sizes, tuple(_sharing(a, b) for a, b in zip(base.nets, nets.nets(sizes), strict=True)))
+    for net in found.nets:
+        rng, feeds = np.random.default_rng(0), dict[str, np.ndarray]()
+        for port in net.inputs:
+            shape = bind_batch(port.shape, 1)
+            feeds[port.name] = (rng.standard_normal(shape) if port.dtype.kind == "f" else np.ones(shape)).astype(port.dtype)
+        open_session(net, "cpu", 1).run(feeds)
+    return found
 
 
 def _sharing(first: Net, other: Net) -> Net:
     """The other net with the first one's arrays where they are the same: a net at many sizes lies in memory once."""
     same = {
         k: first.params[k] for k, a in other.params.items()
-        if k in first.params and a.dtype == first.params[k].dtype and a.tobytes() == first.params[k].tobytes()
-        and a.shape == first.params[k].shape
+        if k in first.params and a.dtype == first.params[k].dtype
+        and np.array_equal(a, first.params[k], equal_nan=a.dtype.kind == "f")
     }
     return replace(other, params={**other.params, **same})

@@ -2,6 +2,7 @@
 
     p[:n] of a longer initializer          ->  Slice      a table of positions, of which n are read
     the same entry n times                 ->  Expand     a mask that hides nothing
+    what the file computes from shapes     ->  its nodes  a mask that hides what comes later
 
 Anything else was made for one size, and stays.
 """
@@ -9,7 +10,7 @@ Anything else was made for one size, and stays.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,11 @@ import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.computed import GROWING, computing
+from onnxzip.loading.dims import bound
 from onnxzip.loading.mapped import mapped_params
-from onnxzip.net import Net, Node
+from onnxzip.net import Axis, Net, Node
+from onnxzip.runtime import open_session
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,69 @@ def alike(nets: Sequence[Net], path: Path) -> None:
             raise UnsupportedError(f"{path}: samples and sizes are mixed in its output {ports[0].name!r}.")
 
 
-def with_made_constants(nets: Sequence[Net], path: Path, model: ModelProto) -> tuple[Net, ...]:
+def with_made_constants(
+    nets: Sequence[Net], path: Path, model: ModelProto, numbers: Sequence[Mapping[Axis, int]]
+) -> tuple[Net, ...]:
     """One net, loaded for several sizes, with nodes for constants that differ.
 
     Args:
         nets: of the same nodes.
-        path, model: the net's file.
+        path, model: the net's file; numbers: of its free axes, at each size.
 
     Raises:
         UnsupportedError: a constant was made for one size.
     """
-    first = nets[0]
-    names = [v for v in first.params if not _same([net.params[v] for net in nets])]
-    made = [_made(name, nets, path, model) for name in names]
-    return tuple(_with(net, k, names, made) for k, net in enumerate(nets))
+    nets, left = _made_of_params(nets, path, model)
+    if not left:
+        return nets
+    graphs, deeper = _made_of_params(_computing(nets, left, path, model, numbers), path, model)
+    for name in deeper or [n for n in left if not all(_computes(g, n, net) for g, net in zip(graphs, nets, strict=True))]:
+        raise _of_one_size(path, name, (*graphs[0].nodes, *nets[0].nodes))
+    return tuple(_joined(net, graph, left) for net, graph in zip(nets, graphs, strict=True))
+
+
+def _computing(
+    nets: Sequence[Net], names: Sequence[str], path: Path, model: ModelProto, numbers: Sequence[Mapping[Axis, int]]
+) -> tuple[Net, ...]:
+    """Per size, what the file computes some constants by; nodes that give the same for all sizes are folded."""
+    kinds = {name: nets[0].dtypes[name] for name in names}
+    still: set[str] = set()
+    while True:
+        graphs = tuple(computing(path, bound(model, n), kinds, nets[0].opset, still) for n in numbers)
+        alike(graphs, path)
+        expanding = [n for n in graphs[0].nodes if n.op in GROWING and n.name not in still]
+        news = {n.name for n in expanding if len({g.shapes[n.outputs[0]] for g in graphs}) == 1}
+        if not news:
+            return graphs
+        still |= news
+
+
+def _made_of_params(nets: Sequence[Net], path: Path, model: ModelProto) -> tuple[tuple[Net, ...], list[str]]:
+    """The nets with nodes for constants that are made of one param, and the constants that differ otherwise."""
+    names = [v for v in nets[0].params if not _same([net.params[v] for net in nets])]
+    made = {name: found for name in names if (found := _made(name, nets, path, model)) is not None}
+    left = [name for name in names if name not in made]
+    return tuple(_with(net, k, list(made), list(made.values())) for k, net in enumerate(nets)), left
+
+
+def _computes(graph: Net, name: str, net: Net) -> bool:
+    """Whether nodes compute just what stands in a net."""
+    [found] = open_session(graph, "cpu", 1, [name]).run({}).values()
+    return _same([found, net.params[name]])
+
+
+def _joined(net: Net, graph: Net, names: Sequence[str]) -> Net:
+    """The net with the nodes of a graph in place of constants."""
+    params = {k: a for k, a in net.params.items() if k not in names}
+    return replace(
+        net, nodes=(*graph.nodes, *net.nodes), params={**params, **graph.params},
+        shapes={**net.shapes, **graph.shapes}, dtypes={**net.dtypes, **graph.dtypes},
+    )
+
+
+def _of_one_size(path: Path, name: str, nodes: Iterable[Node]) -> UnsupportedError:
+    reader = next(n for n in nodes if name in n.inputs)
+    return UnsupportedError(f"{path}: constant {name!r} of {reader.op} {reader.name!r} is made for one size of the input.")
 
 
 def _same(arrays: Sequence[np.ndarray]) -> bool:
@@ -66,14 +119,10 @@ def _same(arrays: Sequence[np.ndarray]) -> bool:
     return all(a is first or np.array_equal(a, first, equal_nan=a.dtype.kind == "f") for a in arrays)
 
 
-def _made(name: str, nets: Sequence[Net], path: Path, model: ModelProto) -> _Made:
+def _made(name: str, nets: Sequence[Net], path: Path, model: ModelProto) -> _Made | None:
     arrays = [net.params[name] for net in nets]
     varying = [k for k in range(arrays[0].ndim) if len({a.shape[k] for a in arrays}) > 1]
-    found = _repeated(name, arrays, varying) or _beginning(name, arrays, varying, path, model)
-    if found is None:
-        reader = next(n for n in nets[0].nodes if name in n.inputs)
-        raise UnsupportedError(f"{path}: constant {name!r} of {reader.op} {reader.name!r} is made for one size of the input.")
-    return found
+    return _repeated(name, arrays, varying) or _beginning(name, arrays, varying, path, model)
 
 
 def _repeated(name: str, arrays: Sequence[np.ndarray], varying: Sequence[int]) -> _Made | None:

@@ -91,7 +91,7 @@ def _constant_dtype(net: Net, node: Node, schema: onnx.defs.OpSchema | None, at:
         formal = schema.inputs[min(at, len(schema.inputs) - 1)]
         if formal.type_str == schema.inputs[0].type_str:
             return net.dtypes[node.inputs[0]]
-    kind = np.asarray(value).dtype.kind
+    kind = np.asarray(value).dtype.kind if np.size(value) else "i"  # no axes at all
     return np.dtype({"b": np.bool_, "i": np.int64}.get(kind, np.float32))
 
 

@@ -59,8 +59,10 @@ class Session:
         Raises:
             UnsupportedError: ONNX Runtime gives up on them.
         """
+        silent = ort.RunOptions()  # what goes wrong is told by the error
+        silent.log_severity_level = _FATAL_ONLY
         try:
-            found = self.inner.run(list(self.outputs), dict(feeds))
+            found = self.inner.run(list(self.outputs), dict(feeds), silent)
         except _ORT_ERRORS as error:
             message = f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}"
             raise UnsupportedError(message) from error

@@ -59,7 +59,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     """
     model = read(fused)
     before = read_origins(entries_of(model), str(fused))
-    feeds = feeds_for(model, {t: (fused, o) for t, o in before.items() if task in (None, t)})
+    feeds = feeds_for(model, {t: (fused, o) for t, o in before.items() if task in (None, t)}, of=task or next(iter(before)))
     if task is not None:
         model = split_model(model, task, str(fused))
     after = read_origins(entries_of(model), str(fused))

@@ -1,0 +1,131 @@
+"""Constants that differ with the size of the input, as the nodes that compute them: masks and relative positions.
+
+    Range(0, n, 1)  ->  CumSum, exclusive, of n ones
+
+The file computes such a constant from shapes alone. Its own graph is cut out of the file's and folded as a whole file is, but
+for what grows: nodes behind an Expand stay nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.halves import widened
+from onnxzip.loading.importing import to_net
+from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.preparing import prepare
+from onnxzip.loading.removal import without_idle_nodes
+from onnxzip.loading.shapes import BATCHES, Runs, folded_for
+from onnxzip.net import Net
+from onnxzip.ops import find
+
+OWN = ".sized"  # behind the names of nodes that come to stand beside those of the file
+GROWING = frozenset({"Expand", "Tile"})
+
+
+def computing(path: Path, model: ModelProto, names: Mapping[str, np.dtype], opset: int, still: Collection[str]) -> Net:
+    """A net that computes some constants of a file, for the sizes that the model has.
+
+    Args:
+        path: for messages, and for params beside it.
+        model: of the file, with numbers for all axes behind the batch.
+        names: of values, and their types.
+        still: nodes that expand to one size whatever that of the input is.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as of any net.
+    """
+    wide, _ = widened(path, model)
+    prepared = prepare(path, wide, opset)
+    if not set(names) <= {v for node in prepared.graph.node for v in node.output}:
+        raise UnsupportedError(f"{path}: a constant that differs with the size of the input was changed by loading.")
+    _cut(prepared.graph, names)
+    _count_by_sums(prepared.graph)
+    kept = _growers(prepared.graph, names) - {name.removesuffix(OWN) for name in still}
+    graph = folded_for(path, prepared, mapped_params(path, model), BATCHES[0], kept)
+    net = to_net(path, "constants", prepared, Runs(graph, graph))
+    return _renamed(without_idle_nodes(canonical_attributes(net)), names)
+
+
+def _cut(graph: GraphProto, names: Mapping[str, np.dtype]) -> None:
+    """Let a graph give other values than it does."""
+    del graph.output[:]
+    kinds = {name: helper.np_dtype_to_tensor_dtype(kind) for name, kind in names.items()}
+    graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items())
+
+
+def _constants(graph: GraphProto) -> dict[str, np.ndarray]:
+    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) < 2 and not t.external_data}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                found[node.output[0]] = numpy_helper.to_array(attribute.t)
+    return found
+
+
+def _count_by_sums(graph: GraphProto) -> None:
+    """Range from 0 in steps of 1 as a sum of ones."""
+    known = _constants(graph)
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        start, step = (known.get(node.input[k]) for k in (0, 2)) if node.op_type == "Range" else (None, None)
+        if start is None or step is None or start.any() or step != 1:
+            nodes.append(NodeProto.FromString(node.SerializeToString()))
+        else:
+            nodes.extend(_ones_summed(graph, node, step))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray) -> Iterator[NodeProto]:
+    names = {key: f"{node.name}.{key}" for key in ("one", "axis", "length", "whole", "size", "ones")}
+    graph.initializer.extend((
+        numpy_helper.from_array(one.reshape(1), names["one"]),
+        numpy_helper.from_array(np.array(0, np.int64), names["axis"]),
+        numpy_helper.from_array(np.array([1], np.int64), names["length"]),
+    ))
+    yield helper.make_node("Cast", [node.input[1]], [names["whole"]], name=names["whole"], to=7)
+    yield helper.make_node("Reshape", [names["whole"], names["length"]], [names["size"]], name=names["size"])
+    yield helper.make_node("Expand", [names["one"], names["size"]], [names["ones"]], name=names["ones"])
+    yield helper.make_node("CumSum", [names["ones"], names["axis"]], list(node.output), name=node.name, exclusive=1)
+
+
+def _growers(graph: GraphProto, names: Collection[str]) -> frozenset[str]:
+    """The expanding nodes above some values, but for those that only shapes and settings come from."""
+    makers: Mapping[str, NodeProto] = {v: n for n in graph.node for v in n.output}
+    found, seen, waiting = set(), set(), list(names)
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        seen.add(node.name)
+        if node.op_type in GROWING:
+            found.add(node.name)
+        operator = find(node.op_type)
+        settings = operator.constants if operator is not None else {}
+        waiting.extend(v for k, v in enumerate(node.input) if k not in settings and node.op_type not in ("Shape", "Size"))
+    return frozenset(found)
+
+
+def _renamed(net: Net, names: Collection[str]) -> Net:
+    """The net with names of its own, but for what it computes."""
+
+    def own(value: str) -> str:
+        return value if value in names else value + OWN
+
+    nodes = tuple(
+        replace(n, name=n.name + OWN, inputs=tuple(None if v is None else own(v) for v in n.inputs),
+                outputs=tuple(own(v) for v in n.outputs))
+        for n in net.nodes
+    )
+    return replace(
+        net, inputs=(), nodes=nodes, params={own(k): a for k, a in net.params.items()},
+        shapes={own(k): s for k, s in net.shapes.items()}, dtypes={own(k): t for k, t in net.dtypes.items()},
+    )
