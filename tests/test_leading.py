@@ -47,6 +47,19 @@ def test_who_leads_counts_before_the_others() -> None:
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("family", ["mlp", "lenet", "resnet"])
+def test_siblings_are_paired_where_they_stand_and_nobody_leads_them(family: str, share: float, tmp_path: Path) -> None:
+    net, rng = make(tmp_path, family, 1, "a"), np.random.default_rng(5)
+    moved = {k: (v * (1 + 0.1 * rng.standard_normal(v.shape))).astype(v.dtype) for k, v in net.params.items()}
+    fused = fuse([net, replace(net, name="b", params=moved)], share)
+    shared = [m for (_, key), m in fused.zipped.members.items() if len(key) == 2]
+    assert shared
+    for members in shared:
+        assert np.array_equal(members.index["a"], members.index["b"])
+        assert not any(leads.any() for leads in members.leads.values())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize("family", ["mlp", "lenet", "resnet", "mobilenet"])
 def test_each_shared_channel_follows_one_net_and_each_net_leads_half(family: str, share: float, tmp_path: Path) -> None:
     nets = [make(tmp_path, family, 1, "a"), make(tmp_path, family, 2, "b")]
@@ -55,7 +68,8 @@ def test_each_shared_channel_follows_one_net_and_each_net_leads_half(family: str
     for (_, key), members in fused.zipped.members.items():
         if len(key) == 2 and members.leads:
             leads = np.stack([members.leads[t] for t in sorted(key)])
-            assert (leads.sum(axis=0) == 1).all()
+            assert (leads.sum(axis=0) <= 1).all()
+            assert leads.sum() >= 0.8 * leads.shape[1]  # in a small layer two nets may be akin by chance
             assert abs(int(leads[0].sum()) - int(leads[1].sum())) <= 1
             checked += 1
     assert checked

@@ -12,9 +12,10 @@ from onnxzip.analysis.deadends import led_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
+from onnxzip.analysis.proposals import Proposal, beside_weighted_inputs, proposals_of
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
-from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, sharers, strands_of
+from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
 from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.net import Net, Sizes
@@ -108,7 +109,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     found = deepened(nets) if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are(nets)
     laid = found.laid
     steps = find_steps(laid)
-    proposals = _proposals(laid, steps)
+    proposals = proposals_of(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names:
         raise UnsupportedError(_nothing_shared(laid, nets, proposals))
@@ -119,33 +120,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
 
 
 OUTPUT = "an output of the net"
-BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
 STARVED = "all that its shared channels could read is each task's own"
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What is known of a channel space before it is decided how much of it is shared.
-
-    Attributes:
-        name: of the step that first produces it; free: who may share it; refused: task -> why it may not.
-        sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
-        whole: whether some node needs all of its channels at once.
-        ordered: whether its channels have neighbours, and keep their order.
-    """
-
-    name: str
-    free: tuple[str, ...]
-    refused: Mapping[str, str]
-    sizes: Mapping[str, int]
-    inside: Mapping[int, int] = field(default_factory=dict)
-    whole: bool = False
-    ordered: bool = False
-
-    @property
-    def even(self) -> bool:
-        """Whether all that may share it have as many channels."""
-        return len({self.sizes[t] for t in self.free}) == 1
 
 
 def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
@@ -160,70 +135,13 @@ def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str
     check_shares(shares, [])
 
 
-def _proposals(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
-    """Per channel space: name, who may share it, who may not and why, sizes."""
-    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
-    sizes = laid.sizes
-    whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
-    whole |= {n for some in woven_spaces(laid) for n in some}
-    ordered = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.ordered}
-    found: dict[int, Proposal] = {}
-    for number in sorted(produced):
-        inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
-        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
-    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
-        found[number] = Proposal(f"given{number}", (), {}, sizes[number])
-    return found
-
-
-def _given(laid: Overlay, produced: set[int]) -> set[int]:
-    """Spaces that no weights produce but that stand beside produced ones in a concatenation."""
-    found: set[int] = set()
-    for task, coupling in laid.couplings.items():
-        for expr in coupling.axes.values():
-            stack = [expr]
-            while stack:
-                e = stack.pop()
-                stack.extend(e.parts)
-                if e.kind in ("sum", "woven"):
-                    inner = {laid.spaces[task, a] for a in e.atoms()}
-                    if inner & produced:
-                        numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
-                        found.update(numbers - produced)
-    return found
-
-
-def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
-    """Spaces that no weights produce but that params scale channel by channel: they are not the same in all tasks."""
-    dense = {part.name for step in steps if not step.diagonal for part in step.parts}
-    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
-    read = {
-        (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
-        if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
-    }
-    return {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()} - produced
-
-
-def _beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
-    """Spaces that stand beside such channels in a concatenation: each task keeps its own there."""
-    weighted = _weighted_inputs(laid, steps)
-    found: dict[int, str] = {}
-    for task, coupling in laid.couplings.items():
-        produced = {laid.spaces[task, a] for a in coupling.produced}
-        for expr in coupling.axes.values():
-            numbers = set(laid.expr(expr, task).atoms())
-            if expr.kind in ("sum", "woven") and numbers & weighted:
-                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT)
-    return found
-
-
 def _settle(
     laid: Overlay, steps: tuple[Step, ...], proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]], layout: str
 ) -> tuple[dict[int, SpacePlan], Layout, dict[int, str]]:
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
     dropped: set[tuple[int, Owners]] = set()
-    torn, woven = _beside_weighted_inputs(laid, steps), woven_spaces(laid)
+    torn, woven = beside_weighted_inputs(laid, steps), woven_spaces(laid)
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {

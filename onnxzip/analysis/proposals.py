@@ -1,0 +1,95 @@
+"""Which channel spaces there are, who may share each, and what each asks for, before it is decided how much is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxzip.analysis.roles import Overlay
+from onnxzip.analysis.steps import Step
+from onnxzip.analysis.strands import sharers
+from onnxzip.analysis.weaving import woven_spaces
+
+BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is known of a channel space before it is decided how much of it is shared.
+
+    Attributes:
+        name: of the step that first produces it; free: who may share it; refused: task -> why it may not.
+        sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
+        whole: whether some node needs all of its channels at once.
+        ordered: whether its channels have neighbours, and keep their order.
+    """
+
+    name: str
+    free: tuple[str, ...]
+    refused: Mapping[str, str]
+    sizes: Mapping[str, int]
+    inside: Mapping[int, int] = field(default_factory=dict)
+    whole: bool = False
+    ordered: bool = False
+
+    @property
+    def even(self) -> bool:
+        """Whether all that may share it have as many channels."""
+        return len({self.sizes[t] for t in self.free}) == 1
+
+
+def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
+    """Per channel space: name, who may share it, who may not and why, sizes."""
+    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
+    sizes = laid.sizes
+    whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
+    whole |= {n for some in woven_spaces(laid) for n in some}
+    ordered = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.ordered}
+    found: dict[int, Proposal] = {}
+    for number in sorted(produced):
+        inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
+        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
+    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
+        found[number] = Proposal(f"given{number}", (), {}, sizes[number])
+    return found
+
+
+def _given(laid: Overlay, produced: set[int]) -> set[int]:
+    """Spaces that no weights produce but that stand beside produced ones in a concatenation."""
+    found: set[int] = set()
+    for task, coupling in laid.couplings.items():
+        for expr in coupling.axes.values():
+            stack = [expr]
+            while stack:
+                e = stack.pop()
+                stack.extend(e.parts)
+                if e.kind in ("sum", "woven"):
+                    inner = {laid.spaces[task, a] for a in e.atoms()}
+                    if inner & produced:
+                        numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
+                        found.update(numbers - produced)
+    return found
+
+
+def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
+    """Spaces that no weights produce but that params scale channel by channel: they are not the same in all tasks."""
+    dense = {part.name for step in steps if not step.diagonal for part in step.parts}
+    produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
+    read = {
+        (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
+        if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
+    }
+    return {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()} - produced
+
+
+def beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
+    """Spaces that stand beside such channels in a concatenation: each task keeps its own there."""
+    weighted = _weighted_inputs(laid, steps)
+    found: dict[int, str] = {}
+    for task, coupling in laid.couplings.items():
+        produced = {laid.spaces[task, a] for a in coupling.produced}
+        for expr in coupling.axes.values():
+            numbers = set(laid.expr(expr, task).atoms())
+            if expr.kind in ("sum", "woven") and numbers & weighted:
+                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT)
+    return found
