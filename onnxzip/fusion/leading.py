@@ -25,7 +25,7 @@ import numpy as np
 
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
-from onnxzip.fusion.siblings import akin, places_of
+from onnxzip.fusion.siblings import AKIN, distances, places_of
 from onnxzip.fusion.solving import Chosen, rows_for
 from onnxzip.fusion.spread import spread_of
 from onnxzip.fusion.targets import rows_of
@@ -57,7 +57,7 @@ def leads_of(
     for owners in {tuple(sorted(g)): None for g in groups}:
         some = [g for g in groups if tuple(sorted(g)) == owners]
         at = {t: np.array([g[t] for g in some]) for t in owners}
-        apart = ~akin(work, reads, space, at, matches)
+        apart = distances(work, reads, space, at, matches) >= AKIN
         if not apart.any():
             continue
         at = {t: channels[apart] for t, channels in at.items()}

@@ -15,6 +15,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.targets import rows_of
 from onnxzip.fusion.work import Work
+from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.match import Matches, Rows
 
 AKIN = 0.05  # a
@@ -23,7 +24,7 @@ AKIN = 0.05  # a
 def siblings(
     work: Work, reads: Reads, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]], matches: Matches
 ) -> list[dict[str, int]]:
-    """Groups of channels that stand in the same place of their nets and are akin.
+    """Groups of channels that stand in the same place of their nets and are akin, the nearest where there is no room for all.
 
     Args:
         room: how many groups each owner set may have.
@@ -35,13 +36,14 @@ def siblings(
         free = [i for i in range(min(space.sizes[t] for t in owners)) if i not in taken]
         at = {t: np.array(free, np.int64) for t in sorted(owners)}
         if free and count:
-            groups = np.flatnonzero(akin(work, reads, space, at, matches))[:count]
-            found += [{t: int(channels[k]) for t, channels in at.items()} for k in groups]
+            apart = distances(work, reads, space, at, matches)
+            nearest = np.argsort(apart, kind="stable")[: min(count, int((apart < AKIN).sum()))]
+            found += [{t: int(channels[k]) for t, channels in at.items()} for k in np.sort(nearest)]
     return found
 
 
-def akin(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches) -> np.ndarray:
-    """Groups whose original rows are nearly one and the same, as those of siblings are: bool [groups].
+def distances(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches) -> np.ndarray:
+    """How far the original rows of groups are from their mean, relative to their energy: [groups], 0 where all are zero.
 
     Args:
         at: task -> int [groups], its channel in each.
@@ -51,8 +53,8 @@ def akin(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray
         original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
         for t, c in at.items()
     ])
-    spread = ((rows - rows.mean(axis=0)) ** 2).sum(axis=(0, 2))
-    return np.asarray(spread < AKIN * (rows**2).sum(axis=(0, 2)))
+    spread, energy = (np.asarray((x**2).sum(axis=(0, 2))) for x in (rows - rows.mean(axis=0), rows))
+    return np.asarray(spread / np.maximum(energy, TINY))
 
 
 def places_of(rows: Rows) -> np.ndarray:
