@@ -168,7 +168,7 @@ def _wanted(
     nothing where channels keep their order."""
     torn = {*torn, *(n for n, p in proposals.items() if p.ordered and not p.even)}
     asked = {n: 0.0 if n in torn else share_of(p.name, shares) for n, p in proposals.items()}
-    whole = {n for n, p in proposals.items() if (p.whole or p.ordered) and p.even and asked[n] > 0}
+    whole = {n for n, p in proposals.items() if p.whole and p.even and asked[n] > 0}
     led = whole if together else led_by(laid, steps, whole)
     return {n: 1.0 if n in led and n not in torn else share for n, share in asked.items()}
 

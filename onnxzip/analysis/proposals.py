@@ -21,7 +21,7 @@ class Proposal:
         name: of the step that first produces it; free: who may share it; refused: task -> why it may not.
         sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
         whole: whether some node needs all of its channels at once.
-        ordered: whether its channels have neighbours, and keep their order.
+        ordered: whether its channels have neighbours, and keep their order; such a space is whole, too.
     """
 
     name: str
@@ -45,6 +45,7 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     whole = {laid.spaces[t, a] for t, c in laid.couplings.items() for atoms in c.whole.values() for a in atoms}
     whole |= {n for some in woven_spaces(laid) for n in some}
     ordered = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.ordered}
+    whole |= ordered
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}

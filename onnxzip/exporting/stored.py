@@ -9,9 +9,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxzip.loading.stored import as_tensor
-from onnxzip.net import Net
+from onnxzip.net import Names, Net
 from onnxzip.runtime import to_model
-from onnxzip.runtime.measures import Names
 
 
 def stored_model(net: Net) -> ModelProto:

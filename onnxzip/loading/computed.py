@@ -22,12 +22,11 @@ from onnxzip.loading.importing import to_net
 from onnxzip.loading.mapped import mapped_params
 from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
-from onnxzip.loading.shapes import BATCHES, Runs, folded_for
+from onnxzip.loading.shapes import BATCHES, GROWING, Runs, folded_for
 from onnxzip.net import Net
 from onnxzip.ops import find
 
 OWN = ".sized"  # behind the names of nodes that come to stand beside those of the file
-GROWING = frozenset({"Expand", "Tile"})
 
 
 def computing(path: Path, model: ModelProto, names: Mapping[str, np.dtype], opset: int, still: Collection[str]) -> Net:

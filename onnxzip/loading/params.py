@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxzip.net import Net
+from onnxzip.net import Names, Net
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Params:
 
     arrays: dict[str, np.ndarray]
     readers: Counter[str]
-    taken: set[str]
+    names: Names
 
     @staticmethod
     def of(net: Net) -> Params:
         """A working copy of the net's params."""
         readers = Counter(v for node in net.nodes for v in node.inputs if v is not None)
-        return Params(dict(net.params), readers, set(net.shapes))
+        return Params(dict(net.params), readers, Names(set(net.shapes)))
 
     def replaced(self, old: str | None, wish: str, array: np.ndarray) -> str:
         """Name under which the new array stands: the old one where only one node reads it, else a fresh one.
@@ -32,19 +32,12 @@ class Params:
             wish: the name to take where `old` cannot be.
             array: the new value, stored as float32.
         """
-        name = old if old is not None and self.readers[old] == 1 else self._fresh(wish)
+        name = old if old is not None and self.readers[old] == 1 else self.names.fresh(wish)
         if old is not None and name != old:
             self.readers[old] -= 1
             self.readers[name] = 1
         self.readers[name] = max(self.readers[name], 1)
         self.arrays[name] = np.array(array, dtype=np.float32, order="C")
-        return name
-
-    def _fresh(self, wish: str) -> str:
-        name, k = wish, 1
-        while name in self.taken:
-            name, k = f"{wish}_{k}", k + 1
-        self.taken.add(name)
         return name
 
 

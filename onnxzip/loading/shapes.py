@@ -31,7 +31,7 @@ BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _FOLDED_FROM_SHAPES = frozenset({"Shape", "Size", "Cast"})
-_GROWING = frozenset({"Expand", "Tile"})
+GROWING = frozenset({"Expand", "Tile"})
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _growers(model: ModelProto, grown: set[str]) -> set[str]:
         if node is None or node.name in seen:
             continue
         seen.add(node.name)
-        if node.op_type in _GROWING:
+        if node.op_type in GROWING:
             found.add(node.name)
         else:
             stack.extend(node.input)

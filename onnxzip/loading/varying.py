@@ -18,9 +18,10 @@ import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxzip.errors import UnsupportedError
-from onnxzip.loading.computed import GROWING, computing
+from onnxzip.loading.computed import computing
 from onnxzip.loading.dims import bound
 from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.shapes import GROWING
 from onnxzip.net import Axis, Net, Node
 from onnxzip.runtime import open_session
 

@@ -1,11 +1,12 @@
-"""What a net is (records), how to look around in it (walk), how to change it (edit), what it costs (macs)."""
+"""What a net is (records), how to look around in it (walk), how to change it (edit, naming), what it costs (macs)."""
 
 from onnxzip.net.edit import pruned, renamed_inputs
 from onnxzip.net.macs import macs, macs_of
+from onnxzip.net.naming import Names
 from onnxzip.net.records import BATCH, Axis, Measure, Net, Node, Port, Shape, Sizes, Subgraph, bind_batch, per_sample
 from onnxzip.net.walk import consumers, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Measure", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch", "consumers", "macs",
-    "macs_of", "per_sample", "producers", "pruned", "reachable", "renamed_inputs", "topological",
+    "BATCH", "Axis", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch", "consumers",
+    "macs", "macs_of", "per_sample", "producers", "pruned", "reachable", "renamed_inputs", "topological",
 ]

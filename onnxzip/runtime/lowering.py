@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
-from onnxzip.net import BATCH, Net, Node, Subgraph
+from onnxzip.net import BATCH, Names, Net, Node, Subgraph
 from onnxzip.ops import find
 from onnxzip.runtime.inner import inner_graph, own_inputs
-from onnxzip.runtime.measures import Lowered, Names, measured
+from onnxzip.runtime.measures import Lowered, measured
 
 # operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
 BATCHED_CONSTANTS = frozenset({"Expand", "Resize", "Tile", "AffineGrid", "CenterCropPad"})

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxzip.net import Measure
+from onnxzip.net import Measure, Names
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,6 @@ class Lowered:
 
     nodes: tuple[NodeProto, ...]
     constants: tuple[TensorProto, ...] = ()
-
-
-@dataclass(frozen=True)
-class Names:
-    """Deterministic fresh names: the wished one, or that with a number behind it."""
-
-    taken: set[str] = field(default_factory=set)
-
-    def fresh(self, wish: str) -> str:
-        name, k = wish, 1
-        while name in self.taken:
-            name, k = f"{wish}_{k}", k + 1
-        self.taken.add(name)
-        return name
 
 
 def measured(name: str, numbers: Sequence[int | Measure], names: Names) -> Lowered:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxzip.net import BATCH, Axis, Net
+from onnxzip.net import BATCH, Axis, Names, Net
 from onnxzip.runtime.lowering import lower
-from onnxzip.runtime.measures import Names
 
 BATCH_NAME = "N"
 NOTHING: Mapping[str, int] = {}

@@ -1,0 +1,20 @@
+"""Names for values and nodes that come to stand beside those that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Names:
+    """Deterministic fresh names: the wished one, or that with a number behind it."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def fresh(self, wish: str) -> str:
+        """A name that is not taken, and is from now on."""
+        name, k = wish, 1
+        while name in self.taken:
+            name, k = f"{wish}_{k}", k + 1
+        self.taken.add(name)
+        return name
