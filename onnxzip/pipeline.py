@@ -6,8 +6,7 @@ load -> analyse -> data -> sweep -> zip [-> retrain] -> verify    (each a stage 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -19,10 +18,10 @@ from onnxzip.analysis import Plan, analyse_sized
 from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import Source, set_apart, wanted
 from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
-from onnxzip.config import DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
+from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
@@ -118,7 +117,8 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     _refuse_fixed_batches(plan)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
-        samples = _calibrating(given, options).drawn(options.data.samples, peers)
+        seen, judging = _parted(given, options)
+        samples = seen.drawn(options.data.samples, peers)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
@@ -130,7 +130,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     if options.steps.retrain:
         content, retrained = _retrained(content, originals, given, options, stages, peers)
-    sources, rows = _verifying(given, samples, options, peers)
+    sources, rows = judging.drawn(ALL).sources, partial(part_of, peers=peers)
     with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
         fused = content if shelf is None else shelf.graph
         evidence = compare(fused, originals, sources, rows, options.run.device, tick, peers)
@@ -179,30 +179,19 @@ def _zip(
 def _limit(options: Options) -> int:
     """Samples that are taken from iterables."""
     if not options.steps.retrain:
-        return options.data.samples
+        return wanted(options.data.samples)
     from onnxzip.retraining.student import wanted_rows
 
     return max(options.data.samples, wanted_rows(options.steps.retrain, options.retrain))
 
 
-def _calibrating(given: Given, options: Options) -> Given:
-    """What the zip may see: without the rows that judge a retraining, on which it would look better than it is."""
+def _parted(given: Given, options: Options) -> tuple[Given, Given]:
+    """What the zip may see, and what judges the result; with retraining the rows that judge that, too."""
     if not options.steps.retrain:
-        return given
+        return given.parted(partial(set_apart, samples=options.data.samples))
     from onnxzip.retraining.batches import parted
 
-    return replace(given, pools=tuple(replace(p, order=parted(p.order)[0]) for p in given.pools))
-
-
-def _verifying(
-    given: Given, samples: Samples, options: Options, peers: Peers
-) -> tuple[tuple[Source, ...], Callable[[Source], np.ndarray]]:
-    """What the result is compared on: the zip's held-out rows, or those that judged the retraining."""
-    if not options.steps.retrain:
-        return samples.sources, Source.held
-    from onnxzip.retraining.student import judging_sources
-
-    return judging_sources(given.pools), partial(part_of, peers=peers)
+    return given.parted(parted)
 
 
 def part_of(source: Source, peers: Peers) -> np.ndarray:

@@ -12,7 +12,7 @@ from merging import images
 from PIL import Image
 
 from onnxzip.calibration.checking import Feed
-from onnxzip.calibration.samples import Source
+from onnxzip.calibration.samples import Source, set_apart, wanted
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
@@ -183,6 +183,15 @@ class TestSampling:
         source = collected(x)[0].sources[0]
         held = source.inputs["image"][source.held()][:, 0, 0, 0]
         assert len(held) == 100 and held.min() < 25 and held.max() > 475 and abs(held.mean() - 250) < 50
+
+    def test_what_judges_is_left_over_or_a_tenth(self) -> None:
+        order = np.random.default_rng(0).permutation(1000)
+        for samples, judging in ((2000, 100), (1000, 100), (900, 100), (800, 200), (300, 500), (10, 500)):
+            first, last = set_apart(order, samples)
+            np.testing.assert_array_equal(np.concatenate([first, last]), order)
+            assert len(last) == judging
+        for samples in (32, 500, 2000, 100_000):
+            assert min(len(set_apart(np.arange(wanted(samples)), samples)[0]), samples) == samples
 
     def test_noise(self) -> None:
         found, _ = collected(None)

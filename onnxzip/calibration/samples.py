@@ -1,5 +1,8 @@
 """Calibration samples as the zip sees them: one source per set of tasks that share data, shuffled, a fifth held out.
 
+Those held out choose dampings and are fitted then, too, so they look better than they are (LeNet-5 on 1,000 samples: 0.054 off
+instead of 0.074 on others). What tells how good the result is, is set apart before: samples that nothing was made from.
+
 Samples are worked on in blocks. Several processes are dealt whole blocks, so that each has its part of those held out, and
 float32 products over a block are the same bits whoever has it: sums over blocks differ by float64 rounding alone.
 """
@@ -14,7 +17,20 @@ from dataclasses import dataclass
 import numpy as np
 
 HELD_OUT = 5  # every fifth sample
+JUDGING_SHARE, MOST_JUDGING = 0.1, 500  # of all samples at least so many are set apart; so many at most
 BLOCKS, LARGEST_BLOCK = 8, 250  # so many blocks or more where there are enough samples; samples in one
+
+
+def set_apart(order: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of all samples, as drawn, those that may be worked with, and those that judge: what is left over, or else a tenth."""
+    judging = max(len(order) - samples, math.ceil(JUDGING_SHARE * len(order)))
+    at = len(order) - min(judging, MOST_JUDGING)
+    return order[:at], order[at:]
+
+
+def wanted(samples: int) -> int:
+    """How many there must be for so many to be left to work with."""
+    return samples + min(math.ceil(samples * JUDGING_SHARE / (1 - JUDGING_SHARE)), MOST_JUDGING)
 
 
 def block_of(count: int) -> int:

@@ -26,6 +26,7 @@ from onnxzip.peers import ALONE, Peers
 NOISE_SAMPLES = 1000
 NOISE_BYTES = 512 << 20
 Note = Callable[[str], None]
+Parting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Given:
             InvalidDataError: numbers that the nets cannot be fed with, or fewer samples than processes.
         """
         return Samples(tuple(p.source(samples, peers) for p in self.pools), self.noise, self.scaled)
+
+    def parted(self, part: Parting) -> tuple[Given, Given]:
+        """Every pool's rows in two."""
+        orders = [part(pool.order) for pool in self.pools]
+        first, second = (
+            replace(self, pools=tuple(replace(p, order=o[k]) for p, o in zip(self.pools, orders, strict=True))) for k in (0, 1)
+        )
+        return first, second
 
 
 @dataclass(frozen=True)
