@@ -177,6 +177,7 @@ class RetrainOptions:
         0.0, "Part of the loss that labels 'y' make up, where they were given.", lambda raw: numbers(raw)[0], "F"
     )
     loss: str = option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
+    unvaried: bool = option(False, "Train on samples as they are; none that comes again is blended or shifted.", yes_or_no)
     checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
     checkpoint_every: int = option(100, "Steps between two checkpoints.", whole_number, "N")
     resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)

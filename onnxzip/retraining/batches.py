@@ -2,7 +2,7 @@
 
 Every fifth row of each pool, up to `HELD` of them, is never trained on: these rows judge. The others come in epochs: the first
 in the pool's own order, each later one in an order drawn from (seed, pool, epoch); what is left over at the end of an epoch
-waits for the next.
+waits for the next. Rows that come again may be varied (see varying.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from onnxzip.calibration.samples import HELD_OUT
 from onnxzip.errors import InvalidDataError
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.teachers import Answers, Teacher
+from onnxzip.retraining.varying import Draw, drawn, varied
 
 HELD = 512
 
@@ -59,15 +60,26 @@ class Drawing:
     batch: int
     key: tuple[int, int]
 
+    @property
+    def size(self) -> int:
+        """Rows of a batch."""
+        return min(self.batch, len(self.rows))
+
+    def epoch(self, step: int) -> int:
+        """How often the rows of a step have been seen before."""
+        return step // (len(self.rows) // self.size)
+
     def places(self, step: int) -> np.ndarray:
         """Positions in `rows` that a step sees."""
-        size = min(self.batch, len(self.rows))
-        per_epoch = len(self.rows) // size
-        epoch, part = divmod(step, per_epoch)
-        if epoch == 0:
-            return np.arange(part * size, (part + 1) * size)
+        start = step % (len(self.rows) // self.size) * self.size
+        if (epoch := self.epoch(step)) == 0:
+            return np.arange(start, start + self.size)
         order = np.random.default_rng((*self.key, epoch)).permutation(len(self.rows))
-        return order[part * size : (part + 1) * size]
+        return order[start : start + self.size]
+
+    def variation(self, step: int) -> Draw:
+        """How the rows of a step are varied."""
+        return drawn(self.rows, self.size, (*self.key, self.epoch(step), step))
 
 
 class Stream:
@@ -80,6 +92,7 @@ class Stream:
         key: seed and number of the pool.
         room: bytes for the teachers' answers.
         device: where tensors go.
+        varies: whether rows that come again are varied.
         peers: the processes that a batch is split between.
 
     Raises:
@@ -94,12 +107,13 @@ class Stream:
         key: tuple[int, int],
         room: int,
         device: torch.device,
+        varies: bool,
         peers: Peers = ALONE,
     ) -> None:
-        self.pool, self.device, self.peers = pool, device, peers
+        self.pool, self.device, self.varies, self.peers = pool, device, varies, peers
         train, held = parted(pool.order)
         self.drawing = Drawing(train, batch, key)
-        if (size := min(batch, len(train))) < peers.size:
+        if (size := self.drawing.size) < peers.size:
             raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
         self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
         self.held = held
@@ -110,9 +124,12 @@ class Stream:
     def at(self, step: int) -> Portion:
         """What a step sees: this process's part of it."""
         whole = self.drawing.places(step)
-        places = np.array_split(whole, self.peers.size)[self.peers.place]
-        portion = self._portion(self.drawing.rows[places], self.answers, places)
-        return replace(portion, weight=len(places) * self.peers.size / len(whole))
+        mine = np.array_split(np.arange(len(whole)), self.peers.size)[self.peers.place]
+        if self.varies and self.drawing.epoch(step) > 0:
+            portion = self._varied(self.drawing.rows[whole[mine]], self.drawing.variation(step).some(mine))
+        else:
+            portion = self._portion(self.drawing.rows[whole[mine]], self.answers, whole[mine])
+        return replace(portion, weight=len(mine) * self.peers.size / len(whole))
 
     def judging(self) -> Iterator[Portion]:
         """The rows that judge, in portions."""
@@ -127,9 +144,15 @@ class Stream:
             places = np.arange(start, min(start + self.block, len(self.held)))
             yield self._portion(self.held[places], self.held_answers, places)
 
+    def _varied(self, rows: np.ndarray, draw: Draw) -> Portion:
+        feeds = varied(self.pool.rows.take(rows), self.pool.rows.take(draw.partners), draw)
+        return self._told(rows, feeds, self.answers.anew(feeds))
+
     def _portion(self, rows: np.ndarray, answers: Answers, places: np.ndarray) -> Portion:
         feeds = self.pool.rows.take(rows)
-        targets = answers.take(places, feeds)
+        return self._told(rows, feeds, answers.take(places, feeds))
+
+    def _told(self, rows: np.ndarray, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Portion:
         labels = {task: y[rows] for task, y in self.pool.labels.items()}
         return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 

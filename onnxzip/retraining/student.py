@@ -19,6 +19,7 @@ from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
 from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
+from onnxzip.net import Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parted
@@ -31,6 +32,7 @@ from onnxzip.retraining.module import TorchNet, read_module, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
 from onnxzip.retraining.search import Found, find_rate
 from onnxzip.retraining.teachers import Teacher
+from onnxzip.retraining.varying import can_vary
 
 COPIES = 6  # of the params, in memory
 
@@ -172,10 +174,17 @@ def _streams(
             (run.seed, number),
             room,
             device,
+            _may_vary(pool, net.inputs, options),
             peers,
         )
         for number, pool in enumerate(lesson.pools)
     )
+
+
+def _may_vary(pool: Pool, ports: Sequence[Port], options: RetrainOptions) -> bool:
+    """Whether a pool's rows may be varied: what labels say is true of the rows as they are."""
+    labelled = pool.labels and (options.loss or options.label_weight)
+    return can_vary(ports) and not (options.unvaried or labelled)
 
 
 def _check_shapes(net: TorchNet, streams: Sequence[Stream]) -> None:
@@ -221,7 +230,7 @@ def _variances(stream: Stream) -> dict[str, float]:
 def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[object, ...]:
     """All options that the result depends on."""
     o = options
-    return steps, o.batch, o.learning_rate, o.temperature, o.head, o.label_weight, o.loss, run.seed
+    return steps, o.batch, o.learning_rate, o.temperature, o.head, o.label_weight, o.loss, o.unvaried, run.seed
 
 
 def _begun(

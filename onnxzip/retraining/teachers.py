@@ -87,13 +87,17 @@ class Answers:
             feeds: the same rows' inputs.
         """
         if not self.keeps:
-            return self._answered(feeds)
+            return self.anew(feeds)
         for number in np.unique(places // self.block):
             if not self._known[number]:
                 own = np.arange(number * self.block, min((number + 1) * self.block, len(self.rows)))
                 same = np.array_equal(own, places)
-                self._keep(int(number), self._answered(feeds) if same else self._run(self.rows[own]))
+                self._keep(int(number), self.anew(feeds) if same else self._run(self.rows[own]))
         return {name: kept[places] for name, kept in self._kept.items()}
+
+    def anew(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
+        """Answers to any samples, computed now."""
+        return {name: array for teacher in self.teachers for name, array in teacher.answers(feeds).items()}
 
     def _keep(self, number: int, answers: Arrays) -> None:
         start = number * self.block
@@ -102,7 +106,4 @@ class Answers:
         self._known[number] = True
 
     def _run(self, rows: np.ndarray) -> Arrays:
-        return self._answered(self.pool.rows.take(rows))
-
-    def _answered(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        return {name: array for teacher in self.teachers for name, array in teacher.answers(feeds).items()}
+        return self.anew(self.pool.rows.take(rows))
