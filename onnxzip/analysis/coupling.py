@@ -25,7 +25,8 @@ class Coupling:
         produced: atoms that are output channels of a node with weights: those that can be matched at all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
-        ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over).
+        ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
+            channels that an LRN sums).
         refusals: (node, reason) for every node that could not be coupled.
     """
 
@@ -133,9 +134,10 @@ class _Builder:
             except SpaceMismatch as why:  # this axis stays as it is; the others couple all the same
                 self.torn.append((node, str(why), [space, *(labels[n] for n in term.names if n in labels)]))
         self.names[node.name] = labels
-        whole = set(line.whole) if linear else line.whole | _contracted(named[: len(left)], named[len(left) :])
+        before, after = named[: len(left)], named[len(left) :]
+        whole = line.whole | line.ordered | (set() if linear else _contracted(before, after))
         self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
-        self.ordered += [labels[n] for n in _neighbouring(named[: len(left)], named[len(left) :]) if n in labels]
+        self.ordered += [labels[n] for n in sorted(line.ordered | _neighbouring(before, after)) if n in labels]
         for name in line.pinned:
             if name in labels:
                 self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
@@ -147,10 +149,10 @@ def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     return {t.names[0] for terms in left for t in terms if t.single is not None} - kept
 
 
-def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> list[str]:
+def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     """Names of the remaining axes that do not go through as they are: windows run along them."""
     before, after = ({n for terms in side for t in terms for n in t.names} for side in (left, right))
-    return sorted(n for n in before ^ after if is_remaining(n))
+    return {n for n in before ^ after if is_remaining(n)}
 
 
 def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
