@@ -3,7 +3,8 @@
     pip install .[tools]                                    for the plot
     python models/fetch.py ...                              unpacks the data sets, see models/README.md
     python tools/retraining.py run --data DIR --work DIR    measures; every course is one file in --work, none is run twice
-    python tools/retraining.py show --work DIR [--write]    prints the table; into README.md with the plot
+    python tools/retraining.py run ... --images 500         `merge --retrain` with no more than so many images a task
+    python tools/retraining.py show --work DIR [--write]    prints the tables; into README.md with the plot
 
 Increase of test error in percentage points, mean of both tasks, after 0, 30, 100, 300 and 1,000 steps of 64 samples a task,
 everything shared, teachers alone, no labels. Each number of steps is a course of its own, with its own decay. The zip finds
@@ -35,13 +36,16 @@ STEPS = (0, 30, 100, 300, 1000)
 RATES = (0.0003, 0.001, 0.003)
 TRIAL = 100  # steps by which a rival's rate is chosen
 SAMPLES = 5000  # images a task that the merge is calibrated with
-BEGIN, END = "<!-- retraining: begin (python tools/retraining.py show --write) -->", "<!-- retraining: end -->"
+WHOLE = "<!-- retraining: begin (python tools/retraining.py show --write) -->", "<!-- retraining: end -->"
 LABELS = {"zip": "zip", "mtz": "mtz", "trunk": "first net's trunk", "scratch": "from scratch"}
+FEW = "<!-- few images: begin (python tools/retraining.py show --write) -->", "<!-- few images: end -->"
+FEW_IMAGES = 500  # a task
+ALL = 0  # images a task: all there are
 Found = dict[tuple[str, str, str], dict[int, list[float]]]
 
 
 class Case(NamedTuple):
-    """One course of retraining; `rate` None where it is found."""
+    """One course of retraining; `rate` None where it is found; `images` a task, of `ALL`, drawn by the seed."""
 
     family: str
     pair: tuple[str, str]
@@ -49,12 +53,19 @@ class Case(NamedTuple):
     seed: int
     steps: int
     rate: float | None
+    images: int = ALL
+
+    @property
+    def name(self) -> str:
+        """Of the merge that it starts from."""
+        few = f".of{self.images}" if self.images else ""
+        return f"{self.family}.{'+'.join(self.pair)}.{self.start}.{self.seed}{few}"
 
     @property
     def file(self) -> str:
         """Name of the file with its result."""
         rate = "found" if self.rate is None else f"{self.rate:g}"
-        return f"{self.family}.{'+'.join(self.pair)}.{self.start}.{self.seed}.{self.steps}.{rate}.json"
+        return f"{self.name}.{self.steps}.{rate}.json"
 
 
 class Bench:
@@ -87,7 +98,10 @@ class Bench:
 
     def _run(self, case: Case) -> dict[str, object]:
         nets, data = self._files(case)
-        start = self.work / f"{case.family}.{'+'.join(case.pair)}.{case.start}.{case.seed}.onnx"
+        if case.images:
+            done = onnxzip.merge(nets, data, retrain=case.steps, seed=case.seed)
+            return self._result(case, nets, done.content, done.report["retrain"])
+        start = self.work / f"{case.name}.onnx"
         if not start.exists():
             model: ModelProto = STARTS[case.start](nets, data, SAMPLES, case.seed)
             write_atomically(start, model.SerializeToString(deterministic=True), force=True)
@@ -97,16 +111,32 @@ class Bench:
             content, report = done.content, done.report["retrain"]
         elif case.steps and case.rate is not None:
             content = train(start, nets, data, case.steps, case.rate, case.seed)
+        return self._result(case, nets, content, report)
+
+    def _result(
+        self, case: Case, nets: dict[str, Path], content: bytes, report: dict[str, object] | None
+    ) -> dict[str, object]:
         found = rises(content, nets, case.pair)
         return {"increase": float(np.mean(found)), "rises": found, "retrain": report}
 
     def _files(self, case: Case) -> tuple[dict[str, Path], dict[str, Path]]:
         """Original nets and unlabelled training images by task."""
         nets = nets_of(case.family, case.pair)
-        return nets, {t: self._images(samples_of(n)) for t, n in zip(nets, case.pair, strict=True)}
+        return nets, {t: self._images(samples_of(n), case) for t, n in zip(nets, case.pair, strict=True)}
 
-    def _images(self, task: str) -> Path:
-        """All training images of a task, without their labels."""
+    def _images(self, task: str, case: Case) -> Path:
+        """The training images of a task, without their labels."""
+        file = self._all_images(task)
+        if not case.images:
+            return file
+        part = self.work / f"{task}-train-{case.images}-{case.seed}.npz"
+        if not part.exists():
+            with np.load(file) as given:
+                chosen = np.random.default_rng(case.seed).choice(given["x"], case.images, replace=False)
+            np.savez(part, x=chosen)
+        return part
+
+    def _all_images(self, task: str) -> Path:
         file = self.work / f"{task}-train.npz"
         if not file.exists():
             assert self.data is not None
@@ -134,27 +164,28 @@ def run(bench: Bench, arguments: argparse.Namespace) -> None:
     for family, pair, start, seed in cases(arguments.families, pairs, arguments.starts, arguments.seeds):
         rate = bench.best_rate(family, pair, start)
         for steps in arguments.steps:
-            bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
+            bench.increase(Case(family, pair, start, seed, steps, rate if steps else None, arguments.images))
 
 
-def gathered(bench: Bench) -> Found:
+def gathered(bench: Bench, starts: Iterable[str] = STARTS, images: int = ALL) -> Found:
     """(family, pair, start) -> steps -> increases of all seeds that were measured."""
     found: Found = {}
-    for family, pair, start, seed in cases(FAMILIES, ALL_PAIRS, STARTS, 10):
+    for family, pair, start, seed in cases(FAMILIES, ALL_PAIRS, starts, 10):
         rate = bench.best_rate(family, pair, start)
         for steps in STEPS:
-            value = bench.increase(Case(family, pair, start, seed, steps, rate if steps else None))
+            value = bench.increase(Case(family, pair, start, seed, steps, rate if steps else None, images))
             if value is not None:
                 found.setdefault((family, " + ".join(pair), start), {}).setdefault(steps, []).append(value)
     return found
 
 
 def table(found: Found) -> str:
-    """Markdown: one line a family, pair and start."""
-    lines = ["| family | pair | start | " + " | ".join(f"{s:,} steps" for s in STEPS) + " | seeds |"]
-    lines.append("| --- | --- | --- | " + "--: | " * (len(STEPS) + 1))
+    """Markdown: one line a family, pair and start, of the numbers of steps that were measured."""
+    asked = [s for s in STEPS if any(s in by_steps for by_steps in found.values())]
+    lines = ["| family | pair | start | " + " | ".join(f"{s:,} steps" for s in asked) + " | seeds |"]
+    lines.append("| --- | --- | --- | " + "--: | " * (len(asked) + 1))
     for (family, pair, start), by_steps in found.items():
-        values = [f"{np.mean(by_steps[s]):.2f}" if s in by_steps else "" for s in STEPS]
+        values = [f"{np.mean(by_steps[s]):.2f}" if s in by_steps else "" for s in asked]
         seeds = min(len(v) for v in by_steps.values())
         lines.append(f"| {family} | {pair} | {LABELS[start]} | " + " | ".join(values) + f" | {seeds} |")
     return "\n".join(line.rstrip() for line in lines)
@@ -188,13 +219,14 @@ def plot(found: Found, file: Path) -> None:
 
 
 def show(bench: Bench, write: bool) -> None:
-    """Print the table, and write table and plot where asked."""
+    """Print the tables, and write tables and plot where asked."""
     found = gathered(bench)
-    text = table(found)
-    print(text)
+    texts = table(found), table(gathered(bench, ["zip"], FEW_IMAGES))
+    print(*texts, sep="\n\n")
     if write:
         plot(found, ROOT / "tools" / "retraining.svg")
-        put_into_readme(BEGIN, text, END)
+        for (begin, end), text in zip((WHOLE, FEW), texts, strict=True):
+            put_into_readme(begin, text, end)
 
 
 def main() -> None:
@@ -213,6 +245,7 @@ def main() -> None:
         command.add_argument("--starts", nargs="+", default=tuple(STARTS), choices=tuple(STARTS))
         command.add_argument("--steps", nargs="+", type=int, default=STEPS)
         command.add_argument("--seeds", type=int, default=3)
+        command.add_argument("--images", type=int, default=ALL, help="unlabelled images a task; all by default")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if arguments.command == "run":

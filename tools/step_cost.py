@@ -1,6 +1,6 @@
 """What one training step of a file's torch module costs against the same architecture hand-written in torch.
 
-    python tools/step_cost.py [--family lenet5 ...] [--batch 64] [--threads 1] [--device cpu]
+    python tools/step_cost.py [--family lenet5 ...] [--batch 64] [--threads 1] [--device cpu] [--write]
 
 A step is forward, mean of the squared outputs, backward, on random images. Two modules are measured. `file` is a file as its
 exporter wrote it, against the hand-written net in inference (`eval`). `merged` is one task of two such files merged at share
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from figures import put_into_readme
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -26,6 +27,7 @@ import onnxzip
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 CLASSES = 10
+BEGIN, END = "<!-- step: begin (python tools/step_cost.py --write) -->", "<!-- step: end -->"
 sys.path.insert(0, str(MODELS))
 
 from nets import FAMILIES  # noqa: E402
@@ -97,20 +99,24 @@ def measure(family: str, batch: int, repeats: int, device: str) -> dict[str, flo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print one row a family."""
+    """Print one row a family; into README.md where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", nargs="+", default=sorted(FAMILIES))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    for k, family in enumerate(options.family):
-        found = measure(family, options.batch, options.repeats, options.device)
-        if k == 0:
-            print("| family | " + " | ".join(found) + " |\n|---|" + "--:|" * len(found))
-        print(f"| {family} | " + " | ".join(f"{v:.2f}" for v in found.values()) + " |", flush=True)
+    rows = {family: measure(family, options.batch, options.repeats, options.device) for family in options.family}
+    columns = next(iter(rows.values()))
+    lines = ["| family | " + " | ".join(columns) + " |", "| --- | " + "--: | " * len(columns)]
+    lines += [f"| {family} | " + " | ".join(f"{v:.2f}" for v in row.values()) + " |" for family, row in rows.items()]
+    text = "\n".join(line.rstrip() for line in lines)
+    print(text)
+    if options.write:
+        put_into_readme(BEGIN, text, END)
 
 
 if __name__ == "__main__":
