@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
+from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
@@ -198,16 +199,18 @@ def couple(net: Net) -> Coupling:
 
 def _finished(builder: _Builder) -> Coupling:
     net, numbers = builder.net, dict[int, int]()
+    stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    produced = _produced(net, axes)
+    produced = _produced(net, axes) - {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
+    refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
     pinned: dict[int, str] = {}
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
-    _pin_stacked(net, axes, pinned)
+    pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
@@ -260,14 +263,6 @@ def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int]
 def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
     carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
     return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
-
-
-def _pin_stacked(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-    """A param along a stack is one for the channels of all parts at once: these stay as they are."""
-    for param in net.params:
-        for expr in (axes[Axis(param, d)] for d in range(len(net.shapes[param]))):
-            for atom in expr.atoms() if expr.kind == "stack" else ():
-                pinned.setdefault(atom, f"param {param!r} stands along several channel spaces at once")
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
