@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxzip.analysis.biases import with_biases
 from onnxzip.analysis.deadends import led_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
@@ -106,6 +107,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
         UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
     """
     _check(nets, shares, layout)
+    nets = with_biases(nets)
     found = deepened(nets) if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are(nets)
     laid = found.laid
     steps = find_steps(laid)

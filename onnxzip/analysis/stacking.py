@@ -1,8 +1,8 @@
 """Stacks away from their axis: where they stand without it, their parts are one space.
 
-A channel shuffle reads a sum of z parts as a product (z c): there c stands for the channels of part z, whichever z tells. Where
-c stands alone (behind a sum over z, on a param that is the same for all z, in front of a Tile that writes it z times), its k-th
-channel is the k-th of every part.
+A channel shuffle reads a sum of z parts as a product (z c): there c stands for the channels of part z, whichever z tells.
+Where c stands alone (behind a sum over z, on a param that is the same for all z, in front of a Tile that writes it z times),
+its k-th channel is the k-th of every part.
 """
 
 from __future__ import annotations
