@@ -33,7 +33,7 @@ class Use:
         shapes = [s for s in self.view.inputs if s is not None] + list(self.view.outputs)
         self.symbolic = lengths_of(self.line, self.terms, shapes)
         self.lengths = dict(zip(self.symbolic, bind_batch(tuple(self.symbolic.values()), BATCH), strict=True))
-        self.fixed = starred_on_one_side(self.line, self.terms, len(self.present)) | self.line.pinned
+        self.fixed = starred_on_one_side(self.line, self.terms, len(self.present)) | self.line.ordered | self.line.pinned
 
     def identities(self) -> dict[str, np.ndarray]:
         return {n: np.eye(k) for n, k in self.lengths.items()}

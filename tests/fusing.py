@@ -136,7 +136,7 @@ def permuted(net: Net, seed: int, name: str | None = None) -> Net:
     rng = np.random.default_rng(seed)
     coupling = couple(net)
     sizes = {a.atom: a for e in coupling.axes.values() for a in _atoms(e)}
-    free = sorted(coupling.produced - set(coupling.pinned))
+    free = sorted(coupling.produced - set(coupling.pinned) - coupling.ordered)
     order = {a: rng.permutation(sizes[a].size) for a in free}
     for atom, outer in coupling.inside.items():
         orders = [rng.permutation(sizes[atom].size) for _ in range(sizes[outer].size)]

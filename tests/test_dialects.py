@@ -39,9 +39,12 @@ nt = Sub (t, nb) n = Add (nx, nt)"""
 SPELLED_GELU = "u0 = Div (c, root_two) u1 = Erf (u0) u2 = Add (u1, one) u3 = Mul (c, u2) u = Mul (u3, half)"
 TANH_GELU = """u0 = Pow (c, three) u1 = Mul (u0, k) u2 = Add (c, u1) u3 = Mul (u2, root) u4 = Tanh (u3) u5 = Add (u4, one)
 u6 = Mul (c, half) u = Mul (u6, u5)"""
+SPELLED_LRN = """l0 = Mul (d, d) l1 = Reshape (l0, five_axes) l2 = Pad (l1, around)
+l3 = AveragePool <kernel_shape = [3,1,1]> (l2) l4 = Squeeze (l3, one_i) l5 = Mul (l4, half) l6 = Add (l5, one)
+l7 = Pow (l6, three_quarters) z = Div (d, l7)"""
 NUMBERS = {
     "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5,
-    "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715,
+    "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715, "three_quarters": 0.75,
 }
 
 
@@ -54,7 +57,8 @@ def params(seed: int) -> dict[str, np.ndarray]:
     for k, n in enumerate("qkv"):
         found[f"w{n}"] = np.ascontiguousarray(found["wqkv"][:, 12 * k : 12 * k + 12])
         found[f"b{n}"] = found["bqkv"][12 * k : 12 * k + 12]
-    ints = {"one_i": [1], "heads": [0, 0, 3, 4], "flat": [0, 0, 12], "last": [2, 3]}
+    ints = {"one_i": [1], "heads": [0, 0, 3, 4], "flat": [0, 0, 12], "last": [2, 3], "five_axes": [-1, 1, 8, 8, 8],
+            "around": [0, 0, 1, 0, 0, 0, 0, 1, 0, 0], "before": [0, 0, 2, 0, 0, 0, 0, 0, 0, 0]}
     numbers = {n: np.float32(v) for n, v in NUMBERS.items()}
     return found | numbers | {n: np.array(v, np.int64) for n, v in ints.items()}
 
@@ -143,6 +147,13 @@ class TestTwins:
     def test_a_norm_that_is_spelled_out(self, norm: str, tmp_path: Path) -> None:
         plain = model(token_net(LAYER_NORM, "u = Relu (c)"), TOKENS)
         check_twins(tmp_path, model(token_net(norm, "u = Relu (c)"), TOKENS), plain)
+
+    def test_a_local_response_that_is_spelled_out(self, tmp_path: Path) -> None:
+        spelled = conv_net("Identity (d)").replace("z = Identity (d)", SPELLED_LRN)
+        plain = model(conv_net("LRN <size = 3, alpha = 0.5, beta = 0.75, bias = 1.0> (d)"))
+        check_twins(tmp_path, model(spelled), plain)
+        beside = load(saved(tmp_path, "beside", model(spelled.replace("around", "before"))), "beside")
+        assert "LRN" not in {n.op for n in beside.nodes}
 
     @pytest.mark.parametrize(("spelled", "attribute"), [(SPELLED_GELU, "none"), (TANH_GELU, "tanh")], ids=["erf", "tanh"])
     def test_gelu_that_is_spelled_out_by_an_older_opset(self, spelled: str, attribute: str, tmp_path: Path) -> None:

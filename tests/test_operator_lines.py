@@ -40,6 +40,9 @@ def test_what_needs_all_channels_and_what_keeps_their_order() -> None:
         line = sample.operator.line_for(sample.view())
         return set(line.whole), set(line.pinned)
 
+    for sample, name in ((use("LRN", x(B, 6, 3), size=3), "c"), (use("CumSum", x(B, 4, 3), axis=1), "a1")):
+        assert names(sample) == (set(), set())
+        assert sample.operator.line_for(sample.view()).ordered == {name}
     assert names(use("Softmax", x(B, 4, 3), axis=1)) == ({"a1"}, set())
     assert names(use("ReduceMean", x(B, 4, 3, 2), axes=(2, 3))) == ({"a2", "a3"}, set())
     assert names(use("LayerNormalization", x(B, 3, 4), p(4), axis=2)) == ({"a2"}, set())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from fusing import check_close, check_tasks, fuse, net_of, outputs, permuted, samples_for
-from hypothesis import HealthCheck, given, note, seed, settings
+from hypothesis import HealthCheck, example, given, note, seed, settings
 from hypothesis import strategies as st
 from random_graphs import STEPS, Step, grown
 
@@ -52,6 +52,7 @@ def test_random_nets_obey_the_laws(tmp_path: Path) -> None:
         max_examples=GRAPHS, deadline=None, database=None, print_blob=True,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
+    @example([("transposed", 0), ("repeated", 0), ("parted", 2)], 0)  # halves of what is repeated are one space
     @given(st.lists(STEP, min_size=1, max_size=7), st.integers(0, 999))
     def laws(steps: list[Step], weights: int) -> None:
         check_laws(tmp_path, steps, weights)

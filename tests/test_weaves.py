@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
-from fusing import make
+from architectures import Architecture, Maker, model_of
+from fusing import check_all_shared, check_tasks, check_valid, fuse, make, net_of, permuted
 
 from onnxzip.analysis import analyse
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, positions, product
@@ -100,3 +104,55 @@ def test_a_product_that_was_made_before_its_factor_became_a_stack_is_a_weave() -
     expr = finish(before, {})
     assert expr.kind == "woven" and [p.size for p in expr.parts] == [2, 2, 2, 2]
     assert sorted(expr.atoms()) == sorted(finish(total, {}).atoms())
+
+
+SIDE, HALF = 12, 4
+Middle = Callable[[Maker, str], tuple[str, int]]  # what comes of it, and its channels
+ALONE: dict[str, Middle] = {
+    "sum": lambda m, x: (m.op("ReduceMean", x, axes=[1], keepdims=0), HALF),
+    "gate": lambda m, x: (m.op("Mul", x, m.op("Sigmoid", m.op("ReduceMax", x, axes=[1], keepdims=1))), 2 * HALF),
+    "param": lambda m, x: (m.op("Mul", x, m.positive(HALF, 1, 1)), 2 * HALF),
+}
+
+
+def stacked(folder: Path, middle: Middle, seed: int, name: str) -> Net:
+    """Two convolutions side by side, as [N, 2, channels, H, W] in the middle, then another one."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        both = m.op("Concat", m.conv("image", (HALF, 3, 3, 3)), m.conv("image", (HALF, 3, 1, 1)), axis=1)
+        x, channels = middle(m, m.op("Reshape", both, m.ints(0, 2, HALF, SIDE, SIDE)))
+        x = m.conv(m.op("Reshape", x, m.ints(0, channels, SIDE, SIDE)), (width, channels, 3, 3))
+        return m.pool_head(m.relu(x), width, classes)
+
+    return net_of(folder, model_of(Architecture(build), seed), name)
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_parts_are_one_space_where_a_stack_stands_without_its_axis(kind: str, tmp_path: Path) -> None:
+    net, other = (stacked(tmp_path, ALONE[kind], seed, name) for seed, name in ((1, "a"), (2, "b")))
+    copy = permuted(net, 5, "b")
+    fused = fuse([net, copy])
+    check_all_shared(fused.plan)
+    check_tasks(fused, [net, copy], 1e-4)
+    assert [s.sizes["a"] for s in fused.plan.shared_spaces()] == [HALF, 4]
+    for share in (0.5, 0.0):
+        check_valid(fuse([net, other], share), [net, other])
+
+
+def test_parts_that_cannot_be_one_space_are_not_matched(tmp_path: Path) -> None:
+    """The sum over both of what takes turns and of what has heads."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        both = m.op("Concat", m.conv("image", (HALF, 3, 3, 3)), m.conv("image", (HALF, 3, 1, 1)), axis=1)
+        turns = m.op("Transpose", m.op("Reshape", both, m.ints(0, 2, HALF, SIDE, SIDE)), perm=[0, 2, 1, 3, 4])
+        heads = m.op("Softmax", m.op("Reshape", m.conv("image", (2 * HALF, 3, 3, 3)), m.ints(0, 2, HALF, SIDE, SIDE)), axis=2)
+        parts = (m.op("Reshape", v, m.ints(0, 2 * HALF, SIDE, SIDE)) for v in (turns, heads))
+        x = m.op("Reshape", m.op("Concat", *parts, axis=1), m.ints(0, 2, 2 * HALF, SIDE, SIDE))
+        x = m.op("ReduceMean", x, axes=[1], keepdims=0)
+        return m.pool_head(m.relu(m.conv(x, (width, 2 * HALF, 3, 3))), width, classes)
+
+    net = net_of(tmp_path, model_of(Architecture(build), 1), "a")
+    copy = permuted(net, 5, "b")
+    fused = fuse([net, copy])
+    check_tasks(fused, [net, copy], 1e-4)
+    assert any("stand for those of several parts" in r.why for r in fused.plan.refusals)

@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from fusing import net_of
+from fusing import check_all_shared, net_of
 from zoo.catalogue import DIALECTS, LIGHT, ZOO, exported, filled, inputs_of, module_of
 from zoo.laws import examine
 
@@ -46,7 +46,6 @@ def test_all(name: str, dialect: str, tmp_path: Path) -> None:
 
 @pytest.mark.zoo
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: p.stem)
-def test_nets_that_come_with_onnx_are_planned(path: Path) -> None:
+def test_nets_that_come_with_onnx_can_be_shared_throughout(path: Path) -> None:
     nets = [filled(load(path, name), seed) for name, seed in (("a", 1), ("b", 2))]
-    plan = analyse(nets)
-    assert plan.shared_spaces()
+    check_all_shared(analyse(nets))

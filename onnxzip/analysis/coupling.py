@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
+from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Axis, Net, Node, consumers
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
@@ -25,7 +26,8 @@ class Coupling:
         produced: atoms that are output channels of a node with weights: those that can be matched at all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
-        ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over).
+        ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
+            channels that an LRN sums).
         refusals: (node, reason) for every node that could not be coupled.
     """
 
@@ -133,9 +135,10 @@ class _Builder:
             except SpaceMismatch as why:  # this axis stays as it is; the others couple all the same
                 self.torn.append((node, str(why), [space, *(labels[n] for n in term.names if n in labels)]))
         self.names[node.name] = labels
-        whole = set(line.whole) if linear else line.whole | _contracted(named[: len(left)], named[len(left) :])
+        before, after = named[: len(left)], named[len(left) :]
+        whole = line.whole | line.ordered | (set() if linear else _contracted(before, after))
         self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
-        self.ordered += [labels[n] for n in _neighbouring(named[: len(left)], named[len(left) :]) if n in labels]
+        self.ordered += [labels[n] for n in sorted(line.ordered | _neighbouring(before, after)) if n in labels]
         for name in line.pinned:
             if name in labels:
                 self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
@@ -147,10 +150,10 @@ def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     return {t.names[0] for terms in left for t in terms if t.single is not None} - kept
 
 
-def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> list[str]:
+def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     """Names of the remaining axes that do not go through as they are: windows run along them."""
     before, after = ({n for terms in side for t in terms for n in t.names} for side in (left, right))
-    return sorted(n for n in before ^ after if is_remaining(n))
+    return {n for n in before ^ after if is_remaining(n)}
 
 
 def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
@@ -196,16 +199,18 @@ def couple(net: Net) -> Coupling:
 
 def _finished(builder: _Builder) -> Coupling:
     net, numbers = builder.net, dict[int, int]()
+    stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    produced = _produced(net, axes)
+    produced = _produced(net, axes) - {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
+    refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
     pinned: dict[int, str] = {}
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
-    _pin_stacked(net, axes, pinned)
+    pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
@@ -258,14 +263,6 @@ def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int]
 def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
     carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
     return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
-
-
-def _pin_stacked(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-    """A param along a stack is one for the channels of all parts at once: these stay as they are."""
-    for param in net.params:
-        for expr in (axes[Axis(param, d)] for d in range(len(net.shapes[param]))):
-            for atom in expr.atoms() if expr.kind == "stack" else ():
-                pinned.setdefault(atom, f"param {param!r} stands along several channel spaces at once")
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:

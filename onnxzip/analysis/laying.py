@@ -33,10 +33,22 @@ class _Rules:
         step = self.step_of.get(role.name)
         if step is None:
             self.add_plain(role)
-        elif step.diagonal:
+            return
+        self.tear_windows(role)
+        if step.diagonal:
             self.add_diagonal(role, step)
         else:
             self.add_dense(role, step)
+
+    def tear_windows(self, role: Role) -> None:
+        """The windows of a node with weights run along channels only where each task has all of them in one piece."""
+        task, source = next(iter(role.members)), str(role.inputs[0])
+        linear, view = linear_of(self.draft.overlay, role, task)
+        if not self.draft.is_stranded(source) or self.draft.stranded_axis(source) == linear.channel(view):
+            return
+        if any(sum(t in p.owners for p in self.draft.pieces[source].values()) > 1 for t in role.members):
+            why = f"{role.op} {role.members[task].name!r} takes neighbours together, of which not all are shared alike"
+            self.draft.torn |= dict.fromkeys(self.carried([source], task), why)
 
     def add_dense(self, role: Role, step: Step) -> None:
         """One node per strand of the output; it reads every piece that all its rows' owners can read."""
@@ -185,15 +197,13 @@ class _Rules:
     def whole_fits(self, role: Role, keys: list[Owners], members: Owners) -> bool:
         """Whether all channels that a node needs at once lie in one piece of one owner set."""
         for task, node in role.members.items():
-            for atom in self.draft.overlay.couplings[task].whole.get(node.name, ()):
-                plan = self.draft.spaces.get(self.draft.overlay.spaces[task, atom])
-                if plan is None:
-                    continue
-                mine = [s for s in plan.strands if task in s.key]
-                if any(len(s.rows) > 1 for s in mine):
-                    self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs all channels of each task alone"
-                if len(mine) > 1:
-                    return False
+            numbers = {self.draft.overlay.spaces[task, a] for a in self.draft.overlay.couplings[task].whole.get(node.name, ())}
+            plans = [self.draft.spaces[n] for n in sorted(numbers) if n in self.draft.spaces]
+            mine = [(p, s) for p in plans for s in p.strands if task in s.key]
+            for plan in (p for p, s in mine if len(s.rows) > 1):
+                self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs all channels of each task alone"
+            if len({s.key for _, s in mine}) > 1:
+                return False
         return True
 
     def place_plain(self, role: Role, key: Owners, owners: Owners, read: Mapping[str, Piece | None], alone: bool,

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxzip.analysis.biases import with_biases
 from onnxzip.analysis.deadends import led_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.laying import lay_out
@@ -106,6 +107,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
         UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
     """
     _check(nets, shares, layout)
+    nets = with_biases(nets)
     found = deepened(nets) if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are(nets)
     laid = found.laid
     steps = find_steps(laid)
@@ -120,6 +122,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
 
 
 OUTPUT = "an output of the net"
+UNLIKE = "its channels keep their order, and not all nets have as many"
 STARVED = "all that its shared channels could read is each task's own"
 
 
@@ -141,7 +144,7 @@ def _settle(
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
     dropped: set[tuple[int, Owners]] = set()
-    torn, woven = beside_weighted_inputs(laid, steps), woven_spaces(laid)
+    torn, woven = _out_of_step(proposals) | beside_weighted_inputs(laid, steps), woven_spaces(laid)
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {
@@ -160,13 +163,16 @@ def _settle(
         torn |= news
 
 
+def _out_of_step(proposals: Mapping[int, Proposal]) -> dict[int, str]:
+    """Spaces that keep their order, but not as many channels of it in all nets that may share them."""
+    return {n: UNLIKE for n, p in proposals.items() if p.ordered and len(p.free) > 1 and not p.even}
+
+
 def _wanted(
     laid: Overlay, steps: Sequence[Step], proposals: Mapping[int, Proposal], torn: Iterable[int],
     shares: Sequence[tuple[str, float]], together: bool,
 ) -> dict[int, float]:
-    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it; all or
-    nothing where channels keep their order."""
-    torn = {*torn, *(n for n, p in proposals.items() if p.ordered and not p.even)}
+    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it."""
     asked = {n: 0.0 if n in torn else share_of(p.name, shares) for n, p in proposals.items()}
     whole = {n for n, p in proposals.items() if p.whole and p.even and asked[n] > 0}
     led = whole if together else led_by(laid, steps, whole)

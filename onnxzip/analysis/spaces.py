@@ -152,6 +152,10 @@ def positions(expr: Expr, chosen: Chosen) -> np.ndarray:
         return np.concatenate([positions(p, chosen) + s for p, s in zip(expr.parts, starts, strict=False)])
     if expr.kind == "woven":
         return woven([positions(p, chosen) * len(expr.parts) + k for k, p in enumerate(expr.parts)])
+    if expr.kind == "stack":  # channels of its parts are chosen only where all are in their original order
+        first, *others = (positions(p, chosen) for p in expr.parts)
+        assert all(np.array_equal(first, other) for other in others)
+        return first
     assert expr.kind == "product"
     flat = np.zeros(1, np.int64)
     place: dict[int, np.ndarray] = {}  # which of its chosen channels an atom has in each entry

@@ -19,7 +19,7 @@ from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, led, members_of
+from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, led, members_of, ordered_groups
 from onnxzip.matching.methods import Assign
 
 Made = dict[tuple[int, Owners], Members]
@@ -32,11 +32,27 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
         same: groups that are decided already, as they are equal in all their nets.
         matches: of the spaces that the step reads.
     """
-    counts = {o: n for o, n in space.counts.items() if len(o) > 1}
-    if not counts:
+    if all(len(o) == 1 for o in space.counts):
         return members_of(space, [])
+    groups, costs = _ordered(space) if space.ordered else _matched(work, space, same, matches)
+    members = charged(members_of(space, groups), groups, costs)
+    if not work.method.follow or work.stats is None or space.inside or not groups:
+        return members
+    return led(members, leads_of(work, shared_reads(work, space), space, groups, matches))
+
+
+def _ordered(space: SpacePlan) -> tuple[list[dict[str, int]], list[float]]:
+    """The groups of a space whose channels keep their order, which nobody has chosen by their cost."""
+    groups = ordered_groups(space)
+    return groups, [float("nan")] * len(groups)
+
+
+def _matched(
+    work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches
+) -> tuple[list[dict[str, int]], list[float]]:
+    """The groups of a space that cost least, and what each costs; those that are the same, and siblings, before all others."""
     groups, costs = list(same), [0.0] * len(same)
-    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in counts.items()}
+    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in space.counts.items() if len(o) > 1}
     if work.method.follow and work.stats is not None:
         akin = siblings(work, shared_reads(work, space), space, counts, same, matches)
         groups, costs = groups + akin, costs + [float("nan")] * len(akin)
@@ -47,15 +63,12 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
         matched, charges = group_channels(counts, terms, work.method.assign, groups)
         groups += matched
         costs += charges if work.stats is not None else [float("nan")] * len(matched)
-    members = charged(members_of(space, groups), groups, costs)
-    if not work.method.follow or work.stats is None or space.inside or not groups:
-        return members
-    return led(members, leads_of(work, shared_reads(work, space), space, groups, matches))
+    return groups, costs
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
-    """Groups of channels of a space that are the same in several nets; none where the method looks at places alone."""
-    if not work.method.needs_data or all(len(o) == 1 for o in space.counts):
+    """Groups of channels of a space that are the same in several nets; none where they are matched by their places alone."""
+    if not work.method.needs_data or space.ordered or all(len(o) == 1 for o in space.counts):
         return []
     group, rows = rows_of(work, space, [t for t in work.step.tasks if t in space.sizes and t not in space.refused])
     return same_groups(work, shared_reads(work, space), group, rows, space, exact, matches)

@@ -23,7 +23,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Members, charged, members_of
+from onnxzip.matching.match import Members, charged, members_of, ordered_groups
 from onnxzip.matching.methods import Method
 from onnxzip.peers import Peers
 
@@ -128,6 +128,8 @@ def pair_columns(
     plan: Plan, space: SpacePlan, tables: Sequence[Table], method: Method
 ) -> dict[tuple[int, Owners], Members]:
     """Members of every strand of a space, from the tables that carry it."""
+    if space.ordered:
+        return members_of(space, ordered_groups(space))
     counts = {o: n for o, n in space.counts.items() if len(o) > 1}
     tasks = [t for t in space.sizes if any(t in o for o in counts)]
     tables = [x for x in tables if all(t in x.rows for t in tasks)]

@@ -25,7 +25,7 @@ from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
 from onnxzip.fusion.taking import take
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Members, given_members, in_place, members_of, ordered_members
+from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed, let_go
@@ -73,8 +73,6 @@ class _Zip:
         for space in plan.spaces.values():
             if space.given:
                 self.members |= given_members(space)
-            elif space.ordered:
-                self.members |= ordered_members(space)
             elif all(len(o) == 1 for o in space.counts):
                 self.members |= members_of(space, [])
                 for number, size in space.inside.items():

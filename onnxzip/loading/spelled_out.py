@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxzip.loading.local_response import local_response
 from onnxzip.loading.patterns import CLOSE, Bound, Finder
 from onnxzip.net import Net, Node, producers, pruned
 
@@ -159,7 +160,7 @@ def _transpose(finder: Finder, node: Node) -> Node | None:
 # what may become of a node: (since which opset, how)
 _RULES: Mapping[str, tuple[tuple[int, Rule], ...]] = {
     "Mul": ((14, _hard_swish), (1, _hard_sigmoid), (20, _gelu), (23, _rms_norm)),
-    "Div": ((14, _hard_swish), (1, _hard_sigmoid)),
+    "Div": ((14, _hard_swish), (1, _hard_sigmoid), (1, local_response)),
     "Add": ((17, _layer_norm),),
     "Einsum": ((1, _transpose),),
 }

@@ -127,10 +127,10 @@ def leads_along(plan: Plan, expr: Expr, task: str, matches: Matches) -> np.ndarr
     return found
 
 
-def ordered_members(plan: SpacePlan) -> dict[tuple[int, Owners], Members]:
-    """Members of a space whose channels keep their order: the k-th with the k-th."""
+def ordered_groups(plan: SpacePlan) -> list[dict[str, int]]:
+    """Groups of a space whose channels keep their order: the k-th with the k-th."""
     shared = [(owners, count) for owners, count in plan.counts.items() if len(owners) > 1]
-    return members_of(plan, [dict.fromkeys(sorted(owners), k) for owners, count in shared for k in range(count)])
+    return [dict.fromkeys(sorted(owners), k) for owners, count in shared for k in range(count)]
 
 
 def given_members(plan: SpacePlan) -> dict[tuple[int, Owners], Members]:

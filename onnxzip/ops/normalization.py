@@ -108,7 +108,8 @@ def _lp_norm(x: Any, *, axis: int, p: int) -> Any:
 
 
 def _local_line(view: View) -> Line:
-    return Line("n c *s -> n c *s", pinned=frozenset({"c"}))
+    """A sum over neighbours: no channel can go without the others, or elsewhere."""
+    return Line("n c *s -> n c *s", ordered=frozenset({"c"}))
 
 
 def _local_response(x: Any, *, size: int, alpha: float, beta: float, bias: float) -> Any:

@@ -1,7 +1,7 @@
 """Operators for which the order along an axis has a meaning: running sums, the largest entries, triangles, reversals.
 
-    n i1 *s -> n i1 *s                 CumSum along axis 1: no channel of it may move, those of every other axis may
-    n c i2 -> n c o2, n c o2           TopK along axis 2
+    n c *s -> n c *s                   CumSum along axis 1: all of its channels, each in its place; of the others any, anywhere
+    n c i2 -> n c o2, n c o2           TopK along axis 2: its channels stay those of each net
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnxzip.ops.registry import register
 def _kept(view: View, axes: tuple[int, ...]) -> Line:
     """All axes stay, some of them in their order."""
     found = names(len(first(view)))
-    return Line(text([found], [found]), pinned=frozenset(found[k % len(found)] for k in axes))
+    return Line(text([found], [found]), ordered=frozenset(found[k % len(found)] for k in axes))
 
 
 def _running_line(view: View) -> Line:
@@ -79,7 +79,7 @@ def _reversed_line(view: View) -> Line:
     """The lengths stand beside the batch axis."""
     axes = names(len(first(view)))
     time, batch = (int(view.attrs[k]) % len(axes) for k in ("time_axis", "batch_axis"))
-    return Line(text([axes, [axes[batch]]], [axes]), pinned=frozenset({axes[time]}))
+    return Line(text([axes, [axes[batch]]], [axes]), ordered=frozenset({axes[time]}))
 
 
 def _reversed(x: Any, lengths: Any, *, batch_axis: int, time_axis: int) -> Any:

@@ -58,6 +58,7 @@ class Line:
         text: patterns of the present inputs and of all outputs.
         sizes: lengths of names that stand in composites only.
         whole: names of which the operator needs all channels at once (Softmax, a mean over channels).
+        ordered: names of which the operator needs all channels at once, each between its neighbours (LRN).
         pinned: names whose channels have a fixed order and meaning (a padded channel axis).
         symmetry: a bound on the channel maps of this use, where it is narrower than its operator: an Add commutes with
             every linear map, an Add of a param with permutations alone.
@@ -66,6 +67,7 @@ class Line:
     text: str
     sizes: Mapping[str, int] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
+    ordered: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
     symmetry: Symmetry = Symmetry.LINEAR
 

@@ -1,0 +1,49 @@
+"""A missing bias is a bias of zero: nodes with weights that differ in nothing else play the same part.
+
+The fused net has a bias at every node with weights; merged with a further net it meets nodes that have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnxzip.analysis.coupling import linear_view
+from onnxzip.net import Names, Net, Node
+from onnxzip.ops import Linear, View
+
+
+def with_biases(nets: Sequence[Net]) -> tuple[Net, ...]:
+    """The nets, with biases of zero at all nodes with weights of operators that have a bias somewhere in one of the nets."""
+    ops = {n.op for net in nets for n in net.nodes if (found := _linear(net, n)) is not None and _has_bias(n, found[0])}
+    return tuple(_given(net, ops) for net in nets)
+
+
+def _linear(net: Net, node: Node) -> tuple[Linear, View] | None:
+    operator, view = linear_view(net, node) or (None, None)
+    return None if operator is None or operator.linear is None or view is None else (operator.linear, view)
+
+
+def _has_bias(node: Node, linear: Linear) -> bool:
+    return len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None
+
+
+def _given(net: Net, ops: set[str]) -> Net:
+    names = Names({*net.shapes})
+    nodes, zeros = list[Node](), dict[str, np.ndarray]()
+    for node in net.nodes:
+        linear, view = (_linear(net, node) if node.op in ops else None) or (None, None)
+        if linear is not None and view is not None and not _has_bias(node, linear):
+            name = names.fresh(f"{node.name}.bias")
+            zeros[name] = np.zeros(view.outputs[0][linear.channel(view)], net.dtypes[node.outputs[0]])
+            node = replace(node, inputs=(*node.inputs[: linear.bias], name, *node.inputs[linear.bias + 1 :]))
+        nodes.append(node)
+    if not zeros:
+        return net
+    shapes, dtypes = {k: a.shape for k, a in zeros.items()}, {k: a.dtype for k, a in zeros.items()}
+    return replace(
+        net, nodes=tuple(nodes), params={**net.params, **zeros}, shapes={**net.shapes, **shapes},
+        dtypes={**net.dtypes, **dtypes},
+    )
