@@ -65,11 +65,11 @@ def owned_by(model: ModelProto, tasks: list[str]) -> set[str]:
 
 
 def drawn(model: ModelProto, names: set[str], seed: int) -> ModelProto:
-    """The same model with some float params drawn at random."""
+    """The same model with some float params drawn at random; numbers that stand alone, as the bounds of a Clip, are kept."""
     rng = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
-        if tensor.name in names and tensor.data_type == onnx.TensorProto.FLOAT:
-            shape = tuple(tensor.dims)
+        shape = tuple(tensor.dims)
+        if shape and tensor.name in names and tensor.data_type == onnx.TensorProto.FLOAT:
             transposed = len(shape) == 2 and not any(
                 tensor.name == n.input[1] and any(a.name == "transB" and a.i for a in n.attribute)
                 for n in model.graph.node if n.op_type == "Gemm"
