@@ -118,7 +118,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         seen, judging = _parted(given, options)
-        samples = seen.drawn(options.data.samples, peers)
+        samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
     shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
@@ -130,10 +130,10 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     if options.steps.retrain:
         content, retrained = _retrained(content, originals, given, options, stages, peers)
-    sources, rows = judging.drawn(ALL).sources, partial(part_of, peers=peers)
-    with stages.stage("verify", sum(int(rows(s).sum()) for s in sources)) as tick:
+    rows = partial(part_of, peers=peers)
+    with stages.stage("verify", sum(int(rows(s).sum()) for s in judges.sources)) as tick:
         fused = content if shelf is None else shelf.graph
-        evidence = compare(fused, originals, sources, rows, options.run.device, tick, peers)
+        evidence = compare(fused, originals, judges.sources, rows, options.run.device, tick, peers)
     _check(plan, evidence)
     beside = 0 if shelf is None else shelf.size
     report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)

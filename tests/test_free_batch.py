@@ -38,7 +38,7 @@ def test_one_sample_beside_any_number(tmp_path: Path) -> None:
 
 def test_one_sample_each_stays_one_sample(tmp_path: Path) -> None:
     files = {k: net(tmp_path / k, "1", 3, [1, 2, 3], seed) for seed, k in enumerate("ab")}
-    x = np.random.default_rng(0).standard_normal((64, 2, 3, 4)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((128, 2, 3, 4)).astype(np.float32)
     merged = onnxzip.merge(files, x)
     assert merged.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
     assert max(t["fidelity"]["relative_error"] for t in merged.report["tasks"].values()) < 1

@@ -72,7 +72,7 @@ def shortened(path: Path, folder: Path) -> Path:
 def test_rating_nets_merge_far_better_than_by_mtz(tmp_path: Path) -> None:
     case = had(ratings)
     try:
-        sound = clips(12, 1)
+        sound = clips(14, 1)
     except UnavailableError as error:
         pytest.skip(str(error))
     seconds = sound[:, : 8 * 16_000].reshape(-1, 16_000)
