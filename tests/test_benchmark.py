@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,26 @@ def test_a_case_is_run_once_and_stands_in_csv_and_table(tmp_path: Path) -> None:
     (row,) = csv.DictReader(io.StringIO(bench_show.to_csv(results)))
     assert row["method"] == "average" and float(row["increase"]) == pytest.approx(found["increase"], abs=1e-3)
     assert f"| lenet300 | `average` | {found['increase']:.2f} |" in bench_show.tables(results)["sizes"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_published_results_are_taken_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import benchmark
+    from bench_cases import PAIRS, Case
+    from bench_run import Bench
+    from bench_show import results_of, to_csv
+
+    known, taken = tmp_path / "known", tmp_path / "taken"
+    case = Case("lenet300", PAIRS[0], "average")
+    Bench(known, None).run(case)
+    (tmp_path / "known.csv").write_text(to_csv(results_of(known)))
+    monkeypatch.setattr(
+        sys, "argv", ["benchmark.py", "take", "--work", str(taken), "--csv", str(tmp_path / "known.csv")]
+    )
+    benchmark.main()
+    assert to_csv(results_of(taken)) == (tmp_path / "known.csv").read_text()
+    monkeypatch.setattr(Bench, "_run", None)
+    assert Bench(taken, None).run(case)["test_images"] == [2000, 2000]
 
 
 @pytest.mark.usefixtures("tools")

@@ -23,7 +23,7 @@ import onnxzip
 from onnxzip.exporting.report import versions
 from onnxzip.exporting.write import write_atomically
 
-CHUNK = 1000  # test images that are run at a time
+CHUNK = 100  # test images that are run at a time
 
 
 class Bench:
@@ -49,8 +49,12 @@ class Bench:
         found = self.known(case)
         if found is None:
             found = self._run(case)
-            write_atomically(self.work / f"{case.name}.json", json.dumps(found).encode(), force=True)
+            self.keep(case, found)
         return found
+
+    def keep(self, case: Case, found: Mapping[str, Any]) -> None:
+        """Write the result of a case."""
+        write_atomically(self.work / f"{case.name}.json", json.dumps(found).encode(), force=True)
 
     def _run(self, case: Case) -> dict[str, Any]:
         nets = nets_of(case.family, case.tasks)
@@ -66,7 +70,7 @@ class Bench:
             begun = time.perf_counter()
             content = self._merge(case)
             seconds = time.perf_counter() - begun
-            write_atomically(self.work / f"{case.name}.onnx", content, force=True)
+            write_atomically(self._merged(case), content, force=True)
         before = {t: _original_error(self.data, p, n) for (t, p), n in zip(nets.items(), case.tasks, strict=True)}
         after = {t: error(self.data, content, f"{t}_logits", n) for t, n in zip(nets, case.tasks, strict=True)}
         rises = [after[t] - before[t] for t in nets]
@@ -79,11 +83,14 @@ class Bench:
         }
 
     def start(self, case: Case) -> Path:
-        """The file that a case without retraining leaves."""
-        file = self.work / f"{case.name}.onnx"
+        """The file that a case without retraining leaves; made again where only its result was taken."""
+        file = self._merged(case)
         if not file.exists():
-            self.run(case)
+            self.keep(case, self._run(case))
         return file
+
+    def _merged(self, case: Case) -> Path:
+        return self.work / f"{case.name}.onnx"
 
     def _merge(self, case: Case) -> bytes:
         nets, data = nets_of(case.family, case.tasks), self._images(case)
@@ -175,4 +182,17 @@ def row_of(case: Case, found: Mapping[str, Any]) -> dict[str, object]:
         "seconds": f"{found['seconds']:.2f}", "test_images": " ".join(map(str, found["test_images"])),
         "sha256": found["sha256"][:12], "sources": " ".join(h[:12] for h in found["sources"]),
         "versions": " ".join(f"{k}={v}" for k, v in found["versions"].items()), "commit": found.get("commit", ""),
+    }
+
+
+def result_of(row: Mapping[str, str]) -> tuple[Case, dict[str, Any]]:
+    """What a line of the CSV tells; hashes and errors as short as they stand there."""
+    tasks, share = tuple(row["tasks"].split("+")), float(row["share"])
+    counts = (int(row[k]) for k in ("samples", "steps", "seed"))
+    return Case(row["family"], tasks, row["method"], share, row["layout"], *counts), {
+        "increase": float(row["increase"]), **{k: [float(x) for x in row[k].split()] for k in ("before", "after")},
+        "size": float(row["size"]), "bytes": int(row["bytes"]), "seconds": float(row["seconds"]),
+        "test_images": [int(n) for n in row["test_images"].split()], "sha256": row["sha256"],
+        "sources": row["sources"].split(), "versions": dict(v.split("=") for v in row["versions"].split()),
+        "commit": row["commit"],
     }

@@ -4,6 +4,7 @@
     python models/fetch.py DATA                                   the data sets, see models/README.md
     python tools/benchmark.py run --work DIR --data DATA          everything: hours; the same line goes on where it stopped
     python tools/benchmark.py run --work DIR --quick              a few minutes, on the committed samples
+    python tools/benchmark.py take --work DIR                     results of tools/benchmark.csv, which `run` then leaves out
     python tools/benchmark.py show --work DIR [--write]           CSV, tables and plots of all that has been measured
     python tools/benchmark.py cost --work DIR                     time and memory, of methods and of what they make
 
@@ -13,6 +14,7 @@ A case is one file in --work. Several processes may share the folder: --part 1/2
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import warnings
 from pathlib import Path
@@ -21,8 +23,8 @@ import torch
 from ablation import make_known
 from bench_cases import METHODS, REFERENCES, Case, full, quick
 from bench_cost import measure
-from bench_run import Bench
-from bench_show import show
+from bench_run import Bench, result_of
+from bench_show import TOOLS, show
 from figures import FAMILIES
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -59,12 +61,21 @@ def run(arguments: argparse.Namespace) -> None:
             progress.advance(bar)
 
 
+def take(arguments: argparse.Namespace) -> None:
+    """Lay results of others into the folder, where there are none."""
+    bench = Bench(arguments.work, None)
+    with arguments.csv.open(newline="") as rows:
+        for case, found in map(result_of, csv.DictReader(rows)):
+            if bench.known(case) is None:
+                bench.keep(case, found)
+
+
 def main() -> None:
     """Measure or show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    running, showing, costing = (commands.add_parser(name) for name in ("run", "show", "cost"))
-    for command in (running, showing, costing):
+    running, taking, showing, costing = (commands.add_parser(name) for name in ("run", "take", "show", "cost"))
+    for command in (running, taking, showing, costing):
         command.add_argument("--work", type=Path, required=True, help="folder for results")
     running.add_argument("--data", type=Path, help="folder that models/fetch.py has written; else the committed samples")
     running.add_argument("--quick", action="store_true", help="a few minutes' worth of cases")
@@ -78,6 +89,7 @@ def main() -> None:
     running.add_argument("--steps", nargs="+", type=int, default=())
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--part", default="1/1", help="K/N: every N-th case from the K-th on")
+    taking.add_argument("--csv", type=Path, default=TOOLS / "benchmark.csv")
     showing.add_argument("--write", action="store_true", help="put CSV, tables and plots into tools/")
     arguments = parser.parse_args()
     warnings.simplefilter("error")
@@ -85,6 +97,8 @@ def main() -> None:
     make_known()
     if arguments.command == "run":
         run(arguments)
+    elif arguments.command == "take":
+        take(arguments)
     elif arguments.command == "cost":
         measure(arguments.work, arguments.families)
     else:
