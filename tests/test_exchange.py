@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from merging import failed, run, snapshot, write_net
-from processes import MERGE, check_same_nets, ended, prepare, started
+from onnx.numpy_helper import to_array
+from processes import MERGE, check_close, check_same_nets, ended, prepare, started
 
 from onnxzip.calibration import frontier
 from onnxzip.calibration.device import DevicePlace
@@ -23,6 +25,7 @@ from onnxzip.merged import Merged
 from onnxzip.pipeline import merge_files
 from onnxzip.progress import Silent
 
+MODELS = Path(__file__).parent.parent / "models"
 FILES = {"a": "a.onnx", "b": "b.onnx"}
 DATA = {"a": "a.npz", "b": "b.npz"}
 
@@ -62,6 +65,21 @@ def test_every_shard_comes_to_the_result_of_one_process(folder: Path, options: O
         done.result().save(f"shard{k}.onnx")
         check_same_nets(folder, "one.onnx", f"shard{k}.onnx")
         assert (folder / f"shard{k}.onnx").read_bytes() == (folder / "shard0.onnx").read_bytes()
+
+
+def test_so_it_is_where_streams_are_turned(tmp_path: Path) -> None:
+    """Axes are found from what all shards have, and look the same way in each."""
+    nets = {t: MODELS / f"mobilenet-fashion-{t}.onnx" for t in ("low", "high")}
+    data = {t: MODELS / "data" / f"fashion-{t}-calibration.npz" for t in nets}
+    options = Options(DataOptions(samples=200))
+    one = merge_files(nets, data, options, Silent())
+    with ThreadPoolExecutor(2) as pool:
+        peers = [Exchange(tmp_path / "meet", k, 2, 60) for k in range(2)]
+        done = [f.result() for f in [pool.submit(merge_files, nets, data, options, Silent(), p) for p in peers]]
+    params = [{p.name: to_array(p) for p in onnx.load_from_string(m.content).graph.initializer} for m in (one, *done)]
+    for name, want in params[0].items():
+        for other in params[1:]:
+            check_close(other[name], want)
 
 
 @pytest.mark.parametrize("samples", [2000, 60])

@@ -21,6 +21,7 @@ from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
 from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
+from onnxzip.peers import Peers
 from onnxzip.runtime import Value, let_go, open_session
 
 BATCH_BYTES = 64 << 20
@@ -150,16 +151,37 @@ class Frontier:
             for (step_name, laid), found in rows.items():
                 self.place.put(("target", step_name, laid, task, b), self.place.joined(found))
 
+    def covariance(self, steps: Sequence[Step], task: str, peers: Peers) -> np.ndarray:
+        """Of a task's targets of some steps that make one space, mean over these steps: float64 [channels, channels]."""
+        found = []
+        for step in steps:
+            keys = [key for key in self._targets(step, task) if key[2] == step.sink]
+            rows = np.concatenate([np.asarray(self.place.get(key), np.float64) for key in keys])
+            mine = {"zz": rows.T @ rows, "z": rows.sum(axis=0), "n": np.array([float(len(rows))])}
+            total = peers.sum(f"{step.name}, covariance of {task}", mine)
+            mean = total["z"] / total["n"]
+            found.append(total["zz"] / total["n"] - np.outer(mean, mean))
+        return np.asarray(np.mean(found, axis=0))
+
+    def turn(self, steps: Sequence[Step], task: str, to: np.ndarray) -> None:
+        """Let a task's targets of some steps be `to` [channels, channels] times what they are."""
+        for key in (key for step in steps for key in self._targets(step, task)):
+            self.place.put(key, (np.asarray(self.place.get(key), np.float64) @ to.T).astype(np.float32))
+
     def forget(self, step: Step) -> None:
         """Drop the targets and the positions of a finished step."""
         for k in range(len(self.sources)):
             self._positions.pop((step.name, k), None)
-        for task in step.tasks:
-            for b in range(len(self.batches[self.source_of[task]])):
-                for laid in [step.sink, *step.skips]:
-                    key = ("target", step.name, laid, task, b)
-                    if key in self.place:
-                        self.place.drop(key)
+        for key in [key for task in step.tasks for key in self._targets(step, task)]:
+            self.place.drop(key)
+
+    def _targets(self, step: Step, task: str) -> Iterator[tuple[str, str, str, str, int]]:
+        """Keys of a task's targets of a step that wait."""
+        for b in range(len(self.batches[self.source_of[task]])):
+            for laid in [step.sink, *step.skips]:
+                key = ("target", step.name, laid, task, b)
+                if key in self.place:
+                    yield key
 
     # fused net --------------------------------------------------------------------------------------------------------
 

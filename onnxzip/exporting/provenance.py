@@ -15,13 +15,14 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Placed, Weights
 from onnxzip.analysis.layout import Taken as Overtaken
+from onnxzip.analysis.roles import Role
 from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.exporting.again import Kept
 from onnxzip.exporting.traces import NodeTrace, Trace, packed, read_trace
 from onnxzip.fusion.zipping import Zipped
 from onnxzip.linalg.ridge import Fit
-from onnxzip.matching.match import Matches, located
+from onnxzip.matching.match import ABSENT, Matches, Members, located
 from onnxzip.peers import Peers
 
 DIGITS = 4
@@ -37,6 +38,7 @@ class _Book:
     plan: Plan
     matches: Matches
     inner: Inner
+    turned: frozenset[int]
     maps: dict[bytes, int] = field(default_factory=dict)
     arrays: list[np.ndarray] = field(default_factory=list)
 
@@ -63,7 +65,7 @@ def provenance(plan: Plan, zipped: Zipped, kept: Kept, peers: Peers) -> dict[str
     Args:
         kept: the tasks of nets that are fused files themselves: they are followed to the files that those were made from.
     """
-    book = _Book(plan, zipped.members, _inner(plan, kept))
+    book = _Book(plan, _traceable(zipped), _inner(plan, kept), zipped.turned)
     told: dict[str, Any] = {
         "nodes": _nodes(book),
         "params": {taken.name: _taken(book, taken) for taken in plan.layout.taken},
@@ -72,6 +74,14 @@ def provenance(plan: Plan, zipped: Zipped, kept: Kept, peers: Peers) -> dict[str
     }
     trace = packed(told | {"maps": [m.tolist() for m in book.arrays]})
     return {"trace": _agreed(peers, trace), "refusals": [[r.where, r.why] for r in plan.refusals]}
+
+
+def _traceable(zipped: Zipped) -> Matches:
+    """Who stands behind each channel; nobody behind those of spaces that are in axes of their own."""
+    return {
+        (number, key): Members({t: np.full_like(at, ABSENT) for t, at in m.index.items()}) if number in zipped.turned else m
+        for (number, key), m in zipped.members.items()
+    }
 
 
 def _inner(plan: Plan, kept: Kept) -> Inner:
@@ -113,10 +123,21 @@ def _node(book: _Book, placed: Placed, pieces: Mapping[str, Piece], weights: Map
     if out is not None and out.keys and (rows := _owned(book, out)):
         entry["rows"] = [[book.tasks(owners), n] for owners, n in rows.items()]
     fitted = next((weights[str(v)] for v in placed.node.inputs if v in weights), None)
-    if fitted is not None:
+    if fitted is not None and role is not None and _is_turned(book, role, members):
+        entry |= {"step": fitted.step, "turned": True}
+    elif fitted is not None:
         maps = {t: found for n, name in members.items() for t, found in _maps(book, fitted, n, name).items()}
         entry |= {"step": fitted.step} | ({"maps": maps} if maps else {})
     return entry
+
+
+def _is_turned(book: _Book, role: Role, members: Mapping[str, str]) -> bool:
+    """Whether channels that a node reads or makes are in axes of their own, here or in the fused file that a net is."""
+    exprs = (e for n in members for v in (role.inputs[0], role.outputs[0]) for e in book.plan.overlay.exprs(str(v), n))
+    if any(atom in book.turned for expr in exprs for atom in expr.atoms()):
+        return True
+    traces = ((trace, name) for n, name in members.items() for _, trace in book.inner.get(n, {}).values())
+    return any(trace.nodes.get(name, NodeTrace()).turned for trace, name in traces)
 
 
 def _origins(book: _Book, members: Mapping[str, str]) -> dict[str, str]:

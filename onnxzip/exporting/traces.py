@@ -1,6 +1,7 @@
 """What a fused file tells of where its channels come from: the entry `trace` of its metadata, base64 of deflated JSON.
 
-nodes   fused node -> {role, from: {task: node}, rows: [[tasks, channels]], step, maps: {task: [rows, columns]}}
+nodes   fused node -> {role, from: {task: node}, rows: [[tasks, channels]], step, maps: {task: [rows, columns]}}; in place of
+        maps {turned: true} where rows or columns stand for principal axes of the originals' channels
 params  fused param that was taken over -> {task: [param, [map or null per axis]]}
 match   space -> [[tasks that read the strand, {task: map}, [cost of each channel] or null]]
 fits    step -> [[tasks, held-out error, damping]]
@@ -37,6 +38,7 @@ class NodeTrace:
         rows: output channels by owners; empty where the node carries none.
         step: the fit of its weights, empty without any.
         maps: task -> original channel of each fused output and input channel of its weights.
+        turned: whether some of these stand for principal axes of the originals' channels: there are no maps then.
     """
 
     role: str = ""
@@ -44,6 +46,7 @@ class NodeTrace:
     rows: tuple[tuple[Tasks, int], ...] = ()
     step: str = ""
     maps: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    turned: bool = False
 
     def among(self, tasks: Tasks) -> NodeTrace:
         """What it is to some of the tasks alone."""
@@ -178,6 +181,7 @@ def _node(value: Mapping[str, Any], maps: list[np.ndarray]) -> NodeTrace:
         tuple((tuple(tasks), n) for tasks, n in value.get("rows", [])),
         value.get("step", ""),
         {t: (maps[rows], maps[columns]) for t, (rows, columns) in value.get("maps", {}).items()},
+        bool(value.get("turned", False)),
     )
 
 

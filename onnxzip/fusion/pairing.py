@@ -16,7 +16,8 @@ from onnxzip.fusion.leading import leads_of
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.siblings import siblings
 from onnxzip.fusion.targets import rows_of, summed, targets_of
-from onnxzip.fusion.work import Exact, Work, by_owners
+from onnxzip.fusion.turning import ranked_groups
+from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, led, members_of, ordered_groups
@@ -34,6 +35,9 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     """
     if all(len(o) == 1 for o in space.counts):
         return members_of(space, [])
+    if space.number in work.turned:
+        groups, leads = ranked_groups(space)
+        return led(members_of(space, groups), leads)
     groups, costs = _ordered(space) if space.ordered else _matched(work, space, same, matches)
     members = charged(members_of(space, groups), groups, costs)
     if not work.method.follow or work.stats is None or space.inside or not groups:
@@ -102,13 +106,6 @@ def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches
                     index[t][k] = order
         found[number, key] = Members(index)
     return found
-
-
-def shared_reads(work: Work, space: SpacePlan) -> Reads:
-    """What the rows read that most tasks share."""
-    widest = max((o for o in space.counts if len(o) > 1), key=len)
-    key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
-    return next(r for r in work.reads if r.key == key)
 
 
 def _orders(explained: Explained, rows: Mapping[str, np.ndarray], assign: Assign) -> dict[str, np.ndarray]:

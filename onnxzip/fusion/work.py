@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step
+from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.linalg.moments import ChannelMoments, Moments
@@ -48,6 +49,7 @@ class Work:
         reads: what each strand of the output reads.
         stats: of the data; None where there are none, or nothing is to be fitted.
         method: how rows are matched and fitted.
+        turned: spaces that are in axes of their own, see `turning`.
     """
 
     plan: Plan
@@ -55,6 +57,7 @@ class Work:
     reads: tuple[Reads, ...]
     stats: Statistics | None
     method: Method
+    turned: frozenset[int] = frozenset()
 
     @property
     def fits(self) -> bool:
@@ -86,6 +89,13 @@ class Work:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
         skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
         return all(task in exact[p.name] for p in [*(b.piece for b in reads.blocks), *skips])
+
+
+def shared_reads(work: Work, space: SpacePlan) -> Reads:
+    """What the rows read that most tasks share."""
+    widest = max((o for o in space.counts if len(o) > 1), key=len)
+    key = next(s.key for s in space.strands if any(r.owners == widest for r in s.rows))
+    return next(r for r in work.reads if r.key == key)
 
 
 def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:

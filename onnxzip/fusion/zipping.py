@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.steps import Step
-from onnxzip.analysis.strands import Owners
+from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
@@ -23,6 +23,7 @@ from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
 from onnxzip.fusion.taking import take
+from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Members, given_members, in_place, members_of
@@ -44,12 +45,14 @@ class Zipped:
         members: (space, strand) -> channels of the originals.
         fits: step -> strand -> fits of its rows.
         same: space -> shared channels that are the same in all their nets, found without data.
+        turned: spaces whose channels are axes of the originals' channels, not these themselves.
     """
 
     params: Mapping[str, np.ndarray]
     members: Mapping[tuple[int, Owners], Members]
     fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
     same: Mapping[int, int]
+    turned: frozenset[int] = frozenset()
 
 
 def as_it_is(array: np.ndarray) -> np.ndarray:
@@ -67,6 +70,7 @@ class _Zip:
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()
         self.counts: dict[str, Counts] = {}
+        self.turned: set[int] = set()
         everyone = frozenset(plan.tasks)
         for port in plan.nets[plan.tasks[0]].inputs:
             self.exact[port.name] = everyone
@@ -121,7 +125,9 @@ class _Zip:
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) for n, groups in same.items()}
-        work = replace(work, stats=self.statistics(step, fitted))
+        for number in (n for n in new if not same[n]):
+            self.turn(work, self.plan.spaces[number])
+        work = replace(work, plan=self.plan, stats=self.statistics(step, fitted), turned=frozenset(self.turned))
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
         for number in inside:
@@ -136,6 +142,12 @@ class _Zip:
         for r in reads:
             for name in (*r.names, r.bias):
                 self.touched[name] = result.touched[r.key]
+
+    def turn(self, work: Work, space: SpacePlan) -> None:
+        """Bring a space whose basis is free into the axes of what reads it."""
+        if self.method.turn and self.frontier is not None and may_turn(work, space, self.members):
+            self.plan = turned(self.plan, self.frontier, space, self.peers)
+            self.turned.add(space.number)
 
     def match_tables(self, step: Step, reads: Sequence[Reads]) -> None:
         """Match the spaces that params carry which a step's inputs wait for, and run the fused net up to these."""
@@ -274,4 +286,4 @@ def zip_nets(
             let_go(work.params.values())
             tick(1)
         work.walk()
-    return Zipped(work.params, work.members, work.fits, work.same)
+    return Zipped(work.params, work.members, work.fits, work.same, frozenset(work.turned))

@@ -110,6 +110,8 @@ def _change(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[
         taken_change(net, fused.params[v], trace.params[v][task])
         for f, _ in made for v in map(str, f.inputs) if v in fused.params and task in trace.params.get(v, {})
     ]
+    if any(t.turned for _, t in made):
+        return None, "in the fused net along principal axes"
     if any(t.step for _, t in made):
         if not all(task in t.maps for _, t in made):
             return None, "the fused file does not tell where its channels come from"

@@ -66,6 +66,7 @@ class Method:
         rectify: whether fits look through the activation behind them, where that cuts off.
         refit: whether own rows and heads are fitted, too, where their inputs have changed.
         follow: whether a shared channel follows one of its originals before the others; else the mean of all.
+        turn: whether spaces whose basis is free are brought into the axes of what reads them.
         restore: whether each fused channel gets back mean and variance of its originals (REPAIR).
     """
 
@@ -86,6 +87,7 @@ class Method:
     refit: bool = True
     rectify: bool = True
     follow: bool = False
+    turn: bool = False
     restore: bool = False
 
     @property
@@ -103,7 +105,7 @@ def in_place(cost: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 ZIP = Method(
     "zip", "this project, after He, Zhou, Thiele, NeurIPS 2018",
     "least squares to the original nets' pre-activations, each shared channel after one of its originals, everything refitted",
-    hungarian, follow=True,
+    hungarian, follow=True, turn=True,
 )
 # Below share 1 the paper's shared neurons share weights, not work: each task runs them on the shared inputs and, with weights
 # of its own, on its own inputs (their published VGG code: W_merged beside W_inter of each task). A graph that runs a shared

@@ -1,0 +1,92 @@
+"""Spaces that linear nodes alone make, carry and read: their channels are one basis of many.
+
+The streams between linear bottlenecks (Sandler et al., MobileNetV2, CVPR 2018) are such spaces: with s the channels there,
+rows of the nodes that make them times Q and columns of those that read them times Q' leave the net as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxzip.analysis.coupling import Coupling, linear_view, view_of
+from onnxzip.analysis.plan import Plan
+from onnxzip.net import Net, Node, consumers
+from onnxzip.ops import Linear, Symmetry, View, find
+
+
+def turnable(plan: Plan, number: int, task: str) -> bool:
+    """Whether a space is such a one in a task's net."""
+    atoms, coupling, space = atoms_of(plan, number, task), plan.overlay.couplings[task], plan.spaces[number]
+    if len(atoms) != 1 or space.given or space.inside or space.ordered or task in space.refused:
+        return False
+    (atom,) = atoms
+    if atom in coupling.pinned or atom in coupling.ordered or atom in coupling.inside:
+        return False
+    return all(_is_linear(plan.nets[task], coupling, node, atom) for node in plan.nets[task].nodes)
+
+
+def atoms_of(plan: Plan, number: int, task: str) -> list[int]:
+    """What a task's net has in place of a laid-over space."""
+    return [atom for (t, atom), n in plan.overlay.spaces.items() if t == task and n == number]
+
+
+def _is_linear(net: Net, coupling: Coupling, node: Node, atom: int) -> bool:
+    """Whether every linear map of an atom's channels goes through a node, or into its weights."""
+    axes = {v: [e for e in coupling.exprs(v) if atom in e.atoms()] for v in (*node.inputs, *node.outputs) if v is not None}
+    touched = {v for v, exprs in axes.items() if exprs}
+    if not touched:
+        return True
+    if any(e.kind != "atom" for exprs in axes.values() for e in exprs) or any(len(exprs) > 1 for exprs in axes.values()):
+        return False
+    found = linear_view(net, node)
+    if found is not None:
+        operator, view = found
+        assert operator.linear is not None
+        return _is_dense(net, node, operator.linear, view) and _is_alone(net, node, operator.linear)
+    known = find(node.op)
+    if known is None or touched & set(net.params) or atom in coupling.whole.get(node.name, ()):
+        return False
+    return known.symmetry_for(view_of(net, node)) is Symmetry.LINEAR
+
+
+def _is_dense(net: Net, node: Node, linear: Linear, view: View) -> bool:
+    weight = net.params[str(node.inputs[linear.weight])]
+    return not linear.diagonal(view) and linear.to_matrix(view, weight).shape[0] == 1
+
+
+def _is_alone(net: Net, node: Node, linear: Linear) -> bool:
+    """Whether nobody else has the params of a node."""
+    readers = consumers(net.nodes)
+    return all(len(readers[v]) == 1 for v in node.inputs if v is not None and v in net.params)
+
+
+def turned_params(plan: Plan, number: int, task: str, axes: np.ndarray) -> Mapping[str, np.ndarray]:
+    """The params of a task's net around a space, for channels z = axes s in place of s.
+
+    Args:
+        axes: [channels, channels], orthonormal rows.
+    """
+    net, coupling = plan.nets[task], plan.overlay.couplings[task]
+    (atom,) = atoms_of(plan, number, task)
+    found: dict[str, np.ndarray] = {}
+    for node in net.nodes:
+        operator, view = linear_view(net, node) or (None, None)
+        if operator is None or operator.linear is None or view is None:
+            continue
+        linear = operator.linear
+        channels = [coupling.exprs(str(v))[linear.channel(view)].atoms() for v in (node.inputs[0], node.outputs[0])]
+        reads, makes = (atom in atoms for atoms in channels)
+        if not reads and not makes:
+            continue
+        name, bias = str(node.inputs[linear.weight]), node.inputs[linear.bias] if len(node.inputs) > linear.bias else None
+        matrix = linear.to_matrix(view, net.params[name]).astype(np.float64)
+        if reads:
+            matrix = matrix @ axes.T
+        if makes:
+            matrix = np.einsum("ab,gbki->gaki", axes, matrix)
+        if makes and bias is not None:
+            found[bias] = (axes @ net.params[bias].astype(np.float64)).astype(net.params[bias].dtype)
+        found[name] = np.ascontiguousarray(linear.from_matrix(view, matrix), dtype=net.params[name].dtype)
+    return found
