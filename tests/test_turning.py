@@ -12,11 +12,9 @@ from fusing import check_tasks, fuse, make, outputs, permuted, samples_for
 
 from onnxzip import merge
 from onnxzip.analysis import analyse
-from onnxzip.analysis.strands import SpacePlan, counts_for, strands_of
 from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.exporting.metadata import entries_of
 from onnxzip.exporting.traces import read_trace
-from onnxzip.fusion.turning import ranked_groups
 from onnxzip.inspection.differing import diff
 from onnxzip.linalg.principal import principal_axes
 from onnxzip.matching import methods
@@ -62,25 +60,6 @@ def test_axes_are_orthonormal_with_the_largest_variance_first() -> None:
     assert (np.diff(variances) < 0).all()
     assert np.abs(axes).argmax(axis=1).tolist() == axes.argmax(axis=1).tolist() == [1, 2, 0, 3]
     np.testing.assert_allclose(principal_axes(np.cov(-x[::-1].T)), axes, atol=1e-9)
-
-
-@pytest.mark.parametrize("sizes", [{"a": 6, "b": 6}, {"a": 7, "b": 4}, {"a": 6, "b": 6, "c": 6}, {"a": 5, "b": 8, "c": 6}])
-@pytest.mark.parametrize("share", [1.0, 0.6])
-def test_first_axes_stay_a_nets_own_then_lead_and_the_last_follow(sizes: dict[str, int], share: float) -> None:
-    counts = counts_for(sizes, share)
-    groups, leads = ranked_groups(SpacePlan(0, "s", sizes, strands_of(counts, False), {}))
-    for task, size in sizes.items():
-        shared = [g[task] for g in groups if task in g]
-        assert len(set(shared)) == len(shared)
-        led = np.flatnonzero(leads[task]).tolist()
-        followers = [c for c in shared if c not in led]
-        own = [c for c in range(size) if c not in shared]
-        assert [*own, *sorted(led), *sorted(followers)] == list(range(size))
-    for owners, n in counts.items():
-        mine = [g for g in groups if frozenset(g) == owners]
-        assert len(mine) == (n if len(owners) > 1 else 0)
-        led = [sum(bool(leads[t][g[t]]) for g in mine) for t in owners]
-        assert not mine or (sum(led) == n and max(led) - min(led) <= 1)
 
 
 class TestNothingIsTurned:

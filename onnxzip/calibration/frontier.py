@@ -151,17 +151,16 @@ class Frontier:
             for (step_name, laid), found in rows.items():
                 self.place.put(("target", step_name, laid, task, b), self.place.joined(found))
 
-    def covariance(self, steps: Sequence[Step], task: str, peers: Peers) -> np.ndarray:
-        """Of a task's targets of some steps that make one space, mean over these steps: float64 [channels, channels]."""
-        found = []
-        for step in steps:
-            keys = [key for key in self._targets(step, task) if key[2] == step.sink]
-            rows = np.concatenate([np.asarray(self.place.get(key), np.float64) for key in keys])
-            mine = {"zz": rows.T @ rows, "z": rows.sum(axis=0), "n": np.array([float(len(rows))])}
-            total = peers.sum(f"{step.name}, covariance of {task}", mine)
-            mean = total["z"] / total["n"]
-            found.append(total["zz"] / total["n"] - np.outer(mean, mean))
-        return np.asarray(np.mean(found, axis=0))
+    def covariance(self, step: Step, task: str, peers: Peers) -> np.ndarray:
+        """Of a task's targets of a step, behind what clips them: float64 [channels, channels]."""
+        zz, z, count = np.zeros(()), np.zeros(()), np.zeros(())
+        for key in (key for key in self._targets(step, task) if key[2] == step.sink):
+            rows = np.asarray(self.place.get(key), np.float64)
+            rows = rows if step.bounds is None else np.clip(rows, *step.bounds)
+            zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
+        total = peers.sum(f"{step.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
+        mean = total["z"] / total["count"]
+        return np.asarray(total["zz"] / total["count"] - np.outer(mean, mean))
 
     def turn(self, steps: Sequence[Step], task: str, to: np.ndarray) -> None:
         """Let a task's targets of some steps be `to` [channels, channels] times what they are."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxzip.analysis.steps import linear_of
 from onnxzip.fusion.duplicates import equal_rows
-from onnxzip.fusion.leading import emphasis
+from onnxzip.fusion.keeping import emphasis
 from onnxzip.fusion.problem import Reads, original_channels
 from onnxzip.fusion.restoring import restored
 from onnxzip.fusion.spread import spread_of_channels

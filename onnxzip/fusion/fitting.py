@@ -14,7 +14,7 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
-from onnxzip.fusion.leading import emphasis
+from onnxzip.fusion.keeping import emphasis
 from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
 from onnxzip.fusion.restoring import restored
 from onnxzip.fusion.solving import Chosen, fit_linear

@@ -63,6 +63,10 @@ class OriginalStatistics:
         """Never asked for: `kept` is false."""
         raise ValueError(f"step {self.step.name!r}: no rows of the original nets are kept")
 
+    def covariance(self, number: int, task: str) -> np.ndarray:
+        """Of a space's channels in one original net."""
+        return self.inner.covariance(number, task)
+
     def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
         """Of a diagonal step: statistics of one task for the channels of one strand, in its order."""
         at = self._channels(self.plan, reads, task, self.matches)

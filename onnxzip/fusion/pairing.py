@@ -12,11 +12,10 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
-from onnxzip.fusion.leading import leads_of
+from onnxzip.fusion.keeping import as_they_stand, deal, followers_of, ranked
 from onnxzip.fusion.problem import Reads
-from onnxzip.fusion.siblings import siblings
+from onnxzip.fusion.siblings import AKIN, alike, distances, siblings
 from onnxzip.fusion.targets import rows_of, summed, targets_of
-from onnxzip.fusion.turning import ranked_groups
 from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
@@ -24,6 +23,7 @@ from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, le
 from onnxzip.matching.methods import Assign
 
 Made = dict[tuple[int, Owners], Members]
+ONE = 0.01  # of what would be lost without a group: the most that one row for channels that do the same may cost
 
 
 def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
@@ -35,14 +35,59 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     """
     if all(len(o) == 1 for o in space.counts):
         return members_of(space, [])
-    if space.number in work.turned:
-        groups, leads = ranked_groups(space)
-        return led(members_of(space, groups), leads)
+    follows = work.method.follow and work.stats is not None and not space.inside
+    if follows and not space.ordered:
+        return _kept(work, space, same, matches)
     groups, costs = _ordered(space) if space.ordered else _matched(work, space, same, matches)
     members = charged(members_of(space, groups), groups, costs)
-    if not work.method.follow or work.stats is None or space.inside or not groups:
-        return members
-    return led(members, leads_of(work, shared_reads(work, space), space, groups, matches))
+    return led(members, _in_turn(work, space, groups, matches)) if follows else members
+
+
+def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
+    """Members of a space whose channels follow one net each, but for those that are the same or akin."""
+    room = _room(space.counts, same)
+    akin = [] if space.number in work.turned else akin_channels(work, space, room, same, matches)
+    room, decided = _room(room, akin), [*same, *akin]
+    if space.number in work.turned:
+        rankings = as_they_stand(space.sizes)
+    else:
+        kept = {t: space.sizes[t] - sum(t in g for g in decided) - followers_of(room, t) for o in room for t in o}
+        rankings = {t: ranked(work, space, t, decided, kept[t]) for t in sorted(kept)}
+    dealt = deal(room, rankings)
+    groups, costs = [*decided, *dealt.groups], [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
+    return led(charged(members_of(space, groups), groups, costs), dealt.leads)
+
+
+def akin_channels(
+    work: Work, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]], matches: Matches
+) -> list[dict[str, int]]:
+    """Groups of channels that do the same in all their nets."""
+    reads = shared_reads(work, space)
+    found = siblings(work, reads, space, room, same, matches)
+    found += alike(work, reads, space, _room(room, found), [*same, *found], matches)
+    room = _room(room, found)
+    if room and any(len(s.rows) > 1 for s in space.strands):  # rows read what is each net's own, too: weights do not tell
+        terms = _terms(work, reads, space, sorted({t for o in room for t in o}), matches)
+        groups, costs = group_channels(room, terms, work.method.assign, [*same, *found])
+        found += [g for g, cost in zip(groups, costs, strict=True) if terms.extra(g, cost) < ONE]
+    return found
+
+
+def _room(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:
+    """How many groups of each owner set of several tasks are left beside some groups."""
+    known = [frozenset(g) for g in groups]
+    return {o: left for o, n in counts.items() if len(o) > 1 and (left := n - known.count(o)) > 0}
+
+
+def _in_turn(work: Work, space: SpacePlan, groups: Sequence[Mapping[str, int]], matches: Matches) -> dict[str, np.ndarray]:
+    """Leaders of groups whose channels keep their order, one net after the other; nobody leads those that are akin."""
+    leads = {t: np.zeros(n, bool) for t, n in space.sizes.items()}
+    for owners in dict.fromkeys(tuple(sorted(g)) for g in groups):
+        at = {t: np.array([g[t] for g in groups if tuple(sorted(g)) == owners], np.int64) for t in owners}
+        apart = np.flatnonzero(distances(work, shared_reads(work, space), space, at, matches) >= AKIN)
+        for k, task in enumerate(owners):
+            leads[task][at[task][apart[k :: len(owners)]]] = True
+    return leads
 
 
 def _ordered(space: SpacePlan) -> tuple[list[dict[str, int]], list[float]]:
@@ -55,13 +100,11 @@ def _matched(
     work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches
 ) -> tuple[list[dict[str, int]], list[float]]:
     """The groups of a space that cost least, and what each costs; those that are the same, and siblings, before all others."""
-    groups, costs = list(same), [0.0] * len(same)
-    counts = {o: n - sum(frozenset(g) == o for g in same) for o, n in space.counts.items() if len(o) > 1}
+    groups, costs, counts = list(same), [0.0] * len(same), _room(space.counts, same)
     if work.method.follow and work.stats is not None:
         akin = siblings(work, shared_reads(work, space), space, counts, same, matches)
-        groups, costs = groups + akin, costs + [float("nan")] * len(akin)
-        counts = {o: n - sum(frozenset(g) == o for g in akin) for o, n in counts.items()}
-    if any(counts.values()):
+        groups, costs, counts = groups + akin, costs + [float("nan")] * len(akin), _room(counts, akin)
+    if counts:
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)
         matched, charges = group_channels(counts, terms, work.method.assign, groups)

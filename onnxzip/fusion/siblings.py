@@ -2,7 +2,8 @@
 
 Rows w_t of some nets, over the inputs of the fused net, are akin where sum_t |w_t - mean|^2 < a sum_t |w_t|^2, a = 1 / 20 (two
 rows at a cosine above 0.9). Such channels are paired where they stand, before all others: several that do nearly the same are
-told apart by their weights, not by what few samples say. And nobody leads them, since their mean is of use to all.
+told apart by their weights, not by what few samples say. And nobody leads them, since their mean is of use to all. So it is
+with rows of any places that are the same but for rounding, a = 1 / 1000.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.match import Matches, Rows
 
 AKIN = 0.05  # a
+ALIKE = 1e-3  # a, wherever they stand
 
 
 def siblings(
@@ -42,19 +44,61 @@ def siblings(
     return found
 
 
+def alike(
+    work: Work, reads: Reads, space: SpacePlan, room: Mapping[Owners, int], decided: Sequence[Mapping[str, int]],
+    matches: Matches,
+) -> list[dict[str, int]]:
+    """Groups of channels that are the same but for rounding, wherever they stand.
+
+    Args:
+        room: how many groups each owner set may have.
+        decided: groups whose channels are in no other.
+    """
+    found = list[dict[str, int]]()
+    for owners, count in room.items():
+        taken = {t: {g[t] for g in (*decided, *found) if t in g} for t in owners}
+        free = {t: np.array([i for i in range(space.sizes[t]) if i not in taken[t]], np.int64) for t in sorted(owners)}
+        rows = _rows(work, reads, space, free, matches)
+        first, *others = free
+        partners = {t: _nearest(rows[first], rows[t]) for t in others}
+        whole = np.flatnonzero(np.all([p >= 0 for p in partners.values()], axis=0))[:count]
+        found += [
+            {first: int(free[first][k])} | {t: int(free[t][p[k]]) for t, p in partners.items()} for k in whole
+        ]
+    return found
+
+
+def _nearest(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each row the one of the others that is the same but for rounding, and to which it is the nearest; -1: none."""
+    if not len(rows) or not len(others):
+        return np.full(len(rows), -1)
+    energy = np.square(rows).sum(axis=1)[:, None] + np.square(others).sum(axis=1)
+    apart = (energy - 2 * rows @ others.T) / 2 / np.maximum(energy, TINY)
+    near = apart.argmin(axis=1)
+    mutual = (apart.argmin(axis=0)[near] == np.arange(len(rows))) & (apart.min(axis=1) < ALIKE)
+    return np.where(mutual, near, -1)
+
+
 def distances(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches) -> np.ndarray:
     """How far the original rows of groups are from their mean, relative to their energy: [groups], 0 where all are zero.
 
     Args:
         at: task -> int [groups], its channel in each.
     """
-    group, known = rows_of(work, space, list(at))
-    rows = np.stack([
-        original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
-        for t, c in at.items()
-    ])
+    rows = np.stack(list(_rows(work, reads, space, at, matches).values()))
     spread, energy = (np.asarray((x**2).sum(axis=(0, 2))) for x in (rows - rows.mean(axis=0), rows))
     return np.asarray(spread / np.maximum(energy, TINY))
+
+
+def _rows(
+    work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches
+) -> dict[str, np.ndarray]:
+    """Original rows of some channels of each task in fused columns, several of one channel side by side: [channels, ...]."""
+    group, known = rows_of(work, space, list(at))
+    return {
+        t: original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
+        for t, c in at.items()
+    }
 
 
 def places_of(rows: Rows) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import Step
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Recipe
 from onnxzip.fusion.problem import Reads
@@ -16,7 +16,7 @@ from onnxzip.fusion.rows import BlockId, RowPlan
 from onnxzip.fusion.sharing import Rows, add_up, gathered, row_order
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
 from onnxzip.linalg.ridge import HELD_SHARE
-from onnxzip.matching.match import Matches
+from onnxzip.matching.match import Matches, channel_places
 from onnxzip.peers import ALONE, Peers
 
 ROWS_BYTES = 64 << 20  # rows are kept for the fit through the activation up to this; larger ones cost more than the moments
@@ -133,6 +133,17 @@ class StepStatistics:
         targets = source.targets[f"{task}/{reads.blocks[0].piece.name}"]
         train, held = (_cut_channels(m, channels, targets) for m in (source.train[0], source.held[0]))
         return train, held
+
+    def covariance(self, number: int, task: str) -> np.ndarray:
+        """Of a space's channels in one original net, a sum over all that makes them and over a channel's places there."""
+        total = np.zeros(())
+        for step in (s for s in self.plan.steps if number in s.spaces and task in s.tasks and not s.diagonal):
+            linear, view = linear_of(self.plan.overlay, step.parts[0], task)
+            expr = self.plan.overlay.exprs(step.sink, task)[linear.channel(view)]
+            found = self.frontier.covariance(step, task, self.peers)
+            for at in channel_places(self.plan, expr, self.plan.spaces[number], task).T:
+                total = total + found[np.ix_(at, at)]
+        return total
 
     # collecting -------------------------------------------------------------------------------------------------------
 

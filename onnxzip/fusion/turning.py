@@ -2,8 +2,8 @@
 
 Channels of a linear stream as training has left them are about equally important: half of them is half of the stream. Along
 the principal axes, the eigenvectors of the covariance of its channels, the first half has most of the variance (89 to 98 % in
-MobileNetV2-like nets). Of two nets that share a space each leads with its first axes, each of which takes the place of one of
-the last axes of the other; channels that stay a net's own are its very first ones.
+MobileNetV2-like nets). They are ranked as they stand (see `keeping`): of two nets that share a space each leads with its first
+axes, which take the places of the last axes of the other.
 
 The inputs of a layer along principal axes, to leave out the last of them: Ashkboos et al., SliceGPT, ICLR 2024 (arXiv
 2401.15024).
@@ -24,19 +24,19 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.fusion.siblings import siblings
-from onnxzip.fusion.work import Work, shared_reads
+from onnxzip.fusion.pairing import akin_channels
+from onnxzip.fusion.work import Work
 from onnxzip.linalg.principal import principal_axes
 from onnxzip.matching.match import Matches
 from onnxzip.peers import Peers
 
 
 def may_turn(work: Work, space: SpacePlan, matches: Matches) -> bool:
-    """Whether a space has no basis of its own, and no channels that are akin: those are paired where they stand."""
+    """Whether a space has no basis of its own, and no channels that do the same in several nets."""
     room = {owners: n for owners, n in space.counts.items() if len(owners) > 1}
     if not room or not all(turnable(work.plan, space.number, t) for t in _sharing(space)):
         return False
-    return not siblings(work, shared_reads(work, space), space, room, (), matches)
+    return not akin_channels(work, space, room, (), matches)
 
 
 def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Plan:
@@ -44,7 +44,7 @@ def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Pl
     nets = dict(plan.nets)
     for task in _sharing(space):
         steps = [s for s in plan.steps if space.number in s.spaces and task in s.tasks]
-        axes = principal_axes(frontier.covariance(steps, task, peers))
+        axes = principal_axes(np.mean([frontier.covariance(s, task, peers) for s in steps], axis=0))
         frontier.turn(steps, task, axes)
         params = turned_params(plan, space.number, task, axes)
         nets[task] = replace(nets[task], params={**nets[task].params, **params})
@@ -54,23 +54,3 @@ def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Pl
 def _sharing(space: SpacePlan) -> list[str]:
     """The tasks that share any of a space."""
     return sorted({t for owners in space.counts if len(owners) > 1 for t in owners})
-
-
-def ranked_groups(space: SpacePlan) -> tuple[list[dict[str, int]], dict[str, np.ndarray]]:
-    """Groups of a turned space, and which of their channels lead.
-
-    Returns:
-        Channel of each owner by group; task -> bool [channels].
-    """
-    dealt = [(sorted(owners), k) for owners, n in space.counts.items() if len(owners) > 1 for k in range(n)]
-    heads = [owners[k % len(owners)] for owners, k in dealt]
-    own = {t: sum(n for owners, n in space.counts.items() if owners == frozenset([t])) for t in space.sizes}
-    first = {t: iter(range(own[t], n)) for t, n in space.sizes.items()}
-    last = {t: iter(reversed(range(n))) for t, n in space.sizes.items()}
-    groups = [
-        {t: next(first[t] if t == head else last[t]) for t in owners} for (owners, _), head in zip(dealt, heads, strict=True)
-    ]
-    leads = {t: np.zeros(n, bool) for t, n in space.sizes.items()}
-    for group, head in zip(groups, heads, strict=True):
-        leads[head][group[head]] = True
-    return groups, leads

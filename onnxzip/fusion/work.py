@@ -40,6 +40,10 @@ class Statistics(Protocol):
     def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
         """Of a diagonal step: of one task, for the channels of one strand, fitted and held out."""
 
+    def covariance(self, number: int, task: str) -> np.ndarray:
+        """Of a space's channels in one original net, behind what clips them: [channels, channels], a sum over all that makes
+        them."""
+
 
 @dataclass(frozen=True)
 class Work:

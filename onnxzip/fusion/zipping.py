@@ -125,9 +125,9 @@ class _Zip:
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) for n, groups in same.items()}
+        work = replace(work, stats=self.statistics(step, fitted))
         for number in (n for n in new if not same[n]):
-            self.turn(work, self.plan.spaces[number])
-        work = replace(work, plan=self.plan, stats=self.statistics(step, fitted), turned=frozenset(self.turned))
+            work = self.turn(work, self.plan.spaces[number], fitted)
         for number in new:
             self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
         for number in inside:
@@ -143,11 +143,14 @@ class _Zip:
             for name in (*r.names, r.bias):
                 self.touched[name] = result.touched[r.key]
 
-    def turn(self, work: Work, space: SpacePlan) -> None:
-        """Bring a space whose basis is free into the axes of what reads it."""
-        if self.method.turn and self.frontier is not None and may_turn(work, space, self.members):
-            self.plan = turned(self.plan, self.frontier, space, self.peers)
-            self.turned.add(space.number)
+    def turn(self, work: Work, space: SpacePlan, fitted: Sequence[Reads]) -> Work:
+        """Bring a space whose basis is free along its principal axes, and look at the step again."""
+        if not self.method.turn or work.stats is None or not may_turn(work, space, self.members):
+            return work
+        assert self.frontier is not None
+        self.plan = turned(self.plan, self.frontier, space, self.peers)
+        self.turned.add(space.number)
+        return replace(work, plan=self.plan, stats=self.statistics(work.step, fitted), turned=frozenset(self.turned))
 
     def match_tables(self, step: Step, reads: Sequence[Reads]) -> None:
         """Match the spaces that params carry which a step's inputs wait for, and run the fused net up to these."""

@@ -7,7 +7,7 @@ from scipy.linalg import eigh
 
 
 def principal_axes(covariance: np.ndarray) -> np.ndarray:
-    """Orthonormal axes, that of the largest variance first, each with its largest component positive: float64 [axes, channels].
+    """Orthonormal axes, those of the largest variance first, the largest component of each positive: float64 [axes, channels].
 
     Args:
         covariance: [channels, channels].
