@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxzip.linalg.assignment import greedy
 from onnxzip.matching.importance import equal
-from onnxzip.matching.methods import METHODS, ZIP, Rows, in_place
+from onnxzip.matching.methods import METHODS, ZIP, Rows
 
 LABELS = {
     "zip-mean": "shared channels follow the mean of their originals, not one of them",
@@ -15,11 +14,11 @@ LABELS = {
     "zip-refit": "own rows and heads are left as they were",
     "zip-damping": "damping fixed at 1e-6 of the mean diagonal, not chosen on held-out rows",
     "zip-fixed": "damping fixed at 1e-2 of the mean diagonal, where most layers end",
-    "zip-greedy": "pairs one after the other, each the cheapest that is left, not the Hungarian method",
-    "zip-unmatched": "channels paired as they stand",
-    "zip-importance": "all channels' errors count alike in the pair costs",
+    "zip-unranked": "the first channels of each net are kept, not those that tell most of the others",
+    "zip-importance": "all channels' errors count alike where these are chosen",
     "zip-rectify": "fits do not look through the activation behind them",
     "zip-skips": "a branch does not repair its skip",
+    "zip-unturned": "linear streams are shared channel by channel, not along their principal axes",
 }
 ABLATIONS = {
     m.name: m
@@ -30,11 +29,11 @@ ABLATIONS = {
         replace(ZIP, name="zip-refit", refit=False),
         replace(ZIP, name="zip-damping", grid=(1e-6,)),
         replace(ZIP, name="zip-fixed", grid=(1e-2,)),
-        replace(ZIP, name="zip-greedy", assign=greedy),
-        replace(ZIP, name="zip-unmatched", assign=in_place),
+        replace(ZIP, name="zip-unranked", rank=False),
         replace(ZIP, name="zip-importance", importance=equal),
         replace(ZIP, name="zip-rectify", rectify=False),
         replace(ZIP, name="zip-skips", repair_skips=False),
+        replace(ZIP, name="zip-unturned", turn=False),
     )
 }
 

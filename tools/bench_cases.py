@@ -74,7 +74,7 @@ def courses(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
 
 def ablations(seeds: Iterable[int]) -> Iterator[Case]:
     """The zip without one of its parts."""
-    families = ("lenet5", "vgg", "resnet")
+    families = ("lenet5", "vgg", "resnet", "mobilenet")
     for seed, share, tasks, family, method in product(seeds, (1.0, 0.5), TWO_PAIRS, families, ("zip", *ABLATIONS)):
         yield Case(family, tasks, method, share, seed=seed)
 

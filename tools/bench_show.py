@@ -115,7 +115,7 @@ def by_steps() -> list[Column]:
 
 def ablation_table(results: Results) -> str:
     """Markdown: what the zip loses without each of its parts."""
-    families = ("lenet5", "vgg", "resnet")
+    families = ("lenet5", "vgg", "resnet", "mobilenet")
     columns = [c for c in by_share() if c.heading in ("1", "0.5")]
     methods = ("zip", *ABLATIONS)
     found = {(f, c.heading): cells(results, f, methods, c) for f in families for c in columns}

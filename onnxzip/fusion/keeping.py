@@ -84,9 +84,17 @@ def ranked(work: Work, space: SpacePlan, task: str, decided: Sequence[Mapping[st
     return Ranking(free[found.order], lost)
 
 
-def as_they_stand(sizes: Mapping[str, int]) -> dict[str, Ranking]:
-    """Rankings of channels that come first as they stand; nobody knows what is lost."""
-    return {t: Ranking(np.arange(n), np.full(n, np.nan)) for t, n in sizes.items()}
+def as_they_stand(space: SpacePlan, decided: Sequence[Mapping[str, int]]) -> dict[str, Ranking]:
+    """Rankings of channels that come first as they stand; nobody knows what is lost.
+
+    Args:
+        decided: groups whose channels are not ranked.
+    """
+    found = {}
+    for task, size in space.sizes.items():
+        known = np.array([g[task] for g in decided if task in g], np.int64)
+        found[task] = Ranking(np.setdiff1d(np.arange(size), known), np.full(size, np.nan))
+    return found
 
 
 def deal(room: Mapping[Owners, int], rankings: Mapping[str, Ranking]) -> Dealt:

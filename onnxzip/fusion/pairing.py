@@ -48,8 +48,8 @@ def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches:
     room = _room(space.counts, same)
     akin = [] if space.number in work.turned else akin_channels(work, space, room, same, matches)
     room, decided = _room(room, akin), [*same, *akin]
-    if space.number in work.turned:
-        rankings = as_they_stand(space.sizes)
+    if space.number in work.turned or not work.method.rank:
+        rankings = as_they_stand(space, decided)
     else:
         kept = {t: space.sizes[t] - sum(t in g for g in decided) - followers_of(room, t) for o in room for t in o}
         rankings = {t: ranked(work, space, t, decided, kept[t]) for t in sorted(kept)}
