@@ -188,7 +188,8 @@ def show(work: Path, write: bool) -> None:
         return
     write_atomically(TOOLS / "benchmark.csv", to_csv(results).encode(), force=True)
     for name, text in found.items():
-        put_into(TOOLS / "FINDINGS.md", name, text)
+        if text.count("\n") > 1:  # of what has not been measured here, what stands there stays
+            put_into(TOOLS / "FINDINGS.md", name, text)
     plain = [c for c in by_share() if "wide" not in c.heading]
     plot(results, TOOLS / "benchmark-sizes.svg", "size", plain, lambda c, found: float(str(found["size"])), False)
     if any(c.samples != USUAL for c in results):

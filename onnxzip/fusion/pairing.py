@@ -1,4 +1,7 @@
-"""Matching the channels of a space, decided where a step first produces it: by what one row can explain of their targets.
+"""Matching the channels of a space, decided where a step first produces it.
+
+Channels that do the same in several nets are found first. Of the others each net keeps those that tell most (`keeping`);
+methods whose rows follow no net, and spaces with others inside, pair channels by what one row can explain of their targets.
 
 Where other spaces lie inside a space (the channels of heads), two of its channels are as alike as the best pairing of what
 lies inside them makes them: with Q as in `matching.grouping`, q_ij = max over pairings of the sum of Q over the pairs.
