@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ablation import ABLATIONS, LABELS
-from bench_cases import METHODS, REFERENCES, SAMPLES, STEPS, USUAL, Case
+from bench_cases import ABLATED, METHODS, REFERENCES, SAMPLES, STEPS, USUAL, Case
 from bench_cost import cost_tables, grown_of, plot_growth
 from bench_run import row_of
 from figures import FAMILIES, PAIRS, ROOT
@@ -115,10 +115,9 @@ def by_steps() -> list[Column]:
 
 def ablation_table(results: Results) -> str:
     """Markdown: what the zip loses without each of its parts."""
-    families = ("lenet5", "vgg", "resnet", "mobilenet")
     columns = [c for c in by_share() if c.heading in ("1", "0.5")]
     methods = ("zip", *ABLATIONS)
-    found = {(f, c.heading): cells(results, f, methods, c) for f in families for c in columns}
+    found = {(f, c.heading): cells(results, f, methods, c) for f in ABLATED for c in columns}
     some = [key for key, (texts, _) in found.items() if texts]
     lines = ["| the zip | " + " | ".join(f"{f}, share {h}" for f, h in some) + " |", "|---|" + "--:|" * len(some)]
     for method in methods:

@@ -72,7 +72,9 @@ class DevicePlace:
         return self._joiners[key].run_bound({f"x{k}": x for k, x in enumerate(parts)}, ["whole"])["whole"]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value: on the device while there is room and it is there, else in the store."""
+        """Keep a value: on the device while there is room and it is there, else in the store; an earlier one is dropped."""
+        if key in self._values:
+            self.drop(key)
         size = 4 * prod(shape_of(value))
         if isinstance(value, np.ndarray) or self.used + size > self._budget:
             self.returned += 0 if isinstance(value, np.ndarray) else size

@@ -165,9 +165,7 @@ class Frontier:
     def turn(self, steps: Sequence[Step], task: str, to: np.ndarray) -> None:
         """Let a task's targets of some steps be `to` [channels, channels] times what they are."""
         for key in [key for step in steps for key in self._targets(step, task)]:
-            turned = (np.asarray(self.place.get(key), np.float64) @ to.T).astype(np.float32)
-            self.place.drop(key)
-            self.place.put(key, turned)
+            self.place.put(key, (np.asarray(self.place.get(key), np.float64) @ to.T).astype(np.float32))
 
     def forget(self, step: Step) -> None:
         """Drop the targets and the positions of a finished step."""

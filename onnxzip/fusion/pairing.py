@@ -48,9 +48,9 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
 
 def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
     """Members of a space whose channels follow one net each, but for those that are the same or akin."""
-    room = _room(space.counts, same)
+    room = room_of(space.counts, same)
     akin = [] if space.number in work.turned else akin_channels(work, space, room, same, matches)
-    room, decided = _room(room, akin), [*same, *akin]
+    room, decided = room_of(room, akin), [*same, *akin]
     if space.number in work.turned or not work.method.rank:
         rankings = as_they_stand(space, decided)
     else:
@@ -67,16 +67,17 @@ def akin_channels(
     """Groups of channels that do the same in all their nets."""
     reads = shared_reads(work, space)
     found = siblings(work, reads, space, room, same, matches)
-    found += alike(work, reads, space, _room(room, found), [*same, *found], matches)
-    room = _room(room, found)
+    found += alike(work, reads, space, room_of(room, found), [*same, *found], matches)
+    room = room_of(room, found)
     if room and any(len(s.rows) > 1 for s in space.strands):  # rows read what is each net's own, too: weights do not tell
         terms = _terms(work, reads, space, sorted({t for o in room for t in o}), matches)
         groups, costs = group_channels(room, terms, work.method.assign, [*same, *found])
-        found += [g for g, cost in zip(groups, costs, strict=True) if terms.extra(g, cost) < ONE]
+        alone = {t: terms.alone(t) for t in terms.energy}
+        found += [g for g, cost in zip(groups, costs, strict=True) if terms.extra(g, cost, alone) < ONE]
     return found
 
 
-def _room(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:
+def room_of(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:
     """How many groups of each owner set of several tasks are left beside some groups."""
     known = [frozenset(g) for g in groups]
     return {o: left for o, n in counts.items() if len(o) > 1 and (left := n - known.count(o)) > 0}
@@ -103,10 +104,10 @@ def _matched(
     work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches
 ) -> tuple[list[dict[str, int]], list[float]]:
     """The groups of a space that cost least, and what each costs; those that are the same, and siblings, before all others."""
-    groups, costs, counts = list(same), [0.0] * len(same), _room(space.counts, same)
+    groups, costs, counts = list(same), [0.0] * len(same), room_of(space.counts, same)
     if work.method.follow and work.stats is not None:
         akin = siblings(work, shared_reads(work, space), space, counts, same, matches)
-        groups, costs, counts = groups + akin, costs + [float("nan")] * len(akin), _room(counts, akin)
+        groups, costs, counts = groups + akin, costs + [float("nan")] * len(akin), room_of(counts, akin)
     if counts:
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
         terms = _terms(work, shared_reads(work, space), space, tasks, matches)

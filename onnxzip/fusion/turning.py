@@ -24,17 +24,18 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.fusion.pairing import akin_channels
+from onnxzip.fusion.pairing import akin_channels, room_of
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.principal import principal_axes
+from onnxzip.matching.beforehand import sharing
 from onnxzip.matching.match import Matches
 from onnxzip.peers import Peers
 
 
 def may_turn(work: Work, space: SpacePlan, matches: Matches) -> bool:
     """Whether a space has no basis of its own, and no channels that do the same in several nets."""
-    room = {owners: n for owners, n in space.counts.items() if len(owners) > 1}
-    if not room or not all(turnable(work.plan, space.number, t) for t in _sharing(space)):
+    room = room_of(space.counts, ())
+    if not room or not all(turnable(work.plan, space.number, t) for t in sharing(space)):
         return False
     return not akin_channels(work, space, room, (), matches)
 
@@ -42,15 +43,10 @@ def may_turn(work: Work, space: SpacePlan, matches: Matches) -> bool:
 def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Plan:
     """The plan with a space along its principal axes, in all nets that share it; targets that wait are turned, too."""
     nets = dict(plan.nets)
-    for task in _sharing(space):
+    for task in sharing(space):
         steps = [s for s in plan.steps if space.number in s.spaces and task in s.tasks]
         axes = principal_axes(np.mean([frontier.covariance(s, task, peers) for s in steps], axis=0))
         frontier.turn(steps, task, axes)
         params = turned_params(plan, space.number, task, axes)
         nets[task] = replace(nets[task], params={**nets[task].params, **params})
     return replace(plan, nets=nets)
-
-
-def _sharing(space: SpacePlan) -> list[str]:
-    """The tasks that share any of a space."""
-    return sorted({t for owners in space.counts if len(owners) > 1 for t in owners})

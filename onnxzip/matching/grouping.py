@@ -39,10 +39,14 @@ class Terms:
         """What a row of its own leaves of each channel of a task."""
         return np.asarray(self.energy[task] - np.diagonal(self.explained((task,))[task, task]))
 
-    def extra(self, group: Mapping[str, int], cost: float) -> float:
-        """How much of what a group costs is due to one row for all, relative to what would be lost without any."""
-        alone = sum(self.importance[t][c] * self.alone(t)[c] for t, c in group.items())
-        return float((cost - alone) / sum(self.importance[t][c] * self.energy[t][c] for t, c in group.items()))
+    def extra(self, group: Mapping[str, int], cost: float, alone: Mapping[str, np.ndarray]) -> float:
+        """How much of what a group costs is due to one row for all, relative to what would be lost without any.
+
+        Args:
+            alone: task -> what `alone` tells of it.
+        """
+        own = sum(self.importance[t][c] * alone[t][c] for t, c in group.items())
+        return float((cost - own) / sum(self.importance[t][c] * self.energy[t][c] for t, c in group.items()))
 
 
 def group_channels(

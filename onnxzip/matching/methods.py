@@ -67,7 +67,7 @@ class Method:
         refit: whether own rows and heads are fitted, too, where their inputs have changed.
         follow: whether a shared channel follows one of its originals before the others; else the mean of all.
         rank: whether channels are kept by what they tell of all; else the first of them as they stand.
-        turn: whether spaces whose basis is free are brought into the axes of what reads them.
+        turn: whether spaces whose basis is free are brought along their principal axes.
         restore: whether each fused channel gets back mean and variance of its originals (REPAIR).
     """
 
