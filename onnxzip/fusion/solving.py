@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 import numpy as np
 
 from onnxzip.fusion.statistics import TaskStatistics
-from onnxzip.linalg.ridge import TINY, Fit, Normal, fit_dual, fit_primal
+from onnxzip.linalg.ridge import Fit, Normal, fit_dual, fit_primal
 
 
 @dataclass(frozen=True)
@@ -30,29 +30,15 @@ class Chosen:
 
 
 def fit_linear(chosen: Sequence[Chosen], centre: np.ndarray, grid: Sequence[float]) -> Fit:
-    """Rows for the best damping of a grid, from moments, or from the rows themselves where those are kept instead; the error
-    that is told counts all tasks alike.
+    """Rows for the best damping of a grid, from moments, or from the rows themselves where those are kept instead.
 
     Args:
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
     """
-    alike = [replace(c, emphasis=1.0) for c in chosen]
     if chosen[0].stats.rows is not None:
-        fit = fit_dual(*_stacked(chosen), centre, grid)
-        *_, z, p = _stacked(alike)
-        return replace(fit, error=float(((p - z @ fit.rows.T) ** 2).sum()) / max(float((p**2).sum()), TINY))
-    train, held, told = _normal(chosen, "train"), _normal(chosen, "held"), None
-    if any(c.emphasis != 1 for c in chosen):
-        told = _normal(alike, "held")
-    return fit_primal(train, held, centre, grid, told)
-
-
-def rows_for(chosen: Sequence[Chosen], centre: np.ndarray, damping: float) -> np.ndarray:
-    """Rows for one damping, from the fitted samples alone: [rows, columns]."""
-    if chosen[0].stats.rows is not None:
-        return fit_dual(*_stacked(chosen), centre, (damping,)).rows
-    return fit_primal(_normal(chosen, "train"), None, centre, (damping,)).rows
+        return fit_dual(*_stacked(chosen), centre, grid)
+    return fit_primal(_normal(chosen, "train"), _normal(chosen, "held"), centre, grid)
 
 
 def _normal(chosen: Sequence[Chosen], side: str) -> Normal:

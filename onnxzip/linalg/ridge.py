@@ -128,21 +128,18 @@ def solve_damped(zz: Matrix, right: Float, damping: float) -> Float:
     return solve_factorised(factorised(zz, damping), right)
 
 
-def fit_primal(
-    train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID, told: Normal | None = None
-) -> Fit:
+def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID) -> Fit:
     """Damped rows for the best damping of a grid.
 
     Args:
         train, held: normal equations of fitted and of held-out rows; without held-out rows the first damping is taken.
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
-        told: held-out rows, weighed as the error that is told wants it; those of `held` where there are none.
     """
-    pull, told = train.zz @ centre.T, told or held
+    pull = train.zz @ centre.T
     if held is None or len(grid) == 1:
         rows = System(factorised(train.zz, grid[0]), pull, centre).solve(train.zp)
-        return Fit(rows, grid[0], float("nan") if told is None else told.relative_error(rows))
+        return Fit(rows, grid[0], float("nan") if held is None else held.relative_error(rows))
     at = np.arange(0, len(centre), -(-len(centre) // PROBED))
     probe, judge = train.some(at), held.some(at)
 
@@ -150,9 +147,7 @@ def fit_primal(
         rows = System(factorised(train.zz, damping), pull[:, at], centre[at]).solve(probe.zp)
         return judge.relative_error(rows), rows
 
-    damping, error, rows = best_damping(grid, attempt)
-    if told is not held and told is not None:
-        error = told.some(at).relative_error(rows)
+    damping, error, _ = best_damping(grid, attempt)
     a, b = 1 - HELD_SHARE, HELD_SHARE
     system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * (held.zz @ centre.T), centre)
     return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
