@@ -74,7 +74,7 @@ class TestTheBoundCatches:
         right = solving.fit_primal
 
         def wrong(
-            train: Normal, held: Normal | None, centre: np.ndarray, grid: tuple[float, ...], told: Normal | None = None
+            train: Normal, held: Normal | None, centre: np.ndarray, grid: tuple[float, ...], worth: float
         ) -> Fit:
             return right(train, held, 0 * centre, (1.0,))
 

@@ -11,7 +11,7 @@ from onnxzip.linalg import moments, symmetric
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, Moments
-from onnxzip.linalg.ridge import GRID, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
+from onnxzip.linalg.ridge import GRID, Fit, Normal, fit_diagonal, fit_dual, fit_primal, solve_damped
 from onnxzip.linalg.symmetric import PANEL, Pair, Symmetric
 
 SEED = 3
@@ -233,6 +233,26 @@ class TestFit:
         z, p, truth = problem(4000, 40, 3, noise=0.01)
         weak = fit_primal(normal(z[:3200], p[:3200]), normal(z[3200:], p[3200:]), -truth, GRID)
         assert strong.damping >= 0.3 and weak.damping <= 1e-3
+
+    @pytest.mark.parametrize("dual", [False, True])
+    def test_rows_stay_where_a_fit_gains_less_than_it_must(self, dual: bool) -> None:
+        z, p, truth = problem(400, 30, 3)
+        train, held = slice(320), slice(320, None)
+        centre = truth + 0.02 * rng().standard_normal(truth.shape)
+
+        def fitted(worth: float) -> Fit:
+            if dual:
+                root, end = 320**-0.5, 80**-0.5
+                return fit_dual(root * z[train], root * p[train], end * z[held], end * p[held], centre, GRID, worth)
+            return fit_primal(normal(z[train], p[train]), normal(z[held], p[held]), centre, GRID, worth)
+
+        at_centre = ((p[held] - z[held] @ centre.T) ** 2).sum() / (p[held] ** 2).sum()
+        gain = 1 - fitted(0.0).error / at_centre
+        assert 0.1 < gain < 0.9
+        moved, stayed = fitted(gain - 0.05), fitted(gain + 0.05)
+        np.testing.assert_array_equal(moved.rows, fitted(0.0).rows)
+        np.testing.assert_allclose(stayed.rows, centre, atol=1e-3)
+        assert stayed.error == pytest.approx(at_centre, rel=1e-2)
 
     def test_primal_fits_the_held_out_rows_too_in_the_end(self) -> None:
         z, p, truth = problem(100, 8, 3)

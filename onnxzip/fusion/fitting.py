@@ -1,6 +1,10 @@
 """One step of the zip: fit every strand of its output, keep what need not change.
 
 A row of owners T is the damped least squares over the data of the tasks in T, centred at the mean of their original rows.
+Rows that are akin (`fusion.siblings`) and have no leader stay at that mean unless the fit takes a twentieth off their held-
+out error: fits to few samples that gain less in their own layer lose more in those behind it, which still expect what all
+siblings have in common. Measured on DNSMOS, general + personal: relative errors of 3.5 / 3.4 % against 7.0 / 3.9 % without,
+on 32 clips of speech; on 128 clips 3.6 / 3.4 against 3.55 / 3.35.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import Matches, leads_along
+
+WORTH = 0.05  # of the held-out error at the mean: the least gain for which rows that are akin are moved
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,8 @@ def _solve(
     known = {t: work.statistics(t, reads, group, matches) for t in places}
     weights, counts = work.weights(known), emphasis(list(places), leader)
     chosen = [Chosen(s, places[t], weights[t], counts[t]) for t, s in known.items()]
-    fit = fit_linear(chosen, centre, work.method.grid)
+    akin = work.method.follow and leader is None and len(places) > 1
+    fit = fit_linear(chosen, centre, work.method.grid, WORTH if akin else 0.0)
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit
     samples, unclipped = [], np.zeros_like(fit.system.pull)

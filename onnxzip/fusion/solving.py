@@ -29,16 +29,17 @@ class Chosen:
     emphasis: float = 1.0
 
 
-def fit_linear(chosen: Sequence[Chosen], centre: np.ndarray, grid: Sequence[float]) -> Fit:
+def fit_linear(chosen: Sequence[Chosen], centre: np.ndarray, grid: Sequence[float], worth: float = 0.0) -> Fit:
     """Rows for the best damping of a grid, from moments, or from the rows themselves where those are kept instead.
 
     Args:
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
+        worth: by how much, of the held-out error where rows stay at the centre, they must gain to be moved at all.
     """
     if chosen[0].stats.rows is not None:
-        return fit_dual(*_stacked(chosen), centre, grid)
-    return fit_primal(_normal(chosen, "train"), _normal(chosen, "held"), centre, grid)
+        return fit_dual(*_stacked(chosen), centre, grid, worth)
+    return fit_primal(_normal(chosen, "train"), _normal(chosen, "held"), centre, grid, worth)
 
 
 def _normal(chosen: Sequence[Chosen], side: str) -> Normal:

@@ -31,6 +31,7 @@ HELD_SHARE = 0.2  # of the rows are held out; once the damping is chosen, they a
 START = 4  # where in the grid the search begins: the damping that most layers end near
 PROBED = 64  # rows that choose the damping for all, evenly spread
 TIE = 1e-6  # of two dampings whose held-out errors differ by less than this fraction, the stronger is taken
+STAY = 1e3  # damping with which rows all but stay where they are
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,16 @@ def solve_damped(zz: Matrix, right: Float, damping: float) -> Float:
     return solve_factorised(factorised(zz, damping), right)
 
 
-def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID) -> Fit:
+def fit_primal(
+    train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID, worth: float = 0.0
+) -> Fit:
     """Damped rows for the best damping of a grid.
 
     Args:
         train, held: normal equations of fitted and of held-out rows; without held-out rows the first damping is taken.
         centre: [rows, columns], what is damped towards.
         grid: dampings, strongest first.
+        worth: as of `best_damping`.
     """
     pull = train.zz @ centre.T
     if held is None or len(grid) == 1:
@@ -147,20 +151,21 @@ def fit_primal(train: Normal, held: Normal | None, centre: Float, grid: Sequence
         rows = System(factorised(train.zz, damping), pull[:, at], centre[at]).solve(probe.zp)
         return judge.relative_error(rows), rows
 
-    damping, error, _ = best_damping(grid, attempt)
+    damping, error, _ = best_damping(grid, attempt, worth)
     a, b = 1 - HELD_SHARE, HELD_SHARE
     system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * (held.zz @ centre.T), centre)
     return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
 
 
 def best_damping(
-    grid: Sequence[float], attempt: Callable[[float], tuple[float, Solution]]
+    grid: Sequence[float], attempt: Callable[[float], tuple[float, Solution]], worth: float = 0.0
 ) -> tuple[float, float, Solution]:
     """The damping of least held-out error, found downhill from the grid's middle; of two as good the stronger.
 
     Args:
         grid: strongest first.
         attempt: damping -> held-out error, solution.
+        worth: by how much, of the error where rows stay where they are, they must gain to be moved at all.
 
     Returns:
         Damping, error and solution.
@@ -178,12 +183,16 @@ def best_damping(
     if k == start:
         while k + 1 < len(grid) and error(k + 1) < error(k) - TIE * abs(error(k)) - TIE**2:
             k += 1
-    error(k)
+    least = error(k)
+    if worth:
+        unmoved = attempt(STAY)
+        if least >= (1 - worth) * unmoved[0]:
+            return STAY, *unmoved
     return grid[k], *tried[k]
 
 
 def fit_dual(
-    z: Float, p: Float, held_z: Float, held_p: Float, centre: Float, grid: Sequence[float] = GRID
+    z: Float, p: Float, held_z: Float, held_p: Float, centre: Float, grid: Sequence[float] = GRID, worth: float = 0.0
 ) -> Fit:
     """The same from the rows themselves, for more columns than rows.
 
@@ -203,7 +212,7 @@ def fit_dual(
         alpha = solve_damped(kernel, residual, damping * scale)
         return float(((held_residual - cross @ alpha) ** 2).sum()) / energy, alpha
 
-    damping, error, alpha = best_damping(grid, attempt)
+    damping, error, alpha = best_damping(grid, attempt, worth)
     return Fit(centre + (alpha.T @ z), damping, error)
 
 
