@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import Architecture, Maker, model_of
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from random_graphs import Step, grown
 
@@ -43,3 +44,24 @@ class TestRecurrent:
         found = evaluate(fused, {name: torch.from_numpy(x) for name, x in feeds.items()})
         for name, want in outputs(fused, feeds).items():
             check_close(found[name].numpy(), want, 1e-5)
+
+
+def stateful(m: Maker, width: int, classes: int) -> str:
+    """A linear node, and two recurrent ones in turn that begin with a state which is an input of the net."""
+    x = m.op("Transpose", m.relu(m.matmul("x", 6, width)), perm=[1, 0, 2])
+    state = m.op("Transpose", "state", perm=[1, 0, 2])
+    for size in (width, 4):
+        w, r, b = m.normal(1, 12, size), m.normal(1, 12, 4), m.normal(1, 24, scale=0.1)
+        x = m.op("Squeeze", m.op("GRU", x, w, r, b, "", state, hidden_size=4), m.ints(1))
+    return m.matmul(m.op("ReduceMean", x, axes=[0], keepdims=0), 4, classes)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_node_runs_once_though_it_reads_what_is_its_nets_own_and_what_all_have(share: float, tmp_path: Path) -> None:
+    family = Architecture(stateful, {"x": (7, 6), "state": (1, 4)})
+    nets = [net_of(tmp_path, model_of(family, seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    fused = fuse(nets, share)
+    check_valid(fused, nets)
+    assert [n.op for n in fused.net.nodes].count("GRU") == 4
+    if not share:
+        check_tasks(fused, nets, 1e-5)

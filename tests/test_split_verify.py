@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,9 @@ from onnx import ModelProto, numpy_helper
 
 import onnxzip
 import onnxzip.pipeline
+from onnxzip.errors import VerificationError
 from onnxzip.exporting.splitting import split_model
+from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.zipping import Zipped, zip_nets
 
 
@@ -170,6 +173,16 @@ def spoil(model: ModelProto, value: float) -> None:
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
+def net_without_a_trunk(seed: int) -> ModelProto:
+    """All there is of it is a head."""
+    text = "net (float[N,1,6,6] image) => (float[N,3] logits) { f = Flatten (image) logits = Gemm <transB = 1> (f, w, b) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    rng = np.random.default_rng(seed)
+    for name, shape in (("w", (3, 36)), ("b", (3,))):
+        model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return model
+
+
 class TestVerificationOfMerges:
     """A merge that went wrong inside must not leave a file."""
 
@@ -201,6 +214,20 @@ class TestVerificationOfMerges:
             words=words,
         )
         assert snapshot(folder) == before
+
+    def test_a_task_beside_others_that_shares_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is its original in any merge; a difference is a fault, whatever the others share."""
+        onnx.save(net_without_a_trunk(3), folder / "c.onnx")
+        nets = {t: folder / f"{t}.onnx" for t in "abc"}
+        assert onnxzip.merge(nets, images(60)).report["tasks"]["c"]["fidelity"]["relative_error"] < 1e-6
+        compare = onnxzip.pipeline.compare
+
+        def blurred(*arguments: Any) -> dict[str, Evidence]:
+            return {t: replace(e, relative_error=e.relative_error + 1e-4) for t, e in compare(*arguments).items()}
+
+        monkeypatch.setattr(onnxzip.pipeline, "compare", blurred)
+        with pytest.raises(VerificationError, match="task 'c': nothing is shared"):
+            onnxzip.merge(nets, images(60))
 
     def test_what_is_written_is_what_was_verified(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[bytes] = []

@@ -42,3 +42,28 @@ def test_parts_that_are_not_shared_alike_meet_for_each_task(kind: str, part: int
     check_valid(fused, nets)
     check_tasks(fused, nets, 1e-4)
     assert [s.shared for s in fused.plan.shared_spaces()][1 - part] == (LEFT, RIGHT)[1 - part]
+
+
+def make_tied(folder: Path, tied: int | None, name: str) -> Net:
+    """Means over the channels of two convolutions, multiplied; the weights of one are used once more, and cannot be shared."""
+
+    def build(m: Maker, width: int, classes: int) -> list[str]:
+        parts = [m.relu(m.conv("image", (n, 3, k, k))) for n, k in ((LEFT, 3), (RIGHT, 1))]
+        product = m.op("Mul", *(m.op("ReduceMean", p, axes=[1], keepdims=1) for p in parts))
+        outs = [m.gemm(m.op("Flatten", product), 144, classes)]
+        if tied is not None:
+            weight = [n.input[1] for n in m.nodes if n.op_type == "Conv"][tied]
+            outs.append(m.op("Conv", m.op("Tanh", "image"), weight, pads=[(3, 1)[tied] // 2] * 4))
+        return outs
+
+    return net_of(folder, model_of(Architecture(build), 1, classes=3), name)
+
+
+def test_values_that_other_tasks_have_in_common_meet_for_each_task(tmp_path: Path) -> None:
+    """Of two factors one is the same for a and b, the other for b and c: b has a product of its own, as the others have."""
+    nets = [make_tied(tmp_path, tied, name) for tied, name in ((1, "a"), (None, "b"), (0, "c"))]
+    fused = fuse(nets)
+    owners = {o for s in fused.plan.shared_spaces() for o in s.counts}
+    assert {frozenset("ab"), frozenset("bc")} <= owners
+    check_valid(fused, nets)
+    check_tasks(fused, nets, 1e-4)

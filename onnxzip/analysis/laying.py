@@ -17,7 +17,7 @@ from onnxzip.analysis.layout import Layout, Piece, Weights
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
-from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.analysis.strands import Owners, SpacePlan, finest
 from onnxzip.net import Shape
 from onnxzip.ops import find
 
@@ -178,12 +178,12 @@ class _Rules:
         stranded = [v for v in computed if self.draft.is_stranded(v)]
         pool = stranded or computed
         keys = list(dict.fromkeys(k for v in pool for k in self.draft.pieces[v] if k & members))
-        if not stranded:
-            keys = [k for k in keys if not any(other & members < k & members for other in keys)]
         if not stranded and self.carried(role.outputs, next(iter(role.members))):
             keys = self.out_keys(role.outputs[0], members)
         elif not computed:
             return [members]
+        elif not stranded:
+            keys = finest(keys, members)
         for key in keys:
             for value in computed:
                 if self.readable(value, key, key & members) is None and role.op != "Concat":
@@ -192,7 +192,7 @@ class _Rules:
         joined = any(len(p.keys) > 1 and p.owners & members for _, p in pieces)
         if joined and any(len(p.keys) == 1 and len(self.draft.pieces[v]) > 1 for v, p in pieces):
             return None
-        return keys if self.whole_fits(role, keys, members) else None
+        return keys if keys and self.whole_fits(role, keys, members) else None
 
     def whole_fits(self, role: Role, keys: list[Owners], members: Owners) -> bool:
         """Whether all channels that a node needs at once lie in one piece of one owner set."""

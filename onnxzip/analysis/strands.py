@@ -129,6 +129,18 @@ def strands_of(counts: Mapping[Owners, int], together: bool) -> tuple[Strand, ..
     return tuple(Strand(r.owners, (r,)) for r in rows)
 
 
+def finest(keys: Iterable[Owners], members: Owners) -> list[Owners]:
+    """Keys for a node that reads values without channels of their own: per set of those who run it the nearest key.
+
+    There are none where the values part the tasks in ways of which none is the finest.
+    """
+    nearest: dict[Owners, Owners] = {}
+    for key in keys:
+        nearest[key & members] = min(key, nearest.get(key & members, key), key=len)
+    found = {cut: key for cut, key in nearest.items() if not any(other < cut for other in nearest)}
+    return list(found.values()) if sum(map(len, found)) == len(members) else []
+
+
 def sharers(overlay: Overlay, steps: Sequence[Step], number: int) -> tuple[str, tuple[str, ...], dict[str, str]]:
     """Who may share a space: its first step's name, the tasks that may share, and why the others may not."""
     refused: dict[str, str] = {}
