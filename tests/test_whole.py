@@ -67,3 +67,22 @@ def test_values_that_other_tasks_have_in_common_meet_for_each_task(tmp_path: Pat
     assert {frozenset("ab"), frozenset("bc")} <= owners
     check_valid(fused, nets)
     check_tasks(fused, nets, 1e-4)
+
+
+def gated_beside(m: Maker, width: int, classes: int) -> str:
+    """Features under a gate of one channel, beside the features themselves."""
+    x = m.relu(m.conv("image", (8, 3, 3, 3)))
+    gate = m.op("Sigmoid", m.conv(x, (1, 8, 1, 1)))
+    both = m.op("Concat", m.op("Mul", x, gate), x, axis=1)
+    return m.pool_head(m.relu(m.conv(both, (8, 16, 1, 1))), 8, classes)
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
+def test_what_each_task_has_for_itself_beside_what_is_shared(share: float, layout: str, tmp_path: Path) -> None:
+    """A Concat leaves out operands that have none of the channels that it joins, and no others."""
+    nets = [net_of(tmp_path, model_of(Architecture(gated_beside), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    gate = next(s.name for s in analyse(nets).shared_spaces() if set(s.sizes.values()) == {1})
+    fused = fuse(nets, [("*", share), (gate, 0.0)], layout)
+    check_valid(fused, nets)
+    assert next(s for s in fused.plan.shared_spaces() if s.sizes["a"] == 8).shared == round(8 * share)

@@ -186,7 +186,8 @@ class _Rules:
             keys = finest(keys, members)
         for key in keys:
             for value in computed:
-                if self.readable(value, key, key & members) is None and role.op != "Concat":
+                dropped = role.op == "Concat" and self.draft.is_empty(value, key)
+                if not dropped and self.readable(value, key, key & members) is None:
                     return None
         pieces = [(v, p) for v in stranded for p in self.draft.pieces[v].values()]
         joined = any(len(p.keys) > 1 and p.owners & members for _, p in pieces)
