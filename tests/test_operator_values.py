@@ -13,11 +13,11 @@ import pytest
 import torch
 from backend_cases import IR, OPSET, REASONS, Case, cases, reason
 from onnx import helper, numpy_helper
-from operator_samples import Sample
+from operator_samples import Sample, p
 from operator_samples_shaped import SAMPLES
 
 from onnxzip.loading import load
-from onnxzip.net import Net, bind_batch
+from onnxzip.net import Net, Shape, bind_batch
 from onnxzip.ops import registered
 from onnxzip.ops.evaluate import evaluate
 
@@ -49,6 +49,13 @@ def test_onnx_cases(case: Case, folder: Path) -> None:
     for result, want in zip(results.values(), case.wanted, strict=True):
         np.testing.assert_allclose(result.numpy(), want, rtol=case.rtol, atol=case.atol)
         assert result.numpy().dtype == want.dtype
+
+
+@pytest.mark.parametrize(("op", "shape", "settings"), [("Gather", (), {"axis": 0}), ("GatherND", (1,), {"batch_dims": 0})])
+def test_one_number_of_a_vector_has_no_axes(op: str, shape: Shape, settings: dict[str, int]) -> None:
+    vector = np.arange(3, dtype=np.float32)
+    (found,) = Sample(op, (p(3), p(*shape))).run([vector, np.full(shape, 2, np.int64)], settings)
+    assert found.shape == () and found == 2
 
 
 def test_enough_cases_run_and_every_reason_is_needed() -> None:

@@ -166,6 +166,16 @@ def test_a_merged_net_repeats_its_token_for_every_sample(tmp_path: Path) -> None
         torch.testing.assert_close(got, want, rtol=0, atol=1e-3 * float(want.detach().abs().max()))
 
 
+def test_a_single_number_of_a_vector_is_taken(tmp_path: Path) -> None:
+    """Fused weights of a BiFPN: one factor for each scale, chosen by a single index."""
+    graph = """net (float[N,4] x, float[3] w) => (float[N,4] y) <int64 one = {1}> {
+        factor = Gather <axis = 0> (w, one)
+        y = Mul (x, factor)
+    }"""
+    content = model(graph, tmp_path)
+    check_runs_as_onnx_runtime(content, read_module(content))
+
+
 class TestReading:
     GRAPH = """net (float[N,4] x, float[4,4] w, float[4] b) => (float[N,4] y, float[N,4] z) {
         a = MatMul (x, w)

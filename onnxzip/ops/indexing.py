@@ -90,7 +90,7 @@ def _gather_nd(x: Any, indices: Any, *, batch_dims: int) -> Any:
     rest = x.shape[batch_dims + depth :]
     rows = x.reshape(batch.numel(), -1, rest.numel())
     chosen = at.reshape(batch.numel(), -1, 1).expand(-1, -1, rest.numel())
-    return torch.gather(rows, 1, chosen).reshape(*batch, *at.shape[batch_dims:], *rest)
+    return torch.gather(rows, 1, chosen).reshape((*batch, *at.shape[batch_dims:], *rest))
 
 
 def _scatter_nd_line(view: View) -> Line:

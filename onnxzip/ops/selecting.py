@@ -86,7 +86,7 @@ def _gather(x: Any, indices: Any, *, axis: int) -> Any:
     axis %= x.ndim
     at = torch.where(indices < 0, indices + x.shape[axis], indices).to(torch.int64)
     y = torch.index_select(x, axis, at.reshape(-1))
-    return y.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+    return y.reshape((*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]))
 
 
 def _pads(pads: Any, axes: Any, rank: int) -> dict[int, tuple[int, int]]:
