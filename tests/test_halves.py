@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from merging import images, outputs_of, run, write_net
+from netfiles import written
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxzip
+from onnxzip.exporting.stored import stored_model
 from onnxzip.loading import load
 from onnxzip.loading.stored import as_tensor, read_floats
 
@@ -96,3 +99,48 @@ def test_a_retrained_result_keeps_the_type(folder: Path) -> None:
     ran = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx", "--retrain", "5")
     assert ran.code == 0, ran.err
     assert kinds(folder / "m.onnx") == {TensorProto.FLOAT16}
+
+
+def mixed(path: Path, seed: int, kind: int, *halves: str) -> Path:
+    """A net of which some weights lie in a half type."""
+    model = onnx.load(halved(write_net(path, seed), kind))
+    for tensor in model.graph.initializer:
+        if (name := tensor.name.removesuffix(".half")) not in halves:
+            tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
+            cast = next(n for n in model.graph.node if n.output[0] == name)
+            cast.op_type = "Identity"
+            del cast.attribute[:]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+@each
+@pytest.mark.parametrize(("halves", "most"), [(("w2",), False), (("w0", "b0", "b1", "w2", "b2"), False), (("w1",), True)])
+def test_the_type_is_that_of_most_weights(folder: Path, kind: str, halves: tuple[str, ...], most: bool) -> None:
+    """w1 alone has more weights than all others together; one small half among float32 weights says nothing of the net."""
+    for name, seed in (("a", 1), ("b", 2)):
+        mixed(folder / f"{name}.onnx", seed, KINDS[kind], *halves)
+    merged = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(200), share=0.0)
+    merged.save("m.onnx")
+    assert kinds(folder / "m.onnx") == {KINDS[kind] if most else TensorProto.FLOAT}
+    if not most:
+        assert all(t["fidelity"]["relative_error"] < 1e-6 for t in merged.report["tasks"].values())
+
+
+@each
+def test_single_numbers_and_what_a_half_type_cannot_hold_stay_float32(tmp_path: Path, kind: str) -> None:
+    """The epsilon of a norm would be zero, a mask minus infinity."""
+    graph = """net (float[N,4] x, float[4] scale, float[4] mask, float[1] epsilon) => (float[N,4] y) {
+        a = Relu (x) b = Mul (a, scale) c = Max (b, mask) d = Max (c, epsilon) y = Tanh (d)
+    }"""
+    masks = {"mask": np.array([0, 0, 0, np.finfo(np.float32).min], np.float32), "epsilon": np.array([1e-12], np.float32)}
+    net = replace(load(written(tmp_path, graph, **masks)), stored=kind.upper())
+    stored = {t.name: t.data_type for t in stored_model(net).graph.initializer}
+    assert stored == {"scale": KINDS[kind], "mask": TensorProto.FLOAT, "epsilon": TensorProto.FLOAT}
+
+
+def test_nan_stays_nan_in_bfloat16() -> None:
+    """As a CUDA device writes it: all bits behind the sign are set, and rounding up would make it zero."""
+    nan = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001], np.uint32).view(np.float32)
+    assert np.isnan(read_floats(as_tensor(nan, TensorProto.BFLOAT16, "w"))).all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxzip.loading.stored import as_tensor
+from onnxzip.loading.stored import as_tensor, read_floats
 from onnxzip.net import Names, Net
 from onnxzip.runtime import to_model
 
@@ -24,8 +24,11 @@ def stored_model(net: Net) -> ModelProto:
     wide: dict[str, str] = {}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.dtype == np.float32 and array.ndim and (kind != TensorProto.FLOAT16 or _fits(array)):
-            tensor.CopyFrom(as_tensor(array, kind, tensor.name))
+        if array.dtype != np.float32 or array.size < 2:
+            continue
+        half = as_tensor(array, kind, tensor.name)
+        if np.isfinite(read_floats(half)).all():
+            tensor.CopyFrom(half)
             wide[tensor.name] = names.fresh(f"{tensor.name}.float32")
     nodes = list(graph.node)
     for node in nodes:
@@ -36,6 +39,3 @@ def stored_model(net: Net) -> ModelProto:
     graph.node.extend(kept)
     return model
 
-
-def _fits(array: np.ndarray) -> bool:
-    return bool(np.abs(array).max(initial=0.0) <= np.finfo(np.float16).max)

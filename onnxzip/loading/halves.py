@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -14,11 +15,11 @@ FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
 
 
 def stored_type(model: ModelProto) -> str:
-    """The type in which most of a model's weights lie."""
+    """The type in which most of a model's weights lie, by their number; float32 where no other has more."""
     sizes: Counter[str] = Counter({FLOAT32: 0})
-    for _, tensor in holders(model):
-        if isinstance(tensor, TensorProto):
-            sizes[TensorProto.DataType.Name(tensor.data_type)] += len(tensor.raw_data)
+    for _, holder in holders(model):
+        if isinstance(holder, TensorProto):
+            sizes[TensorProto.DataType.Name(holder.data_type)] += math.prod(holder.dims)
     return max(sizes, key=lambda kind: sizes[kind])
 
 
@@ -40,12 +41,10 @@ def widened(path: Path, model: ModelProto) -> tuple[ModelProto, str]:
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) computes with {kind}; weights are fitted in "
                 "float32. Convert the net to float32, merge it, and convert the result."
             )
-    sizes: Counter[int] = Counter()
-    for tensor in halves.values():
-        sizes[tensor.data_type] += len(tensor.raw_data)
     wide = ModelProto()
     wide.CopyFrom(model)
     for name, tensor in holders(wide):
         if name in halves and isinstance(tensor, TensorProto):
             tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
-    return wide, TensorProto.DataType.Name(max(sizes, key=lambda kind: sizes[kind]))
+    stored = stored_type(model)
+    return wide, stored if TensorProto.DataType.Value(stored) in HALVES else FLOAT32

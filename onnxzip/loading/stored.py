@@ -94,12 +94,13 @@ def _bits(holder: Holder) -> np.ndarray:
 
 
 def _rounded(array: np.ndarray, kind: int) -> np.ndarray:
-    """The array in the stored type; a bfloat16 is the upper half of a float32."""
+    """The array in the stored type; a bfloat16 is the upper half of a float32, and a NaN stays one whatever its lower half."""
     if kind != TensorProto.BFLOAT16:
         with np.errstate(over="ignore"):  # whoever writes looks at what became infinite
             return np.array(array, _BITS[kind])
     wide = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
-    return ((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.dtype("<u2"))
+    nearest = (wide + (0x7FFF + ((wide >> 16) & 1))) >> 16
+    return np.where(wide << 1 > 0xFF000000, 0x7FC0, nearest).astype(np.dtype("<u2"))
 
 
 def replaced(content: bytes, arrays: Mapping[str, np.ndarray]) -> bytes:
