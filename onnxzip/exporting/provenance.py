@@ -20,6 +20,7 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.exporting.again import Kept
 from onnxzip.exporting.traces import NodeTrace, Trace, packed, read_trace
+from onnxzip.fusion.tied import tied
 from onnxzip.fusion.zipping import Zipped
 from onnxzip.linalg.ridge import Fit
 from onnxzip.matching.match import ABSENT, Matches, Members, located
@@ -66,9 +67,10 @@ def provenance(plan: Plan, zipped: Zipped, kept: Kept, peers: Peers) -> dict[str
         kept: the tasks of nets that are fused files themselves: they are followed to the files that those were made from.
     """
     book = _Book(plan, _traceable(zipped), _inner(plan, kept), zipped.turned)
+    gone = tied(plan, zipped.params)
     told: dict[str, Any] = {
         "nodes": _nodes(book),
-        "params": {taken.name: _taken(book, taken) for taken in plan.layout.taken},
+        "params": {taken.name: _taken(book, taken) for taken in plan.layout.taken if taken.name not in gone},
         "match": {space.name: _strands(book, space.number) for space in plan.shared_spaces()},
         "fits": {step: _fits(book, fits) for step, fits in zipped.fits.items() if any(fits.values())},
     }

@@ -24,6 +24,7 @@ from onnxzip.calibration.sources import Samples
 from onnxzip.config import Options
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
+from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipping import Zipped
 from onnxzip.net import Axis, Net, macs, macs_of
 
@@ -73,12 +74,12 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
     Args:
         skeleton: the fused net without params.
     """
-    names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
-    shapes = [(n, plan.layout.shapes[n]) for n in names]
+    shapes = distinct_shapes(plan)
     payload = sum(
-        4 * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8 for n, s in shapes
+        4 * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
+        for n, s in shapes.items()
     )
-    params = sum(math.prod(s) for _, s in shapes)
+    params = sum(math.prod(s) for s in shapes.values())
     return Size(params, skeleton.ByteSize() + payload, macs_of((p.node for p in plan.layout.placed), plan.layout.shapes))
 
 

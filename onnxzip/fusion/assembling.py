@@ -1,4 +1,4 @@
-"""Trunk and heads as one net: the layout's nodes with the params that the zip has found."""
+"""Trunk and heads as one net: the layout's nodes with the params that the zip has found, tied ones once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
+from onnxzip.fusion.tied import tied
 from onnxzip.net import Axis, Net, Node, Port, Sizes
 
 
@@ -35,7 +36,8 @@ def assemble(
     layout = plan.layout
     renames, extra, outputs = _name_outputs(plan, named)
     shapes = {renames.get(v, v): s for v, s in layout.shapes.items()}
-    nodes = tuple(_renamed(p.node, renames) for p in layout.placed) + tuple(extra)
+    names = renames | tied(plan, params)
+    nodes = tuple(_renamed(p.node, names) for p in layout.placed) + tuple(extra)
     for node in extra:
         shapes[node.outputs[0]] = shapes[str(node.inputs[0])]
     dtypes = {renames.get(v, v): t for v, t in plan.dtypes.items()}

@@ -1,0 +1,115 @@
+"""Weights that several nodes of a net share: they are one param in the file of the net, and one in that of the fused net."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from merging import fed, images, outputs_of, run
+from onnx import numpy_helper, parser
+
+import onnxzip
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,1,6,6] image) => (float[N,4,6,6] fine, float[N,4,3,3] coarse) {
+    [first] a = Conv <pads = [1,1,1,1]> (image, w0, b0)
+    b = Relu (a)
+    p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (b)
+    [tower_fine] c = Conv <pads = [1,1,1,1]> (b, w1, b1)
+    d = Relu (c)
+    [head_fine] fine = Conv (d, w2, b2)
+    [tower_coarse] f = Conv <pads = [1,1,1,1]> (p, w1, b1)
+    g = Relu (f)
+    [head_coarse] coarse = Conv (g, w2, b2)
+}"""
+SHAPES = {"w0": (6, 1, 3, 3), "b0": (6,), "w1": (16, 6, 3, 3), "b1": (16,), "w2": (4, 16, 1, 1), "b2": (4,)}
+
+
+def write_net(path: Path, seed: int) -> Path:
+    """A detector: one head, for two scales."""
+    model, rng = parser.parse_model(NET), np.random.default_rng(seed)
+    for name, shape in SHAPES.items():
+        scale = np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) > 1 else 0.1
+        model.graph.initializer.append(numpy_helper.from_array((scale * rng.standard_normal(shape)).astype(np.float32), name))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 2)):
+        write_net(tmp_path / f"{name}.onnx", seed)
+    np.savez(tmp_path / "d.npz", image=images(80))
+    return tmp_path
+
+
+def merged(share: str = "0") -> dict[str, float]:
+    """Merge the two; what the report says of the size."""
+    ran = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--share", share, "-o", "m.onnx", "--json")
+    assert ran.code == 0, ran.err
+    found: dict[str, float] = json.loads(ran.out)["merged"]
+    return found
+
+
+def sizes(path: Path) -> dict[str, int]:
+    return {t.name: int(np.prod(t.dims)) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+
+
+class TestNothingShared:
+    def test_the_fused_net_is_no_larger_than_its_originals(self, folder: Path) -> None:
+        report = merged()
+        assert report["params"] == sum(sizes(folder / "m.onnx").values()) == 2 * sum(sizes(folder / "a.onnx").values())
+        assert report["params_ratio"] == 1.0
+
+    def test_plan_says_so_beforehand(self, folder: Path) -> None:
+        ran = run("plan", "a.onnx", "b.onnx", "--share", "0", "--json")
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["merged"]["params"] == merged()["params"]
+
+    def test_both_nodes_read_one_param(self, folder: Path) -> None:
+        merged()
+        reads = {n.name: n.input[1:] for n in onnx.load("m.onnx").graph.node if n.op_type == "Conv"}
+        fine, coarse = ({k: v for k, v in reads.items() if kind in k} for kind in ("fine", "coarse"))
+        assert len(fine) == len(coarse) == 4
+        assert sorted(map(list, fine.values())) == sorted(map(list, coarse.values()))
+
+    def test_metadata_know_what_is_there(self, folder: Path) -> None:
+        merged()
+        shown = run("inspect", "m.onnx", "--json")
+        assert shown.code == 0, shown.err
+        owned = json.loads(next(p.value for p in onnx.load("m.onnx").metadata_props if p.key == "onnxzip.owners"))
+        names = [p for _, _, params in owned for p in params]
+        assert len(names) == len(set(names)) and set(names) >= set(sizes(folder / "m.onnx"))
+        for name in "ab":
+            changed = run("diff", f"{name}.onnx", "m.onnx", "--json")
+            assert changed.code == 0, changed.err
+            assert json.loads(changed.out)["summary"]["change"] == 0
+
+    def test_a_task_alone_and_a_bundle_compute_the_same(self, folder: Path) -> None:
+        merged()
+        x, both = images(5, 9), outputs_of(folder / "m.onnx", images(5, 9))
+        assert run("bundle", "m.onnx", "-o", "parts").code == 0
+        for name in "ab":
+            assert run("split", "m.onnx", "--task", name, "-o", "alone.onnx", "--force").code == 0
+            assert sum(sizes(folder / "alone.onnx").values()) == sum(sizes(folder / f"{name}.onnx").values())
+            for file in (folder / "alone.onnx", folder / "parts" / f"{name}.onnx"):
+                for port, y in fed(file, {"image": x}).items():
+                    np.testing.assert_allclose(y, both[f"{name}_{port}"], rtol=1e-5, atol=1e-6)
+
+    def test_it_can_be_merged_again(self, folder: Path) -> None:
+        merged()
+        write_net(folder / "c.onnx", 3)
+        again = onnxzip.merge({"both": "m.onnx", "c": "c.onnx"}, images(80), share=0.0)
+        assert again.report["merged"]["params_ratio"] == 1.0
+        again.save("three.onnx")
+        assert json.loads(run("diff", "a.onnx", "three.onnx", "--json").out)["summary"]["change"] == 0
+
+    def test_retraining_trains_it_as_one(self, folder: Path) -> None:
+        merged()
+        assert len(onnxzip.to_torch("m.onnx").params()) == len(sizes(folder / "m.onnx"))
+        better = onnxzip.retrain("m.onnx", {"a": "a.onnx", "b": "b.onnx"}, images(80), steps=3)
+        assert {t.name for t in better.model.graph.initializer} == {t.name for t in onnx.load("m.onnx").graph.initializer}
