@@ -548,3 +548,57 @@ def rotated(m: Maker, w: int, classes: int) -> str:
     y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, 2 * w))
     x = m.op("Add", x, m.matmul(y, 2 * w, 2 * w))
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family(shares_all=False)
+def input_added(m: Maker, w: int, classes: int) -> str:
+    """A net that corrects its own input."""
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    y = m.conv(m.relu(m.conv(x, (2 * w, w, 3, 3))), (3, 2 * w, 3, 3))
+    return m.op("Add", y, "image")
+
+
+@family(shares_all=False)
+def input_masked(m: Maker, w: int, classes: int) -> list[str]:
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    y = m.conv(m.relu(m.conv(x, (2 * w, w, 3, 3))), (3, 2 * w, 3, 3))
+    return [m.op("Mul", "image", m.op("Sigmoid", y)), m.op("Sub", "image", y)]
+
+
+@family()
+def input_kept(m: Maker, w: int, classes: int) -> str:
+    """The input beside what is computed from it."""
+    x = m.relu(m.conv(m.relu(m.conv("image", (w, 3, 3, 3))), (2 * w, w, 3, 3)))
+    return m.op("Concat", m.conv(x, (classes, 2 * w, 1, 1)), "image", axis=1)
+
+
+@family(shares_all=False)
+def input_added_within(m: Maker, w: int, classes: int) -> str:
+    """Behind the skip nothing is shared; before it all is."""
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    x = m.op("Add", m.relu(m.conv(x, (3, 2 * w, 3, 3))), "image")
+    return m.pool_head(m.relu(m.conv(x, (2 * w, 3, 3, 3))), 2 * w, classes)
+
+
+@family({"x": (20,), "z": (7,)}, shares_all=False)
+def second_input_multiplied(m: Maker, w: int, classes: int) -> str:
+    a = m.relu(m.gemm("x", 20, 3 * w))
+    b = m.op("Mul", m.gemm(a, 3 * w, 7), "z")
+    return m.gemm(m.relu(m.gemm(b, 7, 2 * w)), 2 * w, classes)
+
+
+@family(shares_all=False)
+def input_joined_and_added(m: Maker, w: int, classes: int) -> str:
+    """Features that read the input beside them, and then correct it."""
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.relu(m.conv(m.op("Concat", x, "image", axis=1), (2 * w, w + 3, 3, 3)))
+    return m.op("Add", "image", m.conv(m.op("Concat", "image", x, axis=1), (3, 2 * w + 3, 3, 3)))
+
+
+@family(shares_all=False)
+def input_added_to_half(m: Maker, w: int, classes: int) -> str:
+    """One layer makes a correction of the input and features."""
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    half = m.op("Split", m.conv(x, (w + 3, w, 3, 3)), m.ints(3, w), outputs=2, axis=1)
+    x = m.op("Concat", m.op("Add", half, "image"), m.relu(f"{half}_1"), axis=1)
+    return m.pool_head(m.relu(m.conv(x, (2 * w, w + 3, 3, 3))), 2 * w, classes)

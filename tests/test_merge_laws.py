@@ -162,6 +162,30 @@ def test_channels_of_the_input_that_each_task_scales_by_itself(tmp_path: Path) -
     assert any("channels of the input" in r.why for r in fused.plan.refusals)
 
 
+@pytest.mark.parametrize("family", ["input_added", "input_masked", "input_joined_and_added"])
+@every_layout
+def test_only_the_layer_that_makes_the_inputs_channels_stays_apart(family: str, layout: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, family, 1, "a"), make(tmp_path, family, 2, "b", width=6)]
+    plan = analyse(nets, [("*", 1.0)], layout)
+    assert [s.shared for s in plan.shared_spaces()] == [4, 8]
+    assert {r.where.split(": ")[0] for r in plan.refusals} == {"a", "b"} and len(plan.refusals) == 2
+    assert all("an input of the net" in r.why for r in plan.refusals)
+
+
+def test_nothing_behind_an_input_skip_is_shared(tmp_path: Path) -> None:
+    nets = [make(tmp_path, "input_added_within", k) for k in (1, 2)]
+    plan = analyse(nets)
+    assert [s.shared for s in plan.shared_spaces()] == [8, 0]
+    assert sum("an input of the net" in r.why for r in plan.refusals) == 2
+
+
+def test_an_output_has_its_name_where_an_inner_value_has_it_too(tmp_path: Path) -> None:
+    """The channels beside the input go by the output's name until both are joined."""
+    fused = fuse([make(tmp_path, "input_kept", k) for k in (1, 2)])
+    assert [p.name for p in fused.net.outputs] == ["net1_out0", "net2_out0"]
+    assert {f"net{k}_out0_inner" for k in (1, 2)} <= set(fused.net.shapes)
+
+
 @every_layout
 def test_share_by_pattern(layout: str, tmp_path: Path) -> None:
     nets = [make(tmp_path, "vgg", 1), make(tmp_path, "vgg", 2)]

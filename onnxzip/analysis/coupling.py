@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from onnxzip.analysis.ends import input_atoms, writing_inputs
 from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.stacking import join_parts, pin_stacked
@@ -23,7 +24,8 @@ class Coupling:
         axes: the space of each axis.
         names: per node, the spaces of its line's names.
         whole: per node, atoms of which it needs all channels at once.
-        produced: atoms that are output channels of a node with weights: those that can be matched at all.
+        produced: atoms that are output channels of a node with weights, and none of an input: those that can be matched at
+            all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
@@ -202,8 +204,10 @@ def _finished(builder: _Builder) -> Coupling:
     stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    produced = _produced(net, axes) - {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
-    refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
+    made, inputs = _made(net, axes), input_atoms(net, axes)
+    produced = frozenset[int]().union(*made.values()) - inputs
+    produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
+    refusals = [*builder.refusals, *writing_inputs(made, inputs), *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
     pinned: dict[int, str] = {}
     for space, why in builder.pins:
@@ -238,15 +242,15 @@ def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[in
             yield node.name, why
 
 
-def _produced(net: Net, axes: Mapping[Axis, Expr]) -> frozenset[int]:
-    """Atoms on the output axis of a node with weights, less those that its input carries at the same place."""
-    found: set[int] = set()
+def _made(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, frozenset[int]]:
+    """Per node with weights, the atoms on its output axis, less those that its input carries at the same place."""
+    found: dict[str, frozenset[int]] = {}
     for node in net.nodes:
         operator, view = linear_view(net, node) or (None, None)
         linear = operator.linear if operator is not None else None
         if linear is not None and view is not None and not linear.diagonal(view):
-            found.update(axes[Axis(node.outputs[0], linear.channel(view))].atoms())
-    return frozenset(found)
+            found[node.name] = frozenset(axes[Axis(node.outputs[0], linear.channel(view))].atoms())
+    return found
 
 
 def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:

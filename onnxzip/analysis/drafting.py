@@ -116,6 +116,9 @@ class Draft:
         for piece in pieces:
             lengths = [self.sizes.restrict(part, piece.keys).size for part in expr.parts]
             present = [k for k, n in enumerate(lengths) if n]
+            if len(present) == 1:
+                by_part[present[0]].append(piece.name)
+                continue
             shape = self.shapes[piece.name]
             outs = [unique(f"{piece.name}_part{k}", "fused", self.value_names) for k in present]
             for k, out in zip(present, outs, strict=True):

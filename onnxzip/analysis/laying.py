@@ -57,12 +57,12 @@ class _Rules:
         linear, view = linear_of(self.draft.overlay, role, task)
         source = str(role.inputs[0])
         axis = linear.channel(view)
-        keys = self.out_keys(role.outputs[0], members)
-        for key in keys:
+        keys = self.strands_written(role, members)
+        for key, strands in keys.items():
             owners = key & members
             pieces = tuple(p for k, p in self.draft.pieces[source].items() if owners <= k)
             base = self.draft.base_name(role.outputs[0], owners)
-            piece = self.draft.put(role.outputs[0], key, (key,), owners, len(keys) == 1, base)
+            piece = self.draft.put(role.outputs[0], key, strands, owners, len(keys) == 1, base)
             if not pieces:
                 written = self.draft.overlay.exprs(role.outputs[0], task)[axis]
                 self.draft.starved.update((n, key) for n in self.draft.sizes.carried(written))
@@ -73,6 +73,14 @@ class _Rules:
             else:
                 value = self.draft.concatenated(pieces, axis, owners)
             self.place_weights(role, step, key, pieces, value, piece, owners, len(keys) == 1)
+
+    def strands_written(self, role: Role, members: Owners) -> dict[Owners, tuple[Owners, ...]]:
+        """Keys for which a node with weights runs, and the strands it writes: of given channels every task writes its own."""
+        keys = self.out_keys(role.outputs[0], members)
+        numbers = self.carried(role.outputs, next(iter(role.members)))
+        if numbers and all(self.draft.spaces[n].given for n in numbers):
+            return {frozenset([t]): tuple(keys) for t in role.members}
+        return {k: (k,) for k in keys}
 
     def group_parts(self, source: str, axis: int, task: str, role: Role) -> Expr | None:
         """The concatenation of groups that a grouped node reads; None for other nodes."""
@@ -276,11 +284,13 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
 
 
 def _outputs(draft: Draft, task: str) -> list[tuple[str, Piece]]:
-    """The pieces that a task's outputs are."""
+    """The pieces that a task's outputs are; one that is made of several (a channel of the input stands beside) is joined."""
     found = []
     net = draft.overlay.couplings[task].net
     laid_of = {v[task]: laid for laid, v in draft.overlay.values.items() if task in v}
     for port in net.outputs:
-        pieces = draft.pieces[laid_of[port.name]]
-        found.append((port.name, next(p for k, p in pieces.items() if task in p.owners or task in k)))
+        laid = laid_of[port.name]
+        joined = draft.joined_for(laid, task) if draft.is_stranded(laid) else None
+        mine = (p for k, p in draft.pieces[laid].items() if task in p.owners or task in k)
+        found.append((port.name, joined if joined is not None else next(mine)))
     return found

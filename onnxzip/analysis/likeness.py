@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.coupling import Coupling, linear_view
 from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
@@ -42,6 +42,13 @@ def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
     if expr.kind == "atom":
         return "channels" if expr.atom in coupling.produced else expr.size
     return (expr.kind, *(fingerprint(coupling, p) for p in expr.parts))
+
+
+def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
+    """Positions of the params that a least squares finds, so that nodes may be alike whatever these are."""
+    operator, view = linear_view(coupling.net, node) or (None, None)
+    linear = operator.linear if operator is not None else None
+    return set() if linear is None or view is None or linear.diagonal(view) else {linear.weight, linear.bias}
 
 
 def local_key(coupling: Coupling, node: Node) -> Hashable:

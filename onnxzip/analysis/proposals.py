@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.steps import Step
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
 
@@ -73,14 +73,27 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
 
 
 def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
-    """Spaces that no weights produce but that params scale channel by channel: they are not the same in all tasks."""
+    """Spaces that no weights produce but that params scale channel by channel, or that weights make together with channels
+    that they do produce: they are not the same in all tasks."""
     dense = {part.name for step in steps if not step.diagonal for part in step.parts}
     produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
     read = {
         (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
         if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
     }
-    return {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()} - produced
+    scaled = {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()}
+    return (scaled | _made_beside(laid, steps, produced)) - produced
+
+
+def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> set[int]:
+    """Spaces on the output axis of a node with weights on which produced ones lie, too."""
+    found: set[int] = set()
+    for part in (p for step in steps if not step.diagonal for p in step.parts):
+        for task in part.members:
+            linear, view = linear_of(laid, part, task)
+            numbers = set(laid.exprs(part.outputs[0], task)[linear.channel(view)].atoms())
+            found |= numbers if numbers & produced else set()
+    return found
 
 
 def beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:

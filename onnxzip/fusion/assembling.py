@@ -73,11 +73,14 @@ def _renamed_sizes(sizes: Sizes, names: Mapping[str, str], copies: Sequence[Node
 
 
 def _name_outputs(plan: Plan, named: Callable[[str, str], str]) -> tuple[dict[str, str], list[Node], list[str]]:
-    """New names for values that are outputs; Identity nodes for those that are needed under two names, or are inputs."""
+    """New names for values that are outputs, or have an output's name; Identity nodes for those that are needed under two
+    names, or are inputs."""
     inputs = {p.name for p in plan.nets[plan.tasks[0]].inputs}
     wanted = [(named(t, name), piece.name) for t in plan.tasks for name, piece in plan.layout.outputs[t]]
-    taken = set(plan.layout.shapes) - ({piece for _, piece in wanted} - inputs)
-    renames: dict[str, str] = {}
+    inner = {v for p in plan.layout.placed for v in p.node.outputs} - {piece for _, piece in wanted}
+    taken = set(plan.layout.shapes) | {name for name, _ in wanted}
+    renames = {name: unique(f"{name}_inner", "fused", taken) for name, _ in wanted if name in inner}
+    taken = (set(plan.layout.shapes) | set(renames.values())) - ({piece for _, piece in wanted} - inputs) - set(renames)
     extra: list[Node] = []
     names = []
     for name, value in wanted:
