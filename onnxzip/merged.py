@@ -13,8 +13,8 @@ import onnx
 from onnx import ModelProto
 
 from onnxzip.exporting.report import to_text
-from onnxzip.exporting.shelf import Shelf
-from onnxzip.exporting.write import write_atomically
+from onnxzip.exporting.shelf import Shelf, beside
+from onnxzip.exporting.write import check_unread, write_atomically
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Merged:
         content: the file, byte for byte as it was verified; of a net beyond 2 GB without its large params.
         report: what was done, as it goes to JSON.
         shelf: the large params of a net beyond 2 GB; None for any other.
+        made_from: files of the nets that it was made from, which `save` leaves alone.
     """
 
     content: bytes = field(repr=False)
     report: Mapping[str, Any] = field(repr=False)
     shelf: Shelf | None = field(default=None, repr=False)
+    made_from: tuple[Path, ...] = field(default=(), repr=False)
 
     @cached_property
     def model(self) -> ModelProto:
@@ -40,17 +42,20 @@ class Merged:
         """Write the fused net, completely or not at all; one beyond 2 GB with its large params in `path`.data.
 
         Raises:
-            UsageError: a file exists (without force) or cannot be written.
+            UsageError: a file exists (without force), is one that the net was made from, or cannot be written.
         """
+        place = Path(path)
+        check_unread([place] if self.shelf is None else [place, beside(place)], self.made_from)
         if self.shelf is None:
-            write_atomically(Path(path), self.content, force)
+            write_atomically(place, self.content, force)
         else:
-            self.shelf.save(Path(path), force)
+            self.shelf.save(place, force)
 
     def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
         """Write the report as JSON, completely or not at all.
 
         Raises:
-            UsageError: the file exists (without force) or cannot be written.
+            UsageError: the file exists (without force), is one that the net was made from, or cannot be written.
         """
+        check_unread([Path(path)], self.made_from)
         write_atomically(Path(path), to_text(self.report).encode(), force)

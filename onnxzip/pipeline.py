@@ -31,6 +31,7 @@ from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
+from onnxzip.exporting.write import check_unread
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
@@ -106,6 +107,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         peers: the processes that merge together, each with its part of the data; all come to the same result.
     """
     files, stages = checked_files(nets), Stages(progress)
+    check_unread([c] if (c := options.retrain.checkpoint) else [], files.values())
     method = method_of(options.zip)
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
@@ -137,7 +139,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     _check(plan, evidence, retrained is not None)
     beside = 0 if shelf is None else shelf.size
     report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)
-    return Merged(content, report | {"retrain": retrained}, shelf)
+    return Merged(content, report | {"retrain": retrained}, shelf, tuple(p.absolute() for p in files.values()))
 
 
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.staging import put, staged, write_all
 from onnxzip.exporting.trial import check_alike, trial_feeds
 from onnxzip.exporting.verifying import run_rows
-from onnxzip.exporting.write import check_writable
+from onnxzip.exporting.write import check_unread, check_writable
 from onnxzip.loading.files import read
 from onnxzip.runtime import Session, open_file
 
@@ -56,11 +57,12 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
 
     Raises:
         InvalidModelError: the file was not made by `merge`.
-        UsageError: the folder exists (without force), or is no bundle.
+        UsageError: the folder exists (without force), is no bundle, or holds the fused file.
         VerificationError: a task does not compute what it computes in the fused net.
     """
     path, place = Path(fused), Path(folder)
     check_folder(place, force)
+    check_unread(place.rglob("*"), [path])
     model = read(path)
     made = bundled(model, str(fused))
     trial = _Trial(path, model)
@@ -81,7 +83,7 @@ def check_folder(folder: Path, force: bool) -> None:
     Raises:
         UsageError: something is in the way, or the folder above is missing or not writable.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         check_writable(folder)
         return
     known = {MANIFEST, WEIGHTS}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.sources import Given, collect
@@ -30,6 +31,7 @@ from onnxzip.exporting.report import (
     versions,
 )
 from onnxzip.exporting.verifying import Evidence, compare
+from onnxzip.exporting.write import check_unread
 from onnxzip.loading.files import read
 from onnxzip.merged import Merged
 from onnxzip.peers import ALONE, Peers
@@ -102,15 +104,15 @@ def retrain_files(
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = Path(fused), Stages(progress), settings.run
+    nets = tuple(Path(p).absolute() for p in (path, *teachers.values()))
+    check_unread([c] if (c := settings.retrain.checkpoint) else [], nets)
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
         model, content = read(path), path.read_bytes()
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
-        data, feeds = fed_by(model, originals, data, limit := _limit(settings))
-        given = collect(data, feeds, settings.data, np.random.default_rng(run.seed), progress.note, limit=limit)
-        pools = tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
+        given, pools = _collected(model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
     lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
     with stages.stage("retrain", settings.steps.steps):
@@ -129,7 +131,17 @@ def retrain_files(
         "seed": run.seed,
         "versions": versions(),
     }
-    return Merged(done.content, report)
+    return Merged(done.content, report, made_from=nets)
+
+
+def _collected(
+    model: ModelProto, originals: Originals, data: Any, settings: RetrainSettings, progress: Progress
+) -> tuple[Given, tuple[Pool, ...]]:
+    """What was given, and of each of its sources the rows that are used."""
+    data, feeds = fed_by(model, originals, data, limit := _limit(settings))
+    rng = np.random.default_rng(settings.run.seed)
+    given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
+    return given, tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
 
 
 def _limit(settings: RetrainSettings) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ import pytest
 from merging import failed, images, run, snapshot, write_net
 
 import onnxzip.pipeline
+import onnxzip.teaching
 from onnxzip.calibration.frontier import Frontier
+from onnxzip.config import RetrainOptions
+from onnxzip.errors import UsageError
 from onnxzip.runtime.session import cuda_works
 
 USAGE, INVALID, BACKEND, INTERRUPTED = 2, 3, 4, 130
@@ -297,6 +301,63 @@ class TestOutputs:
     def test_the_output_is_an_input(self, nets: Path) -> None:
         self.run_into(nets, nets / "a.onnx", "--force", words=("a.onnx", "read by this command"))
         self.run_into(nets, nets / "good.npz", "--force", "--data", nets / "good.npz", words=("good.npz",))
+
+    def test_the_output_holds_the_weights_of_an_input(self, nets: Path) -> None:
+        model = onnx.load(nets / "b.onnx")
+        onnx.save(model, nets / "b.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+        self.run_into(nets, nets / "w.bin", "--force", words=("w.bin", "read by this command"))
+        for flag in ("--report", "--checkpoint"):
+            self.run_into(nets, nets / "o.onnx", flag, nets / "w.bin", "--force", words=("w.bin", "read by this command"))
+        model = onnx.load(nets / "b.onnx")
+        (nets / "w.bin").unlink()
+        onnx.save(model, nets / "b.onnx", save_as_external_data=True, location="o.onnx.data", size_threshold=0)
+        self.run_into(nets, nets / "o.onnx", "--force", words=("o.onnx.data", "read by this command"))
+
+    def test_other_commands_leave_the_weights_of_an_input_alone(self, nets: Path) -> None:
+        assert run("merge", nets / "a.onnx", nets / "b.onnx", "--data", nets / "good.npz", "-o", nets / "m.onnx").code == 0
+        (nets / "made").mkdir()
+        fused, weights = nets / "made" / "m.onnx", nets / "made" / "bundle.json"
+        onnx.save(onnx.load(nets / "m.onnx"), fused, save_as_external_data=True, location=weights.name, size_threshold=0)
+        before = snapshot(nets)
+        for command in (
+            ("split", fused, "--task", "a", "-o", weights),
+            ("inspect", fused, "--html", weights),
+            ("bundle", fused, "-o", fused.parent),
+            ("export", fused, "--target", "onnx-mobile", "-o", fused),
+            ("retrain", fused, "--teacher", f"a={nets / 'a.onnx'}", "--teacher", f"b={nets / 'b.onnx'}", "-o", weights),
+        ):
+            failed(USAGE, *command, "--force", words=("is read by this command",))
+            assert snapshot(nets) == before
+
+    def test_python_leaves_the_nets_alone(self, nets: Path) -> None:
+        files = {"a": nets / "a.onnx", "b": nets / "b.onnx"}
+        merged = onnxzip.pipeline.merge(files, images(64))
+        before = snapshot(nets)
+        with pytest.raises(UsageError, match="is read"):
+            merged.save(nets / "a.onnx", force=True)
+        with pytest.raises(UsageError, match="is read"):
+            merged.save_report(nets / "b.onnx", force=True)
+        for make in (onnxzip.pipeline.merge, partial(onnxzip.teaching.retrain, nets / "a.onnx")):
+            options = "retrain_options" if make is onnxzip.pipeline.merge else "options"
+            with pytest.raises(UsageError, match="is read"):
+                make(files, images(64), **{options: RetrainOptions(checkpoint=nets / "b.onnx")})
+        assert snapshot(nets) == before
+        merged.save(nets / "o.onnx")
+        with pytest.raises(UsageError, match="force=True"):
+            merged.save(nets / "o.onnx")
+
+    def test_the_output_is_no_regular_file(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxzip.pipeline, "load_family", unreachable)
+        pipe = nets.parent / "pipe"
+        os.mkfifo(pipe)
+        for more in ((), ("--force",)):
+            failed(USAGE, "merge", nets / "a.onnx", nets / "b.onnx", "-o", pipe, *more, words=("no regular file",))
+        assert pipe.is_fifo()
+
+    def test_the_output_has_too_long_a_name(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxzip.pipeline, "load_family", unreachable)
+        self.run_into(nets, nets / f"{'o' * 300}.onnx", words=("name too long",))
+        self.run_into(nets, nets / ("o" * 300) / "o.onnx", words=("name too long",))
 
     def test_the_report_is_checked_before_the_work(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnxzip.pipeline, "load_family", unreachable)

@@ -25,7 +25,8 @@ BACKENDS = ("openvino", "ncnn", "executorch", "litert_torch", "ai_edge_litert", 
 # names the version of `onnxruntime`.
 FOREIGN = {
     "onnx": {
-        "loading", "runtime", "exporting", "inspection", "merged", "pipeline", "before_after", "taking_apart", "shipping",
+        "loading", "runtime", "exporting", "inspection", "merged", "pipeline", "before_after", "taking_apart", "teaching",
+        "shipping",
     },
     "onnx_graphsurgeon": {"loading"},
     "onnxruntime": {"runtime", "exporting", "shipping"},

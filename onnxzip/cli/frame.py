@@ -1,19 +1,18 @@
-"""What all commands share: the app, commands made of functions, results on stdout, messages on stderr, checks of outputs."""
+"""What all commands share: the app, commands made of functions, results on stdout, messages on stderr."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
-from onnxzip.errors import OnnxzipError, RelayedError, UsageError
+from onnxzip.errors import OnnxzipError, RelayedError
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import to_text
-from onnxzip.exporting.write import check_writable
 from onnxzip.flags import derived
 
 INTERRUPTED = 130
@@ -76,17 +75,6 @@ Version = Annotated[
 @app.callback()
 def about(version: Version = False) -> None:
     """Merge trained ONNX nets into one with a shared trunk and a head per task."""
-
-
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path], force: bool) -> None:
-    """Refuse before long work what could not be written after it, and what would overwrite an input."""
-    read = {p.resolve() for p in inputs}
-    for k, path in enumerate(outputs):
-        if path.resolve() in read:
-            raise UsageError(f"{path}: is read by this command; write to another file")
-        if path.resolve() in {p.resolve() for p in outputs[:k]}:
-            raise UsageError(f"{path}: is given twice as a place to write to")
-        check_writable(path, force)
 
 
 def emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:

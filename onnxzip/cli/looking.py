@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from onnxzip.bars import Bars
-from onnxzip.cli.frame import Force, Fused, Json, check_outputs, command, emit
+from onnxzip.cli.frame import Force, Fused, Json, command, emit
 from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_files
-from onnxzip.exporting.write import write_atomically
+from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection.diff_tables import diff_tables
 from onnxzip.inspection.differing import diff as differences
 from onnxzip.inspection.inspect_tables import inspect_tables
@@ -45,7 +45,7 @@ def inspect(
     """Tell what is in a net: nodes, spaces, refusals; of a fused one also owners, errors, costs of tasks and of switching."""
     originals = named_files(against or [])
     written = [p for p in (html, nodes) if p is not None]
-    check_outputs(written, [file, *originals.values(), *([report] if report is not None else [])], force)
+    check_outputs(written, [file, *originals.values()], [report] if report is not None else [], force)
     if html is None and (originals or report is not None):
         raise UsageError("--against and --report are for the page; give --html PAGE, too")
     model = read_any_float(file)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxzip.bars import Bars
-from onnxzip.cli.frame import INTERRUPTED, Config, Fused, Json, Nets, Output, check_outputs, command, emit, say
+from onnxzip.cli.frame import INTERRUPTED, Config, Fused, Json, Nets, Output, command, emit, say
 from onnxzip.config import (
     DataOptions,
     JobOptions,
@@ -29,6 +29,8 @@ from onnxzip.config import (
 from onnxzip.distributed.joining import joined
 from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_data, named_files
+from onnxzip.exporting.shelf import beside
+from onnxzip.exporting.write import check_outputs, check_unread
 from onnxzip.inspection import merge_tables, retrain_tables
 from onnxzip.matching.methods import find_method
 from onnxzip.merged import Merged
@@ -62,7 +64,7 @@ def merge(
         files, given = named_files(nets), named_data(data.data)
         find_method(zip.method)
         if peers.leads:
-            _check_all_outputs(output, out, retrain, [*files.values(), *map(Path, (given or {}).values())])
+            _check_all_outputs(output, out, retrain, list(files.values()), given)
         with _shown(peers) as progress:
             merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
         if peers.leads:
@@ -93,7 +95,7 @@ def retrain(
     with joined(JobOptions(), wait, run.device) as peers:
         files, given = named_files(teacher), named_data(data.data)
         if peers.leads:
-            _check_all_outputs(output, out, options, [fused, *files.values(), *map(Path, (given or {}).values())])
+            _check_all_outputs(output, out, options, [fused, *files.values()], given)
         with _shown(peers) as progress:
             done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), progress, peers)
         if peers.leads:
@@ -109,10 +111,15 @@ def _check_interrupted(report: Mapping[str, Any]) -> None:
         raise typer.Exit(INTERRUPTED)
 
 
-def _check_all_outputs(output: Path, out: OutputOptions, retrain: RetrainOptions, inputs: Sequence[Path]) -> None:
-    """Net, report and checkpoint."""
-    check_outputs([output, *([out.report] if out.report else [])], inputs, out.force)
-    check_outputs([retrain.checkpoint] if retrain.checkpoint else [], [*inputs, output], out.force or retrain.resume)
+def _check_all_outputs(
+    output: Path, out: OutputOptions, retrain: RetrainOptions, nets: Sequence[Path], data: Mapping[str, str] | None
+) -> None:
+    """Net, report and checkpoint, and the file of params that a net beyond 2 GB has beside it."""
+    given = [Path(d) for d in (data or {}).values()]
+    check_outputs([output, *([out.report] if out.report else [])], nets, given, out.force)
+    check_unread([beside(output)], nets, given)
+    if retrain.checkpoint:
+        check_outputs([retrain.checkpoint], nets, [*given, output], out.force or retrain.resume)
 
 
 def _save(result: Merged, output: Path, out: OutputOptions) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from onnxzip.cli.frame import Force, Fused, Json, Output, check_outputs, command, emit
-from onnxzip.exporting.write import write_atomically
+from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit
+from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection import bundle_tables
 from onnxzip.taking_apart import bundle as bundle_files
 from onnxzip.taking_apart import split
@@ -22,7 +22,7 @@ def split_(
     force: Force = False,
 ) -> None:
     """Cut one task out of a fused net, pruned of everything that only others need, and run against it."""
-    check_outputs([output], [fused], force)
+    check_outputs([output], [fused], force=force)
     model = split(fused, task)
     write_atomically(output, model.SerializeToString(deterministic=True), force)
     print(f"{output}: task {task}, {output.stat().st_size:,} of {fused.stat().st_size:,} bytes")

@@ -22,7 +22,7 @@ from onnx import ModelProto
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.staging import put, staged, write_all
-from onnxzip.exporting.write import check_writable
+from onnxzip.exporting.write import check_writable, place_of
 
 SMALLEST = 1 << 16  # bytes
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -70,12 +70,12 @@ class Shelf:
         return {k: self._starts[_address(a)] for k, a in params.items() if _address(a) in self._starts}
 
     def save(self, path: Path, force: bool) -> None:
-        """Put the net into two files, `path` and `path`.data: both, or none.
+        """Put the net into two files, `path` and `path`.data, where a link leads: both, or none.
 
         Raises:
             UsageError: as `check_writable`, or the system refuses (disk full); nothing is left behind then.
         """
-        data = path.with_name(f"{path.name}.data")
+        data = beside(place_of(path))
         for place in (path, data):
             check_writable(place, force)
         with staged(path) as stage:
@@ -83,6 +83,11 @@ class Shelf:
             model = onnx.load(self.graph, load_external_data=False)
             write_all(stage, {path.name: bytes(_moved(model, data.name).SerializeToString(deterministic=True))})
             put({stage / data.name: data, stage / path.name: path}, stage)
+
+
+def beside(path: Path) -> Path:
+    """The file of params of a net that is kept in `path`."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _address(array: np.ndarray) -> int:

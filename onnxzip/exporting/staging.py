@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from onnxzip.errors import UsageError
-from onnxzip.exporting.write import mode_of
+from onnxzip.exporting.write import PART, mode_of, place_of
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def staged(path: Path) -> Iterator[Path]:
         UsageError: the system refuses (disk full).
     """
     try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        stage = Path(tempfile.mkdtemp(prefix=".", suffix=PART, dir=place_of(path).parent))
         try:
             yield stage
         finally:
@@ -47,11 +47,11 @@ def put(parts: Mapping[Path, Path], stage: Path) -> None:
     """Move staged files and folders to their places, in order: if one cannot be moved, all are as before.
 
     Args:
-        parts: what is staged -> its place. What stands there is replaced.
+        parts: what is staged -> its place. What stands there is replaced; a link stays, and leads to what is new.
         stage: the folder they are staged in.
     """
     with ExitStack() as undo:
-        for k, (part, place) in enumerate(parts.items()):
+        for k, (part, place) in enumerate((part, place_of(path)) for part, path in parts.items()):
             part.chmod(mode_of(place, folder=part.is_dir()))
             for inner in part.rglob("*"):  # some libraries keep what they write to themselves
                 inner.chmod(mode_of(place / inner.relative_to(part), folder=inner.is_dir()))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from onnxzip.config import ExportOptions
 from onnxzip.errors import UsageError
-from onnxzip.exporting.write import check_writable
+from onnxzip.exporting.write import check_unread, check_writable
 from onnxzip.shipping.records import PROGRAM, Target
 from onnxzip.shipping.targets import known_targets
 
@@ -27,8 +29,8 @@ def find_target(name: str) -> Target:
     return known[name]
 
 
-def check_request(target: Target, output: Path, options: ExportOptions, data: Any, force: bool) -> None:
-    """Refuse what the target cannot do, and what could not be written in the end.
+def check_request(target: Target, fused: Path, output: Path, options: ExportOptions, data: Any, force: bool) -> None:
+    """Refuse what the target cannot do, and what could not be written in the end, or is read.
 
     Raises:
         UsageError: saying what to do instead.
@@ -47,8 +49,11 @@ def check_request(target: Target, output: Path, options: ExportOptions, data: An
         raise UsageError(f"--quantize: target {target.name} cannot take ONNX Runtime's int8 nets ({able} can)")
     if options.quantize and data is None:
         raise UsageError("--quantize needs --data: samples that show how large activations become")
+    given = data.values() if isinstance(data, Mapping) else [data]
+    read = [Path(d) for d in given if isinstance(d, (str, PathLike))]
     for path in target.files(output):
         _check_place(path, target, force)
+        check_unread([path, *path.rglob("*")], [fused], read)
 
 
 def _check_place(path: Path, target: Target, force: bool) -> None:

@@ -93,7 +93,7 @@ def export_files(
 ) -> dict[str, Any]:
     """`export` with its options in records."""
     target, stages = find_target(name), Stages(progress)
-    check_request(target, output, options, data, force)
+    check_request(target, fused, output, options, data, force)
     backend = backend_for(target, options.python)
     with stages.stage("load"):
         batch = options.static_batch or target.batch
