@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 import pytest
 from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
+from processes import ended, started
 
-import onnxzip
+import onnxzip.pipeline
 from onnxzip.cli import main
 from onnxzip.config import (
     DataOptions,
@@ -34,6 +35,7 @@ from onnxzip.config import (
     ZipOptions,
 )
 from onnxzip.errors import UsageError
+from onnxzip.ops.lazy import lazy_module
 from onnxzip.values import shares_of, size_of
 
 
@@ -255,6 +257,68 @@ class TestProcess:
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (130, "") and "interrupted" in err and "Traceback" not in err
         assert not list(folder.glob("*m.onnx*"))
+
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+    def test_whatever_ends_it_no_scratch_is_left(self, folder: Path, name: str) -> None:
+        code = (
+            "import os, signal, sys, time\nimport onnxzip.cli\nfrom onnxzip.calibration.frontier import Frontier\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "plain = Frontier.advance\n"
+            "def advance(self, *arguments, **named):\n    plain(self, *arguments, **named)\n"
+            "    open('started', 'w').close()\n    time.sleep(60)\n"
+            "Frontier.advance = advance\n"
+            "sys.exit(onnxzip.cli.main(['merge', 'a.onnx', 'b.onnx', '-o', 'm.onnx', '--data', 'd.npz', '--memory', '0']))"
+        )
+        scratch = folder / "scratch"
+        scratch.mkdir()
+        with started(folder, "-c", code, TMPDIR=str(scratch)) as process:
+            for _ in range(300):
+                if (folder / "started").exists() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            assert list(scratch.glob("onnxzip-*"))
+            process.send_signal(getattr(signal, name))
+            ran = ended(process)
+        assert ran.code == 128 + getattr(signal, name) and ran.out == ""
+        assert ran.err == "interrupted; nothing was written\n"
+        assert not list(scratch.glob("onnxzip-*")) and not list(folder.glob("*m.onnx*"))
+
+    def test_nohup_holds(self, folder: Path) -> None:
+        code = (
+            "import os, signal, sys\nimport onnxzip.cli, onnxzip.pipeline\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_IGN)\nplain = onnxzip.pipeline.load_family\n"
+            "def load(*arguments):\n    os.kill(os.getpid(), signal.SIGHUP)\n    return plain(*arguments)\n"
+            "onnxzip.pipeline.load_family = load\n"
+            "sys.exit(onnxzip.cli.main(['merge', 'a.onnx', 'b.onnx', '-o', 'm.onnx', '--data', 'd.npz']))"
+        )
+        with started(folder, "-c", code) as process:
+            assert ended(process).code == 0
+
+    def test_an_interrupt_that_a_library_turns_into_another_error(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*arguments: object) -> None:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                raise AttributeError("half imported") from None
+
+        monkeypatch.setattr(onnxzip.pipeline, "load_family", interrupted)
+        assert "interrupted" in failed(143, "merge", "a.onnx", "b.onnx", "-o", "m.onnx", words=())
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    def test_an_interrupt_while_torch_is_imported(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "late.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+        monkeypatch.syspath_prepend(folder)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            module = lazy_module("late")
+            with pytest.raises(KeyboardInterrupt):
+                exec("import late\nfrom late import whole")
+            assert module.whole
+        finally:
+            signal.signal(signal.SIGINT, before)
+            del sys.modules["late"]
 
     def test_main_returns_the_code(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__

@@ -169,6 +169,7 @@ class TestRefusals:
 
 def _alone() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.setpgrp()
 
 
@@ -203,13 +204,14 @@ class TestProcess:
         assert (folder / "r.onnx").read_bytes() == (folder / "s.onnx").read_bytes()
         assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
 
-    def test_interrupted(self, folder: Path) -> None:
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    def test_interrupted(self, folder: Path, number: int, code: int) -> None:
         long = "--steps", 200_000, "--checkpoint", "c.pt", "--checkpoint-every", 50
         process = started(*long, "-o", "r.onnx", "--report", "r.json")
         wait_for(folder / "c.pt", process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 130, err
+        assert process.returncode == code, err
         assert "best weights so far were written" in err and "Traceback" not in err and "Retraining:" in out
         report = json.loads((folder / "r.json").read_text())
         assert report["retrain"]["interrupted"] and 50 <= report["retrain"]["steps"] < 200_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -14,8 +15,8 @@ from onnxzip.errors import OnnxzipError, RelayedError
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import to_text
 from onnxzip.flags import derived
+from onnxzip.signals import Ending
 
-INTERRUPTED = 130
 WIDTH = 120  # of tables where stdout is no terminal
 
 app = typer.Typer(
@@ -44,21 +45,37 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     inner = derived(function)
 
     def run(**given: Any) -> None:
-        try:
+        with Ending() as ending, _Reported(ending):
             inner(**given)
-        except RelayedError as error:
-            raise typer.Exit(error.exit_code) from error
-        except OnnxzipError as error:
-            say(f"error: {error}")
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            say("interrupted; nothing was written")
-            raise typer.Exit(INTERRUPTED) from error
 
     run.__signature__ = inner.__signature__  # type: ignore[attr-defined]
     run.__annotations__, run.__name__, run.__doc__ = inner.__annotations__, inner.__name__, inner.__doc__
     app.command(function.__name__.rstrip("_"))(run)
     return function
+
+
+class _Reported:
+    """Errors as messages and exit codes. Once a signal to end has come, that is what has ended the command, whatever follows:
+    a library that is interrupted may raise anything.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, (typer.Exit, SystemExit)):
+            return
+        if isinstance(error, OnnxzipError) and not isinstance(error, RelayedError):
+            say(f"error: {error}")
+        if isinstance(error, KeyboardInterrupt) or self._ending.number is not None:
+            told = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            say(told or "interrupted; nothing was written")
+            raise typer.Exit(self._ending.exit_code) from error
+        if isinstance(error, OnnxzipError):
+            raise typer.Exit(error.exit_code) from error
 
 
 def _print_version(wanted: bool) -> None:

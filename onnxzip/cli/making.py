@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxzip.bars import Bars
-from onnxzip.cli.frame import INTERRUPTED, Config, Fused, Json, Nets, Output, command, emit, say
+from onnxzip.cli.frame import Config, Fused, Json, Nets, Output, command, emit
 from onnxzip.config import (
     DataOptions,
     JobOptions,
@@ -90,7 +90,8 @@ def retrain(
 ) -> None:
     """Retrain a fused net, without labels: each original net teaches its own task. Params change, and never for the worse.
 
-    Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130.
+    Ctrl-C ends it early: the best weights so far are verified and written, and the exit code is 130. SIGTERM and SIGHUP do the
+    same, with exit codes 143 and 129.
     """
     with joined(JobOptions(), wait, run.device) as peers:
         files, given = named_files(teacher), named_data(data.data)
@@ -107,8 +108,7 @@ def retrain(
 def _check_interrupted(report: Mapping[str, Any]) -> None:
     """The exit code after a retraining that the user has ended."""
     if report["retrain"] and report["retrain"]["interrupted"]:
-        say("interrupted; the best weights so far were written")
-        raise typer.Exit(INTERRUPTED)
+        raise KeyboardInterrupt("interrupted; the best weights so far were written")
 
 
 def _check_all_outputs(

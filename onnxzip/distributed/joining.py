@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from onnxzip.config import JobOptions, WaitOptions
 from onnxzip.distributed.exchange import Exchange
@@ -38,7 +37,6 @@ def joined(options: JobOptions, wait: WaitOptions, device: str) -> Iterator[Peer
     from onnxzip.distributed.ranks import Ranks, is_lost, lost
 
     ranks = Ranks(device, wait.exchange_timeout)
-    before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         yield ranks
     except BaseException as error:
@@ -48,7 +46,6 @@ def joined(options: JobOptions, wait: WaitOptions, device: str) -> Iterator[Peer
             raise lost(error) from error
         raise
     ranks.end(None)
-    signal.signal(signal.SIGTERM, before)
 
 
 def exchange_of(options: JobOptions, wait: WaitOptions) -> Peers:
@@ -57,8 +54,3 @@ def exchange_of(options: JobOptions, wait: WaitOptions) -> Peers:
         return ALONE
     place, size = options.shard
     return Exchange(options.exchange, place - 1, size, wait.exchange_timeout)
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    """torchrun ends the other ranks so: leave nothing behind, as after Ctrl-C."""
-    raise KeyboardInterrupt

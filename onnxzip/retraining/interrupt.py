@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import Any
+
+from onnxzip.signals import ENDING, Ending, Handled
 
 
 class Wish:
@@ -27,25 +26,26 @@ class Wish:
 
 
 class Interrupt:
-    """While it is entered, SIGINT sets `asked`; outside of the main thread, which alone gets signals, nothing changes."""
+    """While it is entered, the first signal to end sets `asked`; outside of the main thread nothing changes.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: of the signals.
+    """
+
+    def __init__(self, numbers: Iterable[int] = ENDING) -> None:
         self.asked = False
-        self._before: Any = None
+        self._handled = Handled(numbers, self._note)
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._restore()
+        self._handled.restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        outer = self._handled.before.get(number)
+        if isinstance(outer, Ending):
+            outer.note(number)
+        self._handled.restore()

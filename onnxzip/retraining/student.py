@@ -8,6 +8,7 @@ samples as they are stored, and the teachers' answers, kept as long as they and 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,7 @@ from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
 from onnxzip.retraining.search import Found, find_rate
 from onnxzip.retraining.teachers import Teacher
 from onnxzip.retraining.varying import can_vary
+from onnxzip.signals import ENDING
 
 COPIES = 6  # of the params, in memory
 
@@ -120,7 +122,7 @@ def retrain_content(
     job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), accepts, peers)
     belongs = belonging(content, _telling(steps, options, run), streams) if options.checkpoint else ""
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
-    with Interrupt() as interrupt:
+    with Interrupt(ENDING if peers.size == 1 else (signal.SIGINT,)) as interrupt:  # torchrun itself ends others by SIGTERM
         wish = Wish(lambda: peers.any(interrupt.asked))
         course, trials = _begun(job, steps, options, keeper, wish, progress)
         _complete(course, trials, keeper, wish, progress)
