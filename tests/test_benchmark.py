@@ -37,7 +37,7 @@ def test_a_case_is_run_once_and_stands_in_csv_and_table(tmp_path: Path) -> None:
     assert list(results) == [case]
     (row,) = csv.DictReader(io.StringIO(bench_show.to_csv(results)))
     assert row["method"] == "average" and float(row["increase"]) == pytest.approx(found["increase"], abs=1e-3)
-    assert f"| lenet300 | `average` | {found['increase']:.2f} |" in bench_show.tables(results)["sizes"]
+    assert f"| `average` | {found['increase']:.2f} |" in bench_show.tables(results)["methods"]
 
 
 @pytest.mark.usefixtures("tools")
@@ -61,14 +61,22 @@ def test_published_results_are_taken_and_not_run_again(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("tools")
-def test_a_cell_is_the_mean_over_sets_that_all_methods_have() -> None:
+def test_cells_of_a_family_are_means_over_the_same_sets() -> None:
+    """Of three sets the first has all, the second lacks a method, the third a share."""
     import bench_show
     from bench_cases import PAIRS, Case
 
-    increases = {("zip", 0): 1.0, ("zip", 1): 3.0, ("mtz", 0): 5.0}
+    increases = {("zip", 0): 1.0, ("zip", 1): 3.0, ("mtz", 0): 5.0, ("zip", 2): 7.0, ("mtz", 2): 9.0}
     results = {Case("vgg", PAIRS[k], m): {"increase": x} for (m, k), x in increases.items()}
-    texts, sets = bench_show.cells(results, "vgg", ("zip", "mtz"), bench_show.by_share()[0])
-    assert texts == {"zip": "1.00", "mtz": "5.00"} and sets == 1
+    results |= {Case("vgg", PAIRS[k], m, 0.5): {"increase": 1.5} for m in ("zip", "mtz") for k in (0, 1)}
+    results |= {Case("vgg", PAIRS[0], "mtz", seed=1): {"increase": 6.0}}
+    whole, _, half, *_ = columns = bench_show.by_share()
+    methods = ("zip", "mtz")
+    assert bench_show.common_sets(results, "vgg", methods, [whole]) == [PAIRS[0], PAIRS[2]]
+    assert bench_show.common_sets(results, "vgg", methods, [whole, half]) == [PAIRS[0]]
+    assert bench_show.cell(results, whole, "vgg", [PAIRS[0], PAIRS[2]], "zip") == "4.00"
+    assert bench_show.cell(results, whole, "vgg", [PAIRS[0]], "mtz") == "5.50 ± 0.71"
+    assert "| vgg | 1 | `zip` | 1.00 |  | 1.50 |" in bench_show.table(results, ["vgg"], methods, columns)
 
 
 @pytest.mark.usefixtures("tools")

@@ -1,7 +1,8 @@
 """CSV, tables and plots of the benchmark, from its result files.
 
-An increase is in percentage points of test error, mean of a set's tasks; a cell is the mean over the sets that all methods of
-its group have been measured on, with the deviation over seeds where there are several. Empty cells have not been measured.
+An increase is in percentage points of test error, mean of a set's tasks; a cell is the mean over the sets that all cells of
+its family in the same table have been measured on, with the deviation over seeds where there are several. Empty cells have
+not been measured.
 """
 
 from __future__ import annotations
@@ -55,37 +56,56 @@ def to_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def cells(results: Results, family: str, methods: Sequence[str], column: Column) -> tuple[dict[str, str], int]:
-    """Texts by method, and the number of sets that they are means over."""
+def common_sets(
+    results: Results, family: str, methods: Sequence[str], columns: Sequence[Column]
+) -> list[tuple[str, ...]]:
+    """The sets of nets that every column and method of a family has been measured on, of those measured at all."""
     sets = dict.fromkeys(c.tasks for c in results if c.family == family)
+    found = {s: {(m, c.heading) for c in columns for m in methods if seeds_of(results, c, family, s, m)} for s in sets}
+    every = set().union(*found.values())
+    return [s for s, cells in found.items() if cells == every]
+
+
+def seeds_of(results: Results, column: Column, family: str, tasks: tuple[str, ...], method: str) -> list[float]:
+    """What has been measured of a cell on one set, by seed."""
     seeds = sorted({c.seed for c in results})
-    per = {
-        m: {s: [results[c]["increase"] for seed in seeds if (c := column.case(family, s, m, seed)) in results] for s in sets}
-        for m in methods
-    }
-    measured = {m: by_set for m, by_set in per.items() if any(by_set.values())}
-    common = [s for s in sets if measured and all(by_set[s] for by_set in measured.values())]
-    found = {}
-    for method, by_set in measured.items():
-        if common:
-            rounds = min(len(by_set[s]) for s in common)
-            means = [float(np.mean([by_set[s][k] for s in common])) for k in range(rounds)]  # type: ignore[arg-type]
-            spread = f" ± {np.std(means, ddof=1):.2f}" if rounds > 1 else ""
-            found[method] = f"{np.mean(means):.2f}{spread}"
-    return found, len(common)
+    asked = (column.case(family, tasks, method, seed) for seed in seeds)
+    return [float(str(results[c]["increase"])) for c in asked if c in results]
+
+
+def cell(results: Results, column: Column, family: str, sets: Sequence[tuple[str, ...]], method: str) -> str:
+    """Mean over some sets, and its deviation over the seeds that all of them have."""
+    by_set = [seeds_of(results, column, family, s, method) for s in sets]
+    rounds = min(map(len, by_set), default=0)
+    if not rounds:
+        return ""
+    means = [float(np.mean([seeds[k] for seeds in by_set])) for k in range(rounds)]
+    return f"{np.mean(means):.2f}" + (f" ± {np.std(means, ddof=1):.2f}" if rounds > 1 else "")
 
 
 def table(results: Results, families: Sequence[str], methods: Sequence[str], columns: Sequence[Column]) -> str:
     """Markdown: one line a family and method, and how many sets of nets the family's means are over."""
-    lines = ["| family | method | " + " | ".join(c.heading for c in columns) + " |", "|---|---|" + "--:|" * len(columns)]
+    lines = ["| family | sets | method | " + " | ".join(c.heading for c in columns) + " |",
+             "|---|--:|---|" + "--:|" * len(columns)]
     for family in families:
-        found = [cells(results, family, methods, c) for c in columns]
+        sets = common_sets(results, family, methods, columns)
         for method in methods:
-            if any(method in texts for texts, _ in found):
-                lines.append(f"| {family} | `{method}` | " + " | ".join(texts.get(method, "") for texts, _ in found) + " |")
-        if any(count for _, count in found):
-            lines.append(f"| {family} | *sets* | " + " | ".join(f"*{count}*" for _, count in found) + " |")
+            texts = [cell(results, c, family, sets, method) for c in columns]
+            if any(texts):
+                lines.append(f"| {family} | {len(sets)} | `{method}` | " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def method_table(results: Results) -> str:
+    """Markdown: every method at share 1, one column a family."""
+    (whole,) = (c for c in by_share() if c.heading == "1")
+    sets = {f: common_sets(results, f, METHODS, [whole]) for f in FAMILIES}
+    lines = ["| method | " + " | ".join(FAMILIES) + " |", "|---|" + "--:|" * len(FAMILIES)]
+    for method in METHODS:
+        texts = [cell(results, whole, f, sets[f], method) for f in FAMILIES]
+        if any(texts):
+            lines.append(f"| `{method}` | " + " | ".join(texts) + " |")
+    return "\n".join([*lines, "| *sets* | " + " | ".join(f"*{len(sets[f])}*" for f in FAMILIES) + " |"])
 
 
 def by_share() -> list[Column]:
@@ -115,24 +135,26 @@ def by_steps() -> list[Column]:
 
 def ablation_table(results: Results) -> str:
     """Markdown: what the zip loses without each of its parts."""
-    columns = [c for c in by_share() if c.heading in ("1", "0.5")]
     methods = ("zip", *ABLATIONS)
-    found = {(f, c.heading): cells(results, f, methods, c) for f in ABLATED for c in columns}
-    some = [key for key, (texts, _) in found.items() if texts]
-    lines = ["| the zip | " + " | ".join(f"{f}, share {h}" for f, h in some) + " |", "|---|" + "--:|" * len(some)]
+    columns = [(f, c) for f in ABLATED for c in by_share() if c.heading in ("1", "0.5")]
+    sets = {(f, c.heading): common_sets(results, f, methods, [c]) for f, c in columns}
+    headings = (f"{f}, share {c.heading}" for f, c in columns)
+    lines = ["| the zip | " + " | ".join(headings) + " |", "|---|" + "--:|" * len(columns)]
     for method in methods:
         label = LABELS.get(method, "as it is")
-        lines.append(f"| {label} | " + " | ".join(found[key][0].get(method, "") for key in some) + " |")
-    lines.append("| *sets* | " + " | ".join(f"*{found[key][1]}*" for key in some) + " |")
-    return "\n".join(lines)
+        texts = (cell(results, c, f, sets[f, c.heading], method) for f, c in columns)
+        lines.append(f"| {label} | " + " | ".join(texts) + " |")
+    return "\n".join([*lines, "| *sets* | " + " | ".join(f"*{len(s)}*" for s in sets.values()) + " |"])
 
 
 def tables(results: Results) -> dict[str, str]:
     """All tables by name."""
     retrained = {c.method for c in results if c.steps}
     sampled = {c.method for c in results if c.samples != USUAL}
+    sized = {c.method for c in results if c.share != 1}
     return {
-        "sizes": table(results, FAMILIES, METHODS, by_share()),
+        "methods": method_table(results),
+        "sizes": table(results, FAMILIES, [m for m in METHODS if m in sized], by_share()),
         "samples": table(results, FAMILIES, [m for m in METHODS if m in sampled], by_samples()),
         "steps": table(results, FAMILIES, [m for m in (*METHODS, *REFERENCES) if m in retrained], by_steps()),
         "ablation": ablation_table(results),
