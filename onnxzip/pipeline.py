@@ -36,6 +36,7 @@ from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
+from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import give_back_freed, provider_for
@@ -182,6 +183,7 @@ def _limit(options: Options) -> int:
     """Samples that are taken from iterables."""
     if not options.steps.retrain:
         return wanted(options.data.samples)
+    execute(torch)
     from onnxzip.retraining.student import wanted_rows
 
     return max(options.data.samples, wanted_rows(options.steps.retrain, options.retrain))

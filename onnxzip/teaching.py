@@ -34,6 +34,7 @@ from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
 from onnxzip.loading.files import read
 from onnxzip.merged import Merged
+from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
 from onnxzip.progress import Progress, Silent, Stages
@@ -100,12 +101,12 @@ def retrain_files(
     Args:
         peers: the processes that retrain together, each with its part of every batch; all come to the same result.
     """
+    execute(torch)
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = Path(fused), Stages(progress), settings.run
-    nets = tuple(Path(p).absolute() for p in (path, *teachers.values()))
-    check_unread([c] if (c := settings.retrain.checkpoint) else [], nets)
+    nets = _kept_nets([path, *teachers.values()], settings.retrain.checkpoint)
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
         model, content = read(path), path.read_bytes()
@@ -132,6 +133,13 @@ def retrain_files(
         "versions": versions(),
     }
     return Merged(done.content, report, made_from=nets)
+
+
+def _kept_nets(files: Iterable[Path_], checkpoint: Path | None) -> tuple[Path, ...]:
+    """Files of nets that nothing may be written to, and the checkpoint is not."""
+    nets = tuple(Path(f).absolute() for f in files)
+    check_unread([checkpoint] if checkpoint else [], nets)
+    return nets
 
 
 def _collected(

@@ -35,7 +35,7 @@ from onnxzip.config import (
     ZipOptions,
 )
 from onnxzip.errors import UsageError
-from onnxzip.ops.lazy import lazy_module
+from onnxzip.ops.lazy import execute, lazy_module
 from onnxzip.values import shares_of, size_of
 
 
@@ -314,7 +314,7 @@ class TestProcess:
         try:
             module = lazy_module("late")
             with pytest.raises(KeyboardInterrupt):
-                exec("import late\nfrom late import whole")
+                execute(module)
             assert module.whole
         finally:
             signal.signal(signal.SIGINT, before)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from onnxzip.config import JobOptions, WaitOptions
 from onnxzip.distributed.exchange import Exchange
 from onnxzip.errors import UsageError
+from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 
 
@@ -34,6 +35,7 @@ def joined(options: JobOptions, wait: WaitOptions, device: str) -> Iterator[Peer
         return
     if options.shard is not None:
         raise UsageError("--shard is for processes that torchrun has not started; leave out one of both")
+    execute(torch)
     from onnxzip.distributed.ranks import Ranks, is_lost, lost
 
     ranks = Ranks(device, wait.exchange_timeout)

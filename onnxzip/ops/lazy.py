@@ -5,26 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from types import ModuleType
-from typing import Any
 
 from onnxzip.signals import undisturbed
-
-
-class _Waiting(ModuleType):
-    """A module that is executed when one of its names is first used.
-
-    Its `__spec__` is no such name: the import statement looks at it, and drops whatever is raised then, Ctrl-C as well. (That
-    is why this is not `importlib.util.LazyLoader`.)
-    """
-
-    def __getattribute__(self, name: str) -> Any:
-        spec = object.__getattribute__(self, "__spec__")
-        if name == "__spec__":
-            return spec
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        with undisturbed():  # what is executed by half cannot be executed again
-            spec.loader.exec_module(self)
-        return getattr(self, name)
 
 
 def lazy_module(name: str) -> ModuleType:
@@ -38,10 +20,22 @@ def lazy_module(name: str) -> ModuleType:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"No module named {name!r}")
+    loader = importlib.util.LazyLoader(spec.loader)
+    spec.loader = loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    module.__class__ = _Waiting
+    loader.exec_module(module)
     return module
+
+
+def execute(module: ModuleType) -> None:
+    """Execute a lazy module now; a signal that comes meanwhile is handled behind it.
+
+    Call this before anything is imported that imports the module: an import statement executes it, too, but drops whatever is
+    raised meanwhile, Ctrl-C as well, and goes on with half a module.
+    """
+    with undisturbed():
+        getattr(module, "__doc__")  # noqa: B009 - any name will do
 
 
 torch = lazy_module("torch")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxzip.exporting.write import check_writable, write_atomically
+from onnxzip.ops.lazy import execute, torch
 
 if TYPE_CHECKING:
     from onnxzip.retraining.module import TorchNet
@@ -23,6 +24,7 @@ def to_torch(path: str | PathLike[str]) -> TorchNet:
         UnsupportedError: operators in it have no torch function (all of them are named); with its external data it is above
             the 2 GB that one file can hold.
     """
+    execute(torch)
     from onnxzip.retraining.module import read_module
 
     return read_module(Path(path))
@@ -40,6 +42,7 @@ def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False)
         UsageError: the file exists (without force) or cannot be written; a param has another shape than the file's.
         InvalidDataError: a param is NaN or infinite.
     """
+    execute(torch)
     from onnxzip.retraining.module import write_params
 
     check_writable(Path(path), force)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import SCHEMA_VERSION
+from onnxzip.ops.lazy import execute, torch
 from onnxzip.runtime import CUDA, cuda_works, installed_builds
 from onnxzip.shipping.backends import how_to_get, named_python, probe
 from onnxzip.shipping.records import Target
@@ -75,8 +76,7 @@ def _onnxruntime() -> dict[str, Any]:
 
 def _torch() -> dict[str, Any]:
     """What retrains."""
-    import torch
-
+    execute(torch)
     works = torch.cuda.is_available()
     return {
         "version": torch.__version__,

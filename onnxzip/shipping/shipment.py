@@ -21,6 +21,7 @@ from onnxzip.config import LEAST_SAMPLES, ExportData, ExportOptions, RunOptions
 from onnxzip.exporting.report import SCHEMA_VERSION, fused_entry, samples_entry
 from onnxzip.exporting.staging import put, staged
 from onnxzip.exporting.verifying import run_rows
+from onnxzip.ops.lazy import execute, torch
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import open_file
 from onnxzip.shipping.backends import Backend, backend_for
@@ -131,6 +132,7 @@ def _handed(prepared: Prepared, target: Target, stage: Path, output: Path) -> Jo
     source = work / SOURCES.get(target.source, "net.onnx")
     content = prepared.model.SerializeToString(deterministic=True)
     if target.source == PROGRAM:
+        execute(torch)
         from onnxzip.shipping.programs import write_program
 
         write_program(content, prepared.inputs, source)
