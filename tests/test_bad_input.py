@@ -94,6 +94,13 @@ class TestModels:
         (nets / "sigmoid.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
         merge_refused(INVALID, nets, nets / "a.onnx", nets / "sigmoid.onnx", words=("share nothing",))
 
+    def test_an_output_that_is_a_param(self, nets: Path) -> None:
+        model = onnx.load(nets / "b.onnx")
+        model.graph.output.append(onnx.helper.make_tensor_value_info("b0", onnx.TensorProto.FLOAT, [8]))
+        onnx.save(model, nets / "constant.onnx")
+        words = ("constant.onnx", "output 'b0'", "does not depend on any input")
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "constant.onnx", words=words)
+
     def test_nan_among_the_weights(self, nets: Path) -> None:
         write_net(nets / "sick.onnx", 3, w0=np.full((8, 1, 3, 3), np.nan, np.float32))
         merge_refused(INVALID, nets, nets / "a.onnx", nets / "sick.onnx", words=("'sick'", "NaN"))

@@ -127,6 +127,15 @@ class TestMerge:
         assert {s["name"]: s["shared"] for s in json.loads(ran.out)["spaces"]} == {"first": 2, "second": 16}
         assert json.loads(entries(folder / "m.onnx")["onnxzip.shares"]) == [["*", 0.25], ["sec*", 1.0]]
 
+    def test_an_output_that_is_an_input(self, folder: Path) -> None:
+        model = onnx.load(folder / "b.onnx")
+        model.graph.output.append(onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 1, 6, 6]))
+        onnx.save(model, folder / "b.onnx")
+        assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz").code == 0
+        fused = outputs_of(folder / "m.onnx", images(5))
+        assert list(fused) == ["a_logits", "b_logits", "b_image"]
+        np.testing.assert_array_equal(fused["b_image"], images(5))
+
     @pytest.mark.parametrize("method", ["zip", "mtz", "average"])
     def test_methods(self, folder: Path, method: str) -> None:
         assert run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz", "--method", method).code == 0

@@ -135,8 +135,10 @@ def _folded(
             tensor.values = mapped[tensor.name]
     for port in graph.inputs:
         port.shape = [batches.get(port.name, port.shape[0]), *port.shape[1:]] if port.shape else port.shape
+    given = {port.name for port in graph.inputs}
     for port in graph.outputs:
-        port.shape = None
+        if isinstance(port, gs.Variable) and port.name not in given:
+            port.shape = None
     before, now = None, _progress(path, graph)
     while now != before:
         if _may_fold(graph):
