@@ -23,7 +23,7 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import data_by_net, kept_tasks
+from onnxzip.exporting.again import data_by_net, kept_tasks, namer
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin, entries_of
@@ -32,6 +32,7 @@ from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
+from onnxzip.fusion.assembling import check_output_names
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
@@ -117,7 +118,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    _refuse_fixed_batches(plan)
+    _check_ports(plan)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         seen, judging = _parted(given, options)
@@ -221,7 +222,9 @@ def _retrained(
     return done.content, done.as_dict()
 
 
-def _refuse_fixed_batches(plan: Plan) -> None:
+def _check_ports(plan: Plan) -> None:
+    """Refuse fixed batches, and outputs that would have the same name."""
+    check_output_names(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
     for port in plan.nets[plan.tasks[0]].inputs:
         if not port.shape or port.shape[0] > 1:
             raise UnsupportedError(

@@ -94,6 +94,21 @@ class TestModels:
         (nets / "sigmoid.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
         merge_refused(INVALID, nets, nets / "a.onnx", nets / "sigmoid.onnx", words=("share nothing",))
 
+    def test_outputs_of_one_name(self, nets: Path) -> None:
+        for name, new in (("a", "b_kind"), ("b", "kind")):
+            model = onnx.load(nets / f"{name}.onnx")
+            model.graph.node[-1].output[0] = model.graph.output[0].name = new
+            onnx.save(model, nets / f"{name}2.onnx")
+        words = ("output 'kind' of 'a_b' would be called 'a_b_kind'", "output 'b_kind' of 'a'", "NAME=FILE.onnx")
+        merge_refused(USAGE, nets, f"a={nets / 'a2.onnx'}", f"a_b={nets / 'b2.onnx'}", words=words)
+        failed(USAGE, "plan", f"a={nets / 'a2.onnx'}", f"a_b={nets / 'b2.onnx'}", words=words)
+
+    def test_an_output_that_would_have_the_name_of_an_input(self, nets: Path) -> None:
+        model = onnx.load(nets / "a.onnx")
+        model.graph.node[0].input[0] = model.graph.input[0].name = "a_logits"
+        onnx.save(model, nets / "a.onnx")
+        refused(USAGE, nets, words=("output 'logits' of 'a'", "as input 'a_logits' is", "NAME=FILE.onnx"))
+
     def test_an_output_that_is_a_param(self, nets: Path) -> None:
         model = onnx.load(nets / "b.onnx")
         model.graph.output.append(onnx.helper.make_tensor_value_info("b0", onnx.TensorProto.FLOAT, [8]))

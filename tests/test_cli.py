@@ -127,6 +127,22 @@ class TestMerge:
         assert {s["name"]: s["shared"] for s in json.loads(ran.out)["spaces"]} == {"first": 2, "second": 16}
         assert json.loads(entries(folder / "m.onnx")["onnxzip.shares"]) == [["*", 0.25], ["sec*", 1.0]]
 
+    def test_outputs_keep_their_names_where_others_have_them(self, folder: Path) -> None:
+        model = onnx.load(folder / "a.onnx")
+        renames = {"a": "a_logits", "w0": "b_logits"}
+        for node in model.graph.node:
+            node.input[:] = [renames.get(v, v) for v in node.input]
+            node.output[:] = [renames.get(v, v) for v in node.output]
+        for tensor in model.graph.initializer:
+            tensor.name = renames.get(tensor.name, tensor.name)
+        onnx.save(model, folder / "strange.onnx")
+        for nets in (("a=strange.onnx", "b=b.onnx"), ("b=b.onnx", "a=strange.onnx")):
+            for share in (0, 0.5, 1):
+                assert run("merge", *nets, "-o", "m.onnx", "--data", "d.npz", "--share", share, "--force").code == 0
+                fused = outputs_of(folder / "m.onnx", images(5))
+                assert list(fused) == [f"{net[0]}_logits" for net in nets]
+                assert run("diff", "strange.onnx", "m.onnx", "--task", "a").code == 0
+
     def test_an_output_that_is_an_input(self, folder: Path) -> None:
         model = onnx.load(folder / "b.onnx")
         model.graph.output.append(onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 1, 6, 6]))

@@ -18,7 +18,7 @@ from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan, finest
-from onnxzip.net import Shape
+from onnxzip.net import Shape, output_name
 from onnxzip.ops import find
 
 
@@ -268,10 +268,12 @@ class _Rules:
 
 def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, SpacePlan]) -> Layout:
     """Build the fused net without its weights."""
-    draft = Draft(overlay, spaces)
+    inputs = overlay.couplings[overlay.tasks[0]].net.inputs
+    outputs_to_be = {output_name(t, p.name) for t in overlay.tasks for p in overlay.couplings[t].net.outputs}
+    draft = Draft(overlay, spaces, value_names=outputs_to_be - {p.name for p in inputs})
     rules = _Rules(draft, steps)
     everyone = frozenset(overlay.tasks)
-    for port in overlay.couplings[overlay.tasks[0]].net.inputs:
+    for port in inputs:
         keys = (everyone,) if draft.is_stranded(port.name) else ()
         draft.put(port.name, everyone, keys, everyone, True, port.name)
     for role in overlay.roles:

@@ -17,7 +17,7 @@ from typing import Any
 from onnxzip.calibration.reading import Together
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
-from onnxzip.fusion.assembling import output_name
+from onnxzip.net import output_name
 
 Kept = Mapping[str, Mapping[str, Origin]]
 

@@ -9,13 +9,9 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
+from onnxzip.errors import UsageError
 from onnxzip.fusion.tied import tied
-from onnxzip.net import Axis, Net, Node, Port, Sizes
-
-
-def output_name(task: str, original: str) -> str:
-    """What the fused net calls an output of a task."""
-    return f"{task}_{original}"
+from onnxzip.net import Axis, Net, Node, Port, Sizes, output_name
 
 
 def assemble(
@@ -54,6 +50,23 @@ def assemble(
         sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
     )
+
+
+def check_output_names(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:
+    """Refuse nets whose outputs the fused net could not tell apart, from one another or from its inputs.
+
+    Raises:
+        UsageError: saying which, and what to do.
+    """
+    known = {p.name: f"input {p.name!r}" for p in plan.nets[plan.tasks[0]].inputs}
+    for task in plan.tasks:
+        for original, _ in plan.layout.outputs[task]:
+            name, what = named(task, original), f"output {original!r} of {task!r}"
+            if name in known:
+                raise UsageError(
+                    f"{what} would be called {name!r}, as {known[name]} is. Name a task differently, as NAME=FILE.onnx."
+                )
+            known[name] = what
 
 
 def _renamed_sizes(sizes: Sizes, names: Mapping[str, str], copies: Sequence[Node]) -> Sizes:

@@ -1,8 +1,13 @@
-"""Names for values and nodes that come to stand beside those that are there."""
+"""Names for values and nodes that come to stand beside those that are there, and for what a fused net gives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+
+def output_name(task: str, original: str) -> str:
+    """What the fused net calls an output of a task."""
+    return f"{task}_{original}"
 
 
 @dataclass(frozen=True)
