@@ -241,6 +241,8 @@ class VerifyOptions:
         for name, value in (("tolerance", self.tolerance), ("min-agreement", self.min_agreement)):
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name} {value:g} is negative")
+        if self.min_agreement is not None and self.min_agreement > 1:
+            raise UsageError(f"--min-agreement {self.min_agreement:g} is above 1: it is a fraction")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
 from onnxzip.calibration.samples import Source, set_apart, wanted
-from onnxzip.calibration.sources import Given, Samples, collect
+from onnxzip.calibration.sources import Given, Samples, check_labelled, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
@@ -194,6 +194,7 @@ def _parted(given: Given, options: Options) -> tuple[Given, Given]:
     """What the zip may see, and what judges the result; with retraining the rows that judge that, too."""
     if not options.steps.retrain:
         return given.parted(partial(set_apart, samples=options.data.samples))
+    check_labelled(given, options.retrain)
     from onnxzip.retraining.batches import parted
 
     return given.parted(parted)

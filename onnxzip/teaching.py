@@ -16,7 +16,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxzip.calibration.rows import Pool
-from onnxzip.calibration.sources import Given, collect
+from onnxzip.calibration.sources import Given, check_labelled, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins
@@ -149,6 +149,7 @@ def _collected(
     data, feeds = fed_by(model, originals, data, limit := _limit(settings))
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
+    check_labelled(given, settings.retrain)
     return given, tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -94,6 +95,18 @@ class TestModels:
         (nets / "sigmoid.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
         merge_refused(INVALID, nets, nets / "a.onnx", nets / "sigmoid.onnx", words=("share nothing",))
 
+    def test_sparse_initializers(self, nets: Path) -> None:
+        model = onnx.load(nets / "b.onnx")
+        dense = next(t for t in model.graph.initializer if t.name == "w1")
+        values, where = np.ones(3, np.float32), np.array([0, 5, 9])
+        sparse = onnx.helper.make_sparse_tensor(
+            onnx.numpy_helper.from_array(values, "w1"), onnx.numpy_helper.from_array(where, "places"), list(dense.dims)
+        )
+        model.graph.initializer.remove(dense)
+        model.graph.sparse_initializer.append(sparse)
+        onnx.save(model, nets / "sparse.onnx")
+        merge_refused(INVALID, nets, nets / "a.onnx", nets / "sparse.onnx", words=("'w1'", "sparse initializer", "dense"))
+
     def test_outputs_of_one_name(self, nets: Path) -> None:
         for name, new in (("a", "b_kind"), ("b", "kind")):
             model = onnx.load(nets / f"{name}.onnx")
@@ -129,6 +142,53 @@ class TestModels:
 class TestData:
     def test_missing(self, nets: Path) -> None:
         refused(INVALID, nets, "--data", nets / "none.npz", words=("none.npz", "no such file"))
+
+    def test_paths_longer_than_paths_can_be(self, nets: Path) -> None:
+        long = "n" * 300
+        merge_refused(INVALID, nets, nets / "a.onnx", f"b={nets / long}.onnx", words=("name too long",))
+        merge_refused(INVALID, nets, nets / "a.onnx", f"b={nets / long / 'b.onnx'}", words=("name too long",))
+        refused(INVALID, nets, "--data", nets / f"{long}.npz", words=("no such file",))
+        refused(INVALID, nets, "--data", f"a={nets / 'good.npz'}", "--data", f"b={nets / long}.npz", words=("no such file",))
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("fails", ("own:fails", "called without arguments", "ZeroDivisionError: division by zero")),
+            ("asks", ("own:asks", "called without arguments", "TypeError", "'path'")),
+            ("later", ("own:later", "failed to give a batch", "KeyError")),
+        ],
+    )
+    def test_a_callable_that_fails_when_called(
+        self, nets: Path, name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (nets / "own.py").write_text(
+            "def fails():\n    return 1 / 0\ndef asks(path):\n    return path\ndef later():\n    yield {}['x']\n"
+        )
+        monkeypatch.chdir(nets)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        refused(INVALID, nets, "--data", f"own:{name}", words=words)
+        del sys.modules["own"]
+
+    def test_a_module_that_fails(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (nets / "broken.py").write_text("nothing = here\n")
+        monkeypatch.chdir(nets)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        refused(INVALID, nets, "--data", "broken:any", words=("broken:any", "module fails", "NameError"))
+
+    def test_a_text_called_npz(self, nets: Path) -> None:
+        (nets / "text.npz").write_text("1 2 3\n")
+        refused(INVALID, nets, "--data", nets / "text.npz", words=("text.npz", "is no .npz"))
+
+    def test_nan_in_one_sample(self, nets: Path) -> None:
+        x = images(300)
+        x[123, 0, 0, 0] = np.nan
+        np.savez(nets / "nan.npz", x=x)
+        before = snapshot(nets)
+        told = failed(
+            INVALID, "merge", nets / "a.onnx", nets / "b.onnx", "-o", nets / "o.onnx", "--data", nets / "nan.npz",
+            words=("'image'", "NaN", "at least 1 of them"),
+        )
+        assert "of 30" not in told and snapshot(nets) == before
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x93NUMPY\x01\x00garbage", b"text"])
     def test_corrupt(self, nets: Path, content: bytes) -> None:
@@ -186,7 +246,7 @@ class TestData:
 
     def test_a_number_too_large_for_float32(self, nets: Path) -> None:
         np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), 1e300))
-        refused(INVALID, nets, "--data", nets / "d.npz", words=("57 of 57", "Inf"))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("at least 57 of them", "Inf"))
 
     def test_too_few_samples(self, nets: Path) -> None:
         np.savez(nets / "d.npz", x=images(31))

@@ -160,6 +160,13 @@ class TestRefusals:
         self.refused(3, folder, *start, "--data", "few.npz", "-o", "r.onnx", words=("few.npz", "10 samples", "32"))
         self.refused(3, folder, *start, "--data", "none.npz", "-o", "r.onnx", words=("none.npz", "no such file"))
 
+    def test_a_weight_for_labels_without_labels(self, folder: Path) -> None:
+        np.savez(folder / "plain.npz", x=images(100))
+        words = ("--label-weight 0.5", "'y'")
+        data = ("--data", "plain.npz", "--label-weight", "0.5", "-o", "r.onnx")
+        self.refused(2, folder, *RUN[:6], *data, words=words)
+        self.refused(2, folder, "merge", "a.onnx", "b.onnx", "--retrain", 5, *data, words=words)
+
     def test_outputs_that_exist(self, folder: Path) -> None:
         for name, flag in (("r.onnx", "-o"), ("c.pt", "--checkpoint")):
             (folder / name).write_bytes(b"mine")

@@ -134,7 +134,8 @@ class TestVerify:
         command = ("verify", "m.onnx", "--against", "a.onnx", "--data", "d.npz")
         ran = run(*command, "--tolerance", "1e-9")
         assert ran.code == 1 and "relative error" in ran.out and "above 1e-09" in ran.err
-        failed(1, *command, "--min-agreement", "1.01", words=("top-1 agreement", "below 1.01"))
+        failed(1, *command, "--min-agreement", "1", words=("top-1 agreement", "below 1"))
+        failed(2, *command, "--min-agreement", "1.01", words=("--min-agreement 1.01", "above 1"))
         assert run(*command, "--tolerance", "10", "--min-agreement", "0").code == 0
 
     def test_some_tasks_and_noise(self, folder: Path) -> None:

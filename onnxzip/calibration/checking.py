@@ -120,7 +120,7 @@ def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -
     if result.dtype.kind == "f" and not np.isfinite(result).all():
         bad = ~np.isfinite(result).reshape(len(result), -1).all(axis=1)
         raise InvalidDataError(
-            f"{where}: {int(bad.sum()):,} of {len(bad):,} samples of input {port.name!r} hold NaN or Inf. Remove them."
+            f"{where}: samples of input {port.name!r} hold NaN or Inf, at least {int(bad.sum()):,} of them. Remove these."
         )
     return result
 

@@ -5,10 +5,12 @@ An array without a name of its own is called `x`, labels are called `y`. Nothing
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +23,7 @@ from onnxzip.errors import InvalidDataError, OnnxzipError
 from onnxzip.values import named_callable
 
 Arrays = dict[str, np.ndarray]
-_NPY = b"\x93NUMPY"
+_NPY, _ZIP = b"\x93NUMPY", b"PK"
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
@@ -42,7 +44,7 @@ def where_of(item: Any) -> str:
 
 def is_folder(item: Any) -> bool:
     """Whether an item is a folder of images."""
-    return isinstance(item, (str, PathLike)) and Path(item).is_dir()
+    return isinstance(item, (str, PathLike)) and os.path.isdir(item)
 
 
 def read(item: Any, limit: int, where: str = "") -> Arrays:
@@ -70,9 +72,9 @@ def read(item: Any, limit: int, where: str = "") -> Arrays:
 
 def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
     path = Path(item)
-    if not path.exists() and _CALLABLE.fullmatch(str(item)):
+    if not os.path.exists(path) and _CALLABLE.fullmatch(str(item)):
         return _read_callable(str(item), limit)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InvalidDataError(f"{path}: no such file. Give a .npz or .npy file, a folder of images or module:callable.")
     if path.suffix.lower() not in (".npz", ".npy"):
         raise InvalidDataError(f"{path}: data of this kind are not known. Give a .npz or .npy file, or a folder of images.")
@@ -83,6 +85,8 @@ def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
                 raise InvalidDataError(f"{path}: the file is empty")
             if head == _NPY:
                 return {"x": _mapped(path)}
+            if not head.startswith(_ZIP):
+                raise InvalidDataError(f"{path}: is no .npz and no .npy file, whatever its name. Save it with NumPy.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
@@ -98,11 +102,14 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _read_callable(text: str, limit: int) -> Arrays:
-    try:
-        found = named_callable(text)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidDataError(f"{text}: no such file, and no such Python callable ({_plain(error)})") from error
-    return read(found(), limit, text)
+    with _blamed(text, "its module fails"):
+        try:
+            found = named_callable(text)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InvalidDataError(f"{text}: no such file, and no such Python callable ({_plain(error)})") from error
+    with _blamed(text, "failed when it was called without arguments"):
+        given = found()
+    return read(given, limit, text)
 
 
 def _reader_batches(reader: Any) -> Iterator[Any]:
@@ -130,13 +137,20 @@ def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
 
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:
-    """Batches of the user's own code, whose errors, whatever they are, are reported as that code's."""
-    try:
+    """Batches of the user's own code."""
+    with _blamed(where, "failed to give a batch"):
         yield from batches
+
+
+@contextmanager
+def _blamed(where: str, what: str) -> Iterator[None]:
+    """The user's own code, whose errors, whatever they are, are reported as that code's."""
+    try:
+        yield
     except OnnxzipError:
         raise
     except Exception as error:
-        raise InvalidDataError(f"{where}: failed to give a batch: {type(error).__name__}: {_plain(error)}") from error
+        raise InvalidDataError(f"{where}: {what}: {type(error).__name__}: {_plain(error)}") from error
 
 
 def _is_pair(item: Any) -> bool:

@@ -5,6 +5,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,8 +19,8 @@ from onnxzip.calibration.images import image_files
 from onnxzip.calibration.reading import Together, is_folder, read, where_of
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
-from onnxzip.config import LEAST_SAMPLES, DataOptions
-from onnxzip.errors import InvalidDataError
+from onnxzip.config import LEAST_SAMPLES, DataOptions, RetrainOptions
+from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.net import Port, per_sample
 from onnxzip.peers import ALONE, Peers
 
@@ -149,9 +150,19 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
         given = dict.fromkeys(tasks, data)
     groups: dict[object, tuple[list[str], Any]] = {}
     for task, item in given.items():
-        key = str(Path(item).resolve()) if isinstance(item, (str, PathLike)) else id(item)
+        key = os.path.realpath(item) if isinstance(item, (str, PathLike)) else id(item)
         groups.setdefault(key, ([], item))[0].append(task)
     return list(groups.values())
+
+
+def check_labelled(given: Given, options: RetrainOptions) -> None:
+    """Refuse a weight for labels where there are none.
+
+    Raises:
+        UsageError: saying how to give some.
+    """
+    if options.label_weight and not any(pool.labels for pool in given.pools):
+        raise UsageError(f"--label-weight {options.label_weight:g} needs labels: an array 'y' of classes in the data")
 
 
 def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:

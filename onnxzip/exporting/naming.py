@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -72,6 +73,6 @@ def named_data(texts: Iterable[str]) -> dict[str, str] | None:
 def split_name(text: str) -> tuple[str | None, str]:
     """`NAME=FILE` -> both; a text without a name, or one that is a file as it stands, -> (None, text)."""
     name, found, path = text.partition("=")
-    if not found or Path(text).exists() or "/" in name:
+    if not found or os.path.exists(text) or "/" in name:
         return None, text
     return name, path

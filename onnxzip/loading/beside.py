@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -22,7 +23,7 @@ def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
 def _locations(path: Path) -> list[str]:
     """Where a file says that its external data lie, relative to its folder."""
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False) if path.is_file() else onnx.ModelProto()
+        model = onnx.load(path, format="protobuf", load_external_data=False) if os.path.isfile(path) else onnx.ModelProto()
     except (OSError, DecodeError):
         return []  # whoever reads the file says what is wrong with it
     return [entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"]

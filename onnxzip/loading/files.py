@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -112,13 +113,13 @@ def plain(error: BaseException) -> str:
 
 
 def _refuse_unreadable(path: Path) -> None:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InvalidModelError(f"{path}: is a directory. Give the .onnx file in it.")
-    if not path.exists():
-        raise InvalidModelError(f"{path}: no such file.")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
+    except FileNotFoundError as error:
+        raise InvalidModelError(f"{path}: no such file.") from error
     except OSError as error:
         raise InvalidModelError(f"{path}: cannot be read: {error.strerror}.") from error
     if empty:
@@ -145,6 +146,10 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
                 "Merge the float nets first and quantise the result."
             )
+    for sparse in model.graph.sparse_initializer:
+        raise UnsupportedError(
+            f"{path}: {sparse.values.name!r} is a sparse initializer; only dense ones can be merged. Export it so."
+        )
     kinds = [(t.name, t.data_type) for t in model.graph.initializer if t.data_type not in HALVES]
     kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
     for name, kind in kinds:
