@@ -16,9 +16,12 @@ import numpy as np
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import BATCH_BYTES, Frontier
 from onnxzip.calibration.gathering import pick
+from onnxzip.linalg.covariance import centred
 from onnxzip.net import Port, per_sample, pruned
 from onnxzip.peers import Peers
 from onnxzip.runtime import Session, open_session
+
+ROUNDING = 1e-6  # of products in float32
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,7 @@ class _Sums:
         self.products += x.T @ x
 
     def covariance(self) -> Covariance:
-        mean = self.total / self.count
-        return Covariance(self.columns, self.products / self.count - np.outer(mean, mean))
+        return Covariance(self.columns, centred(self.products, self.total, self.count, ROUNDING))
 
 
 def gather_features(frontier: Frontier, peers: Peers) -> Features:

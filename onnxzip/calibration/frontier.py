@@ -19,12 +19,14 @@ from onnxzip.calibration.places import Place, place_for
 from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
+from onnxzip.linalg.covariance import centred
 from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
 from onnxzip.peers import Peers
 from onnxzip.runtime import Value, let_go, open_session
 
 BATCH_BYTES = 64 << 20
+ROUNDING = 1e-12  # of sums in float64
 Tick = Callable[[int], None]
 
 
@@ -159,8 +161,7 @@ class Frontier:
             rows = rows if step.bounds is None else np.clip(rows, *step.bounds)
             zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
         total = peers.sum(f"{step.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
-        mean = total["z"] / total["count"]
-        return np.asarray(total["zz"] / total["count"] - np.outer(mean, mean))
+        return centred(total["zz"], total["z"], total["count"], ROUNDING)
 
     def turn(self, steps: Sequence[Step], task: str, to: np.ndarray) -> None:
         """Let a task's targets of some steps be `to` [channels, channels] times what they are."""

@@ -78,9 +78,10 @@ def _solve(
     """Fit the channels `index` on the data of the tasks in `own`; they follow the leader before all others."""
     assert work.stats is not None
     train, held, counts = [], [], emphasis(list(own), leader)
+    known = {task: [_chosen(m, index) for m in work.stats.of_channels(task, reads)] for task in own}
+    weights = work.weights({task: both[0].pp for task, both in known.items()})
     for task, rows in own.items():
-        both = [_chosen(m, index) for m in work.stats.of_channels(task, reads)]
-        weight = counts[task] * work.weight(both[0].pp)
+        both, weight = known[task], counts[task] * weights[task]
         if not work.method.original_targets:
             both = [_propagated(m, rows[index]) for m in both]
         train.append(_weighted(both[0], weight))

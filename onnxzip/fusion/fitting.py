@@ -146,7 +146,7 @@ def _solve(
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
-    weights, counts = work.weights(known), emphasis(list(places), leader)
+    weights, counts = work.weights({t: s.train.pp for t, s in known.items()}), emphasis(list(places), leader)
     chosen = [Chosen(s, places[t], weights[t], counts[t]) for t, s in known.items()]
     akin = work.method.follow and leader is None and len(places) > 1
     fit = fit_linear(chosen, centre, work.method.grid, WORTH if akin else 0.0)

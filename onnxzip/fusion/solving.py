@@ -42,6 +42,12 @@ def fit_linear(chosen: Sequence[Chosen], centre: np.ndarray, grid: Sequence[floa
     return fit_primal(_normal(chosen, "train"), _normal(chosen, "held"), centre, grid, worth)
 
 
+def power_of_two(weight: float) -> float:
+    """What weights of this size are divided by, under the root, so that float32 can hold rows that they scale: the fit is the
+    same, bit for bit."""
+    return float(2.0 ** np.floor(np.log2(np.sqrt(weight))))
+
+
 def _normal(chosen: Sequence[Chosen], side: str) -> Normal:
     """Normal equations of a shared fit: of fitted rows, "train", or of held-out ones, "held"."""
     parts = [(c.weight * c.emphasis, c.at, getattr(c.stats, side)) for c in chosen]
@@ -55,10 +61,11 @@ def _normal(chosen: Sequence[Chosen], side: str) -> Normal:
 def _stacked(chosen: Sequence[Chosen]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rows of all owners, each scaled by the root of what it counts: z, p, held-out z, held-out p."""
     parts: list[list[np.ndarray]] = [[], [], [], []]
+    unit = power_of_two(max(c.weight * c.emphasis for c in chosen))
     for c in chosen:
         assert c.stats.rows is not None and c.stats.held_rows is not None
         for k, (z, p) in enumerate((c.stats.rows, c.stats.held_rows)):
-            root = np.float32(np.sqrt(c.weight * c.emphasis / max(len(z), 1)))
+            root = np.float32(np.sqrt(c.weight * c.emphasis / max(len(z), 1)) / unit)
             parts[2 * k].append(z * root)
             parts[2 * k + 1].append(p[:, c.at] * root)
     z, p, held_z, held_p = (np.concatenate(x) for x in parts)

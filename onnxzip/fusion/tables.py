@@ -24,7 +24,7 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Members, charged, members_of, ordered_groups
-from onnxzip.matching.methods import Method
+from onnxzip.matching.methods import Method, even
 from onnxzip.peers import Peers
 
 Counts = Mapping[str, np.ndarray]  # task -> times that each row is looked up, per sample
@@ -137,7 +137,7 @@ def pair_columns(
     rows = {t: np.concatenate([np.zeros((0, space.sizes[t])), *(x.rows[t] for x in tables)]) for t in tasks}
     times = {t: np.concatenate([np.zeros(0), *(x.counts[t] for x in tables)]) for t in tasks}
     energy = {t: np.einsum("v,vc->c", times[t], rows[t] ** 2) for t in tasks}
-    weight = {t: 1 / max(float(e.mean()), TINY) for t, e in energy.items()}
+    weight = {t: even(float(e.mean())) for t, e in energy.items()}
 
     def explained(some: tuple[str, ...]) -> Explained:
         diagonal = np.sum([weight[t] * times[t] for t in some], axis=0)

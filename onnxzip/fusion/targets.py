@@ -15,6 +15,7 @@ import numpy as np
 from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads
+from onnxzip.fusion.solving import power_of_two
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
@@ -43,7 +44,7 @@ def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str],
     """Targets of a space's channels, in the space's group of the step's node."""
     group, mine = rows_of(work, space, tasks)
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
-    weight = work.weights(stats)
+    weight = work.weights({t: s.train.pp for t, s in stats.items()})
     energy = {t: weight[t] * s.train.pp for t, s in stats.items()}
 
     def explained(some: tuple[str, ...]) -> Explained:
@@ -84,7 +85,8 @@ def _explained(stats: Mapping[str, TaskStatistics], weight: Mapping[str, float],
         whole = explained_by_moments(zz, zp, damping)
     else:
         root = {t: np.sqrt(weight[t] / len(z)) for t, (z, _) in kept.items()}
-        z = np.concatenate([z * np.float32(root[t]) for t, (z, _) in kept.items()])
+        unit = power_of_two(max(weight[t] for t in kept))
+        z = np.concatenate([z * np.float32(root[t] / unit) for t, (z, _) in kept.items()])
         whole = explained_by_rows(z, [p.astype(np.float64) * root[t] for t, (_, p) in kept.items()], damping)
     return _blocks(list(stats), whole, [len(s.train.pp) for s in stats.values()])
 

@@ -76,18 +76,15 @@ class Work:
             return found
         return propagated(found, original_rows(self.plan, self.step, reads, group, task, matches))
 
-    def weight(self, energies: np.ndarray) -> float:
-        """Weight of a task in a shared fit, from the mean squares of its targets."""
-        return self.method.balance(float(energies.mean()))
+    def weights(self, energies: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Weights of all tasks in a shared fit, from the mean squares of their targets.
 
-    def weights(self, stats: Mapping[str, TaskStatistics]) -> dict[str, float]:
-        """Weights of all tasks in a shared fit.
-
-        Where a net has a neutral layer, what is left of its target may be next to nothing: it weighs as the largest.
+        Where a net has a neutral layer, what is left of its target may be next to nothing, and that of a dead net is nothing:
+        it weighs as the largest.
         """
-        largest = max((s.train.pp for s in stats.values()), key=lambda pp: float(pp.mean()))
-        given = {t for t in stats if any(p.members[t].name in self.plan.added(t) for p in self.step.parts)}
-        return {t: self.weight(largest if t in given else s.train.pp) for t, s in stats.items()}
+        mean = {t: float(pp.mean()) for t, pp in energies.items()}
+        given = {t for t in mean if any(p.members[t].name in self.plan.added(t) for p in self.step.parts)}
+        return {t: self.method.balance(max(mean.values()) if t in given or not e else e) for t, e in mean.items()}
 
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""

@@ -49,7 +49,7 @@ def refit_rectified(
         zp, single = unclipped.copy(), ahead.T.astype(np.float32)
         for z, p, weight in samples:
             for part in (slice(start, start + PORTION) for start in range(0, len(z), PORTION)):
-                zp += (z[part].T @ _met(z[part] @ single, p[part], bounds)) * np.float32(weight / len(z))
+                zp += (weight / len(z)) * (z[part].T @ _met(z[part] @ single, p[part], bounds)).astype(np.float64)
         following = system.solve(zp)
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = following + (momentum - 1) / grown * (following - rows)

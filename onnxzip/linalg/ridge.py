@@ -90,7 +90,12 @@ class Normal:
     def relative_error(self, rows: Float) -> float:
         """Mean squared error of rows over the mean square of their targets, each summed over the rows."""
         error = self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)
-        return float(error.sum()) / max(float(self.pp.sum()), TINY)
+        return _relative(float(error.sum()), float(self.pp.sum()))
+
+
+def _relative(error: float, energy: float) -> float:
+    """An error over the energy of its targets; the error itself where they are all zero."""
+    return error / energy if energy > 0 else error
 
 
 def factorised(zz: Matrix, damping: float) -> Factor:
@@ -206,11 +211,11 @@ def fit_dual(
     cross = (held_z @ z.T).astype(np.float64)
     mean = np.trace(kernel) / z.shape[1]
     scale = mean * z.shape[0] / max(float(np.trace(kernel)), TINY)
-    energy = max(float((held_p.astype(np.float64) ** 2).sum()), TINY)
+    energy = float((held_p.astype(np.float64) ** 2).sum())
 
     def attempt(damping: float) -> tuple[float, Float]:
         alpha = solve_damped(kernel, residual, damping * scale)
-        return float(((held_residual - cross @ alpha) ** 2).sum()) / energy, alpha
+        return _relative(float(((held_residual - cross @ alpha) ** 2).sum()), energy), alpha
 
     damping, error, alpha = best_damping(grid, attempt, worth)
     return Fit(centre + (alpha.T @ z), damping, error)
@@ -237,12 +242,12 @@ def fit_diagonal(
     if held is None:
         return Fit(solve(grid[0]), grid[0], float("nan"))
     held_zz, held_zp, held_pp = held
-    energy = max(float(held_pp.sum()), TINY)
+    energy = float(held_pp.sum())
 
     def attempt(damping: float) -> tuple[float, Float]:
         rows = solve(damping)
         miss = held_pp - 2 * np.einsum("cmk,ckm->cm", rows, held_zp) + np.einsum("cmk,cmk->cm", rows @ held_zz, rows)
-        return max(0.0, float(miss.sum())) / energy, rows
+        return _relative(max(0.0, float(miss.sum())), energy), rows
 
     damping, error, rows = best_damping(grid, attempt)
     return Fit(rows, damping, error)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.lapack import dpstrf
+
+from onnxzip.linalg.ridge import factorised, solve_factorised
 
 RIDGE = 1e-9  # of the mean variance, so that nothing is singular
 
@@ -41,8 +42,9 @@ def pivots(covariance: np.ndarray) -> Pivots:
     Args:
         covariance: float64 [columns, columns].
     """
-    ridge = RIDGE * max(float(np.trace(covariance)) / len(covariance), np.finfo(np.float64).tiny)
-    factor, order, _, _ = dpstrf(covariance + ridge * np.eye(len(covariance)), lower=1, tol=0.0)
+    ridge = RIDGE * max(float(np.trace(covariance)) / len(covariance), 0.0)
+    factor, order, rank, _ = dpstrf(covariance + ridge * np.eye(len(covariance)), lower=1, tol=0.0)
+    factor[:, rank:] = 0.0  # where nothing is left to explain, pstrf stops and leaves there what it found
     return Pivots(order - 1, np.tril(factor))
 
 
@@ -54,10 +56,8 @@ def unexplained(covariance: np.ndarray, given: np.ndarray) -> np.ndarray:
     """
     if not len(given):
         return covariance
-    inner = covariance[np.ix_(given, given)]
-    ridge = RIDGE * max(float(np.trace(inner)) / len(given), np.finfo(np.float64).tiny)
     known = covariance[given]
-    left = covariance - known.T @ cho_solve(cho_factor(inner + ridge * np.eye(len(given))), known)
+    left = covariance - known.T @ solve_factorised(factorised(covariance[np.ix_(given, given)], RIDGE), known)
     left[given] = 0.0
     left[:, given] = 0.0
     return np.asarray(left)

@@ -46,7 +46,8 @@ class Terms:
             alone: task -> what `alone` tells of it.
         """
         own = sum(self.importance[t][c] * alone[t][c] for t, c in group.items())
-        return float((cost - own) / sum(self.importance[t][c] * self.energy[t][c] for t, c in group.items()))
+        lost = sum(self.importance[t][c] * self.energy[t][c] for t, c in group.items())
+        return float((cost - own) / lost) if lost > 0 else 0.0
 
 
 def group_channels(

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxzip.errors import UsageError
 from onnxzip.linalg.assignment import greedy, hungarian
-from onnxzip.linalg.ridge import GRID, TINY
+from onnxzip.linalg.ridge import GRID
 from onnxzip.matching.beforehand import Beforehand
 from onnxzip.matching.importance import Importance, equal, outgoing
 from onnxzip.matching.otfusion import otfusion
@@ -35,8 +35,8 @@ class Rows(Enum):
 
 
 def even(energy: float) -> float:
-    """Tasks weigh alike: the mean energy of each one's targets becomes one."""
-    return 1.0 / max(energy, TINY)
+    """Tasks weigh alike: the mean energy of each one's targets becomes one, but where there is none."""
+    return 1.0 / energy if energy > 0 else 1.0
 
 
 def as_they_are(energy: float) -> float:

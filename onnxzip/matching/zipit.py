@@ -27,6 +27,7 @@ from onnxzip.matching.permute import correlations
 
 REPEAT = 0.3  # alpha of the paper
 WITHIN = 0.125  # beta of the paper
+IN_PLACE = 1e-5  # added to the likeness of channels in the same place of two nets: they come first where rounding decides
 
 
 def zipit(plan: Plan, gather: Gather) -> dict[tuple[int, Owners], Members]:
@@ -50,7 +51,8 @@ def _groups(space: SpacePlan, likeness: Likeness) -> dict[Owners, list[Group]]:
         side_by_side = np.block([[likeness[t, u][np.ix_(channels[t], channels[u])] for u in tasks] for t in tasks])
         net = np.repeat(np.arange(len(tasks)), len(mine))
         flat = np.concatenate(list(channels.values()))
-        found[owners] = [_named(group, tasks, net, flat) for group in merged(side_by_side, net, len(mine))]
+        in_place = IN_PLACE * np.tile(np.eye(len(mine)), (len(tasks), len(tasks)))
+        found[owners] = [_named(group, tasks, net, flat) for group in merged(side_by_side + in_place, net, len(mine))]
     return found
 
 
