@@ -11,6 +11,7 @@ import pytest
 from fusing import Arrays, check_tasks, check_valid, fuse, make, samples_for
 
 from onnxzip.calibration.samples import Source
+from onnxzip.errors import InvalidDataError
 from onnxzip.linalg.covariance import centred
 from onnxzip.linalg.subset import pivots, unexplained
 from onnxzip.net import Net
@@ -94,6 +95,21 @@ def test_other_families(change: str, data: str, family: str, share: float, layou
     nets = [odd(tmp_path, family, change, 1, "a"), make(tmp_path, family, 2, "b")]
     for both in (nets, [nets[0], replace(nets[0], name="b")]):
         check_valid(fuse(both, share, layout, sources=[source(both, data)]), both)
+
+
+@pytest.mark.parametrize("method", ["zip", "mtz", "permute"])
+def test_what_float32_cannot_square_is_refused(method: str, tmp_path: Path) -> None:
+    nets = [make(tmp_path, "mlp", seed) for seed in (1, 2)]
+    feeds = {k: v * np.float32(1e30) for k, v in samples_for(nets[0]).items()}
+    with pytest.raises(InvalidDataError, match="beyond float32"):
+        fuse(nets, 1.0, "strands", method, [Source(("net1", "net2"), feeds, {})])
+
+
+def test_the_largest_value_is_named(tmp_path: Path) -> None:
+    nets = [make(tmp_path, "lenet", seed) for seed in (1, 2)]
+    feeds = {k: v * np.float32(1e25) for k, v in samples_for(nets[0]).items()}
+    with pytest.raises(InvalidDataError, match=r"value '\w+' of (the fused net|'net[12]') reaches \d\.?\de\+2\d on these"):
+        fuse(nets, sources=[Source(("net1", "net2"), feeds, {})])
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e12])

@@ -16,6 +16,7 @@ import numpy as np
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import BATCH_BYTES, Frontier
 from onnxzip.calibration.gathering import pick
+from onnxzip.errors import InvalidDataError
 from onnxzip.linalg.covariance import centred
 from onnxzip.net import Port, per_sample, pruned
 from onnxzip.peers import Peers
@@ -58,9 +59,20 @@ class _Sums:
         x = np.clip(rows, *self.step.bounds) if self.step.bounds is not None else rows
         self.count += len(x)
         self.total += x.sum(axis=0, dtype=np.float64)
-        self.products += x.T @ x
+        with np.errstate(over="ignore", invalid="ignore"):  # `covariance` refuses what that leaves
+            self.products += x.T @ x
 
     def covariance(self) -> Covariance:
+        """Of all channels.
+
+        Raises:
+            InvalidDataError: values are not finite, or too large.
+        """
+        if not np.isfinite(self.products).all():
+            raise InvalidDataError(
+                f"{self.step.name}: what it computes on these samples, or its squares, are beyond float32. Are the samples "
+                "scaled as the nets want them?"
+            )
         return Covariance(self.columns, centred(self.products, self.total, self.count, ROUNDING))
 
 

@@ -11,6 +11,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Recipe
+from onnxzip.errors import InvalidDataError
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.rows import BlockId, RowPlan
 from onnxzip.fusion.sharing import Rows, add_up, gathered, row_order
@@ -153,17 +154,41 @@ class StepStatistics:
         at, held = frontier.positions(self.step, k), frontier.sources[k].held()
         groups = [self._group(recipe, at, held) for recipe in rows.recipes]
         adders = [frontier.place.adder(r, s, kept) for r, (s, kept) in zip(rows.recipes, groups, strict=True)]
-        for b, part in enumerate(frontier.batches[k]):
-            for recipe, adder in zip(rows.recipes, adders, strict=True):
-                adder.add({v: frontier.value(k, v, b, self.step.name) for v in recipe.values}, at[part], held[part])
-            if frontier.closes_block(k, b):  # products over a block are the same bits in whichever process it is
-                for sums, _ in groups:
-                    sums.settle()
-        name = f"{self.step.name}, source {k}"
-        add_up(self.peers, name, [sums for sums, _ in groups])
+        with np.errstate(over="ignore", invalid="ignore"):  # `_check` refuses what that leaves
+            for b, part in enumerate(frontier.batches[k]):
+                for recipe, adder in zip(rows.recipes, adders, strict=True):
+                    adder.add({v: frontier.value(k, v, b, self.step.name) for v in recipe.values}, at[part], held[part])
+                if frontier.closes_block(k, b):  # products over a block are the same bits in whichever process it is
+                    for sums, _ in groups:
+                        sums.settle()
+            name = f"{self.step.name}, source {k}"
+            add_up(self.peers, name, [sums for sums, _ in groups])
+            self._check(k, rows, groups)
         train, held_out = (tuple(s.moments(side) for s, _ in groups) for side in (False, True))
         kept = self._of_all(name, k, [kept for _, kept in groups if kept is not None])
         return _PerSource(rows.columns, rows.width, rows.targets, train, held_out, kept)
+
+    def _check(self, k: int, rows: RowPlan, groups: Sequence[tuple[Sums, _Kept | None]]) -> None:
+        """Refuse what float32 products cannot hold.
+
+        Raises:
+            InvalidDataError: with the largest of the values that were read.
+        """
+        sums = [a for one, _ in groups for a in one.arrays().values()]
+        squares = [np.einsum("rc,rc->r", kept.z, kept.z) for _, kept in groups if kept is not None and self.dual]
+        if all(np.isfinite(a).all() for a in (*sums, *squares)):
+            return
+        batches = range(len(self.frontier.batches[k]))
+        largest = {
+            v: max(float(np.abs(np.asarray(self.frontier.value(k, v, b, self.step.name))).max()) for b in batches)
+            for v in dict.fromkeys(v for recipe in rows.recipes for v in recipe.values)
+        }
+        name = max(largest, key=lambda v: largest[v] if np.isfinite(largest[v]) else np.inf)
+        where = f"value {name[0]!r} of {name[1]!r}" if isinstance(name, tuple) else f"value {name!r} of the fused net"
+        raise InvalidDataError(
+            f"{self.step.name}: {where} reaches {largest[name]:.2g} on these samples, and squares of such numbers are beyond "
+            "float32. Are the samples scaled as the nets want them?"
+        )
 
     def _of_all(self, name: str, k: int, mine: Sequence[_Kept]) -> tuple[_Kept, ...]:
         """The rows that one process has kept of a source, with those of its peers."""
