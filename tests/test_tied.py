@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ net (float[N,1,6,6] image) => (float[N,4,6,6] fine, float[N,4,3,3] coarse) {
 SHAPES = {"w0": (6, 1, 3, 3), "b0": (6,), "w1": (16, 6, 3, 3), "b1": (16,), "w2": (4, 16, 1, 1), "b2": (4,)}
 
 
-def write_net(path: Path, seed: int) -> Path:
-    """A detector: one head, for two scales."""
-    model, rng = parser.parse_model(NET), np.random.default_rng(seed)
-    for name, shape in SHAPES.items():
+def write_net(path: Path, seed: int, text: str = NET, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> Path:
+    """A detector: one head, for two scales; or another net."""
+    model, rng = parser.parse_model(text), np.random.default_rng(seed)
+    for name, shape in shapes.items():
         scale = np.sqrt(2 / max(1, int(np.prod(shape[1:])))) if len(shape) > 1 else 0.1
         model.graph.initializer.append(numpy_helper.from_array((scale * rng.standard_normal(shape)).astype(np.float32), name))
     path.write_bytes(model.SerializeToString())
@@ -113,3 +114,75 @@ class TestNothingShared:
         assert len(onnxzip.to_torch("m.onnx").params()) == len(sizes(folder / "m.onnx"))
         better = onnxzip.retrain("m.onnx", {"a": "a.onnx", "b": "b.onnx"}, images(80), steps=3)
         assert {t.name for t in better.model.graph.initializer} == {t.name for t in onnx.load("m.onnx").graph.initializer}
+
+
+LOOP = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,1,6,6] image) => (float[N,6,6,6] y) {
+    [zeroth] r = Conv <pads = [1,1,1,1]> (image, wr, br)
+    z = Relu (r)
+    [first] a = Conv (z, w0, b0)
+    b = Relu (a)
+    [once] c = Conv <pads = [1,1,1,1]> (b, w1, b1)
+    d = Relu (c)
+    [twice] e = Conv <pads = [1,1,1,1]> (d, w1, b1)
+    y = Relu (e)
+}"""
+LOOP_SHAPES = {"wr": (8, 1, 3, 3), "br": (8,), "w0": (6, 8, 1, 1), "b0": (6,), "w1": (6, 6, 3, 3), "b1": (6,)}
+
+POOLED = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,1,6,6] image) => (float[N,4] y, float[N,4] z) {
+    [first] a = Conv <pads = [1,1,1,1]> (image, w0, b0)
+    b = Relu (a)
+    c = GlobalAveragePool (b)
+    d = Flatten (c)
+    [mean] y = Gemm <transB = 1> (d, w1, b1)
+    e = GlobalMaxPool (b)
+    f = Flatten (e)
+    [peak] z = Gemm <transB = 1> (f, w1, b1)
+}"""
+POOLED_SHAPES = {"w0": (60, 1, 3, 3), "b0": (60,), "w1": (4, 60), "b1": (4,)}
+
+
+class TestSharedTrunk:
+    """What the tied weights read is shared, so that they are fitted to it: once, for all of their uses."""
+
+    @pytest.mark.parametrize("share", ["0.5", "1"])
+    def test_the_fused_net_is_smaller_than_its_originals(self, folder: Path, share: str) -> None:
+        assert merged(share)["params_ratio"] < 1.0
+        names = sizes(folder / "m.onnx")
+        assert sum("w1" in name for name in names) == sum("w2" in name for name in names) == 2
+
+    @pytest.mark.parametrize("method", ["zip", "mtz", "average", "zipit", "regmean"])
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_every_method_writes_them_once(self, folder: Path, method: str, layout: str) -> None:
+        found = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(80), share=1.0, layout=layout, method=method)
+        assert sum("w1" in t.name for t in found.model.graph.initializer) == 2
+
+    def test_the_fit_is_better_than_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        nets = {"a": "a.onnx", "b": "b.onnx"}
+        fitted = onnxzip.merge(nets, images(400))
+        monkeypatch.setattr("onnxzip.fusion.together._go_together", lambda *_: False)
+        left = onnxzip.merge(nets, images(400))
+        for task in "ab":
+            errors = [m.report["tasks"][task]["fidelity"]["relative_error"] for m in (fitted, left)]
+            assert errors[0] < 0.8 * errors[1]
+
+    def test_more_columns_than_rows(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """There are no moments then, but the rows of all uses."""
+        for name, seed in (("a", 1), ("b", 2)):
+            write_net(folder / f"{name}.onnx", seed, POOLED, POOLED_SHAPES)
+        fitted = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(40))
+        assert sum("w1" in t.name for t in fitted.model.graph.initializer) == 2
+        monkeypatch.setattr("onnxzip.fusion.together._go_together", lambda *_: False)
+        left = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(40))
+        for task in "ab":
+            errors = [m.report["tasks"][task]["fidelity"]["relative_error"] for m in (fitted, left)]
+            assert errors[0] < errors[1]
+
+    def test_a_layer_applied_to_its_own_output_stays_as_it_is(self, folder: Path) -> None:
+        for name, seed in (("a", 1), ("b", 2)):
+            write_net(folder / f"{name}.onnx", seed, LOOP, LOOP_SHAPES)
+        found = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(80), share=1.0)
+        kept = {t.name: t for t in found.model.graph.initializer if "w1" in t.name}
+        assert len(kept) == 2
+        assert found.report["merged"]["params_ratio"] < 1.0

@@ -38,12 +38,12 @@ class StepResult:
     Attributes:
         params: fused weights by name.
         fits: key of the strand -> fit of its rows (several where rows of one strand have different owners).
-        touched: key -> tasks whose rows are no longer the original ones.
+        touched: fused weights -> tasks whose rows are no longer the original ones.
     """
 
     params: Mapping[str, np.ndarray]
     fits: Mapping[Owners, tuple[Fit, ...]]
-    touched: Mapping[Owners, frozenset[str]]
+    touched: Mapping[str, frozenset[str]]
 
 
 def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
@@ -55,7 +55,7 @@ def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
     """
     params: dict[str, np.ndarray] = {}
     fits: dict[Owners, tuple[Fit, ...]] = {}
-    touched: dict[Owners, frozenset[str]] = {}
+    touched: dict[str, frozenset[str]] = {}
     for reads in work.reads:
         if work.step.diagonal:
             by_group = [fit_channels(work, reads, exact, matches)]
@@ -63,7 +63,8 @@ def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
             by_group = [fit_rows(work, reads, g, exact, matches) for g in range(reads.groups)]
         params |= to_params(work.plan, work.step, reads, [rows for rows, _, _ in by_group])
         fits[reads.key] = tuple(f for _, found, _ in by_group for f in found)
-        touched[reads.key] = frozenset(t for _, _, changed in by_group for t in changed)
+        changed = frozenset(t for *_, some in by_group for t in some)
+        touched |= dict.fromkeys((*reads.names, reads.bias), changed)
     return StepResult(params, fits, touched)
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -41,23 +41,24 @@ def distinct_shapes(plan: Plan) -> dict[str, Shape]:
     return {name: plan.layout.shapes[name] for name in names if name not in gone}
 
 
-def _groups(plan: Plan) -> list[list[str]]:
-    """Fused params of one shape that come from the same original ones, where there are several."""
-    found: dict[tuple[Origin, Shape], list[str]] = {}
-    for name, origin in _origins(plan):
-        found.setdefault((origin, plan.layout.shapes[name]), []).append(name)
-    return [names for (origin, _), names in found.items() if origin and len(names) > 1]
-
-
-def _origins(plan: Plan) -> Iterator[tuple[str, Origin]]:
+def origins_of(plan: Plan) -> dict[str, Origin]:
     """Fused params, and the original ones that they come from."""
-    roles = {r.name: r for r in plan.overlay.roles}
+    roles, found = {r.name: r for r in plan.overlay.roles}, dict[str, Origin]()
     for fitted in plan.layout.weights:
         role = roles[fitted.role]
         tasks = fitted.key & role.members.keys() or role.members.keys()
-        yield fitted.name, frozenset(_source(plan, role, t, fitted.bias) for t in tasks)
+        found[fitted.name] = frozenset(_source(plan, role, t, fitted.bias) for t in tasks)
     for taken in plan.layout.taken:
-        yield taken.name, frozenset((t, v, False) for t, v in plan.overlay.values[taken.laid].items() if t in taken.owners)
+        found[taken.name] = frozenset((t, v, False) for t, v in plan.overlay.values[taken.laid].items() if t in taken.owners)
+    return found
+
+
+def _groups(plan: Plan) -> list[list[str]]:
+    """Fused params of one shape that come from the same original ones, where there are several."""
+    found: dict[tuple[Origin, Shape], list[str]] = {}
+    for name, origin in origins_of(plan).items():
+        found.setdefault((origin, plan.layout.shapes[name]), []).append(name)
+    return [names for (origin, _), names in found.items() if origin and len(names) > 1]
 
 
 def _source(plan: Plan, role: Role, task: str, bias: bool) -> tuple[str, str, bool]:

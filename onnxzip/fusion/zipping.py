@@ -23,6 +23,7 @@ from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
 from onnxzip.fusion.taking import take
+from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Fit
@@ -82,6 +83,7 @@ class _Zip:
                 for number, size in space.inside.items():
                     self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
+        self.uses = uses_of(plan)
 
     def match_beforehand(self) -> None:
         """Match all spaces at once, where the method does."""
@@ -120,7 +122,9 @@ class _Zip:
         self.walk()
         reads = reads_of(self.plan, step)
         self.match_tables(step, reads)
-        fitted = [r for r in reads if self.needs_fit(step, r)]
+        reads = tuple(r for r in reads if r.bias not in self.params)  # less those that were fitted with others
+        tied = {r: self.uses[step.name, r.key] for r in reads if (step.name, r.key) in self.uses}
+        fitted = [r for r in reads if r not in tied and self.needs_fit(step, r)]
         new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
@@ -133,15 +137,16 @@ class _Zip:
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
             self.members |= pair_inside(work, outer, number, self.exact, self.members)
-        result = fit_step(work, self.exact, self.members)
+        found = [fit_step(replace(work, reads=tuple(r for r in reads if r not in tied)), self.exact, self.members)]
+        for r, uses in tied.items():
+            fits = self.method.rows is not Rows.ORIGINAL and self.needs_fit(step, r)
+            found.append(fit_tied(work, r, uses if fits else (), self.exact, self.members, self.statistics))
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
-        params, made = agreed(self.peers, step.name, result.params, made)
+        params, made = agreed(self.peers, step.name, {k: a for f in found for k, a in f.params.items()}, made)
         self.params |= {name: self.keep(array) for name, array in params.items()}
         self.members |= made
-        self.fits[step.name] = result.fits
-        for r in reads:
-            for name in (*r.names, r.bias):
-                self.touched[name] = result.touched[r.key]
+        self.fits[step.name] = {key: fits for f in found for key, fits in f.fits.items()}
+        self.touched |= {name: tasks for f in found for name, tasks in f.touched.items()}
 
     def turn(self, work: Work, space: SpacePlan, fitted: Sequence[Reads]) -> Work:
         """Bring a space whose basis is free along its principal axes, and look at the step again."""

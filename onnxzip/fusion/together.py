@@ -1,0 +1,148 @@
+"""Tied weights that a task keeps for itself: one fit over the data of all nodes that read them.
+
+    w = argmin sum_k E_k (w.z_k - p_k)^2      k: the uses of w, whose moments add up
+
+The first use fits them for all. Where the inputs of the others are not known by then (a layer applied to its own output),
+where uses have biases of their own, or read other channels, the weights stay as they are: as many fits would be as many
+params, and a file larger than its originals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+
+import numpy as np
+
+from onnxzip.analysis import Plan
+from onnxzip.analysis.steps import Step
+from onnxzip.analysis.strands import Owners
+from onnxzip.fusion.fitting import StepResult, fit_step
+from onnxzip.fusion.problem import Reads, original_rows, reads_of
+from onnxzip.fusion.statistics import TaskStatistics
+from onnxzip.fusion.tied import origins_of
+from onnxzip.fusion.work import Exact, Statistics, Work
+from onnxzip.linalg.moments import ChannelMoments, Moments
+from onnxzip.matching.match import Matches
+
+
+@dataclass(frozen=True)
+class Use:
+    """One strand of a step whose weights are tied to others."""
+
+    step: Step
+    reads: Reads
+
+
+Uses = Mapping[tuple[str, Owners], tuple[Use, ...]]  # (step, strand) -> all that can be fitted together, in the zip's order
+
+
+def uses_of(plan: Plan) -> Uses:
+    """The strands with tied weights of one task; those that cannot be fitted together with others stand alone."""
+    origins = origins_of(plan)
+    times = Counter(origins.values())
+    together: dict[Hashable, list[Use]] = {}
+    for step in plan.steps:
+        for reads in reads_of(plan, step):
+            if any(len(origins[w]) == 1 and times[origins[w]] > 1 for w in reads.names):
+                key: Hashable = (step.name, reads.key)
+                if len(reads.names) == 1 and not step.diagonal:
+                    layout = tuple((b.taps, b.channels) for b in reads.blocks)
+                    key = (origins[reads.names[0]], origins[reads.bias], reads.groups, layout, step.bounds)
+                together.setdefault(key, []).append(Use(step, reads))
+    return {(use.step.name, use.reads.key): tuple(uses) for uses in together.values() for use in uses}
+
+
+def fit_tied(
+    work: Work, reads: Reads, uses: Sequence[Use], exact: Exact, matches: Matches,
+    statistics: Callable[[Step, Sequence[Reads]], Statistics | None],
+) -> StepResult:
+    """Rows of one strand of a step with tied weights: of all its uses, where this is the first and they go together.
+
+    Args:
+        work: of the step.
+        uses: all that might be fitted together; none where nothing is to be fitted.
+        statistics: what is known of the data of some strands of a step.
+    """
+    alone = replace(work, reads=(reads,), stats=None)
+    if len(uses) < 2 or uses[0].reads != reads or not _go_together(work.plan, uses, exact, matches):
+        return fit_step(alone, exact, matches)
+    known = [(statistics(use.step, [use.reads]), use.reads) for use in uses]
+    parts = tuple((stats, some) for stats, some in known if stats is not None)
+    if len(parts) < len(known):
+        return fit_step(alone, exact, matches)
+    found = fit_step(replace(alone, stats=_Together(parts)), exact, matches)
+    names = [dict(zip((*reads.names, reads.bias), (*u.reads.names, u.reads.bias), strict=True)) for u in uses]
+    return replace(
+        found,
+        params={other[name]: array for other in names for name, array in found.params.items()},
+        touched={other[name]: tasks for other in names for name, tasks in found.touched.items()},
+    )
+
+
+def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches) -> bool:
+    """Whether the inputs of all uses are known, and the columns of all stand for the same channels of the original."""
+    for use in uses:
+        skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
+        if not all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips)):
+            return False
+    (task,) = uses[0].reads.owners
+    for group in range(uses[0].reads.groups):
+        first, *others = (original_rows(plan, use.step, use.reads, group, task, matches) for use in uses)
+        if not all(np.array_equal(first, rows) for rows in others):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Statistics over all uses of tied weights, asked for as those of the first."""
+
+    parts: tuple[tuple[Statistics, Reads], ...]
+
+    @property
+    def dual(self) -> bool:
+        """Whether columns outnumber the rows of every use."""
+        return all(stats.dual for stats, _ in self.parts)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the rows of all uses are kept."""
+        return all(stats.kept for stats, _ in self.parts)
+
+    def of(self, task: str, _: Reads, group: int) -> TaskStatistics:
+        """Of one task: means over the rows of all uses; of those alone that have moments, where not all have kept rows."""
+        found = [stats.of(task, reads, group) for stats, reads in self.parts]
+        rows = [(f.rows, f.held_rows) for f in found if f.rows is not None and f.held_rows is not None]
+        if len(rows) < len(found):
+            found = [f for f in found if f.rows is None]
+            return TaskStatistics(_mean([f.train for f in found]), _mean([f.held for f in found]))
+        train, held = (tuple(np.concatenate(x) for x in zip(*side, strict=True)) for side in zip(*rows, strict=True))
+        means = _mean([f.train for f in found]), _mean([f.held for f in found])
+        return TaskStatistics(*means, (train[0], train[1]), (held[0], held[1]))
+
+    def sampled(self, task: str, _: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows of one task, use by use."""
+        z, p = zip(*(stats.sampled(task, reads, group) for stats, reads in self.parts), strict=True)
+        return np.concatenate(z), np.concatenate(p)
+
+    def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
+        """Of the first use: diagonal steps are not fitted together."""
+        return self.parts[0][0].of_channels(task, reads)
+
+    def covariance(self, number: int, task: str) -> np.ndarray:
+        """Of a space's channels in one original net."""
+        return self.parts[0][0].covariance(number, task)
+
+
+def _mean(means: Sequence[Moments]) -> Moments:
+    """Means over the rows of several, from those of each."""
+    count = sum(m.count for m in means)
+    parts = [(m.count / count, m) for m in means]
+    return Moments(
+        count, reduce(add, [w * m.zz for w, m in parts]), reduce(add, [w * m.zp for w, m in parts]),
+        reduce(add, [w * m.pp for w, m in parts]),
+    )
