@@ -50,10 +50,11 @@ class Draft:
         task = next(iter(self.overlay.values[laid]))
         return next(d for d, e in enumerate(self.overlay.exprs(laid, task)) if self.sizes.carried(e))
 
-    def is_empty(self, laid: str, key: Owners) -> bool:
-        """Whether a value has no channels in the strands of a key."""
+    def is_empty(self, laid: str, keys: tuple[Owners, ...]) -> bool:
+        """Whether a value that has channels has none of them in some strands."""
         task = next(iter(self.overlay.values[laid]))
-        return 0 in self.sizes.shape(self.overlay.exprs(laid, task), (key,))
+        carrying = [e for e in self.overlay.exprs(laid, task) if self.sizes.carried(e)]
+        return any(self.sizes.restrict(e, keys).size == 0 for e in carrying)
 
     def put(self, laid: str, key: Owners, keys: tuple[Owners, ...], owners: Owners, alone: bool, base: str) -> Piece:
         """Announce a piece of a value."""

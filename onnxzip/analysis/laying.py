@@ -194,7 +194,7 @@ class _Rules:
             keys = finest(keys, members)
         for key in keys:
             for value in computed:
-                dropped = role.op == "Concat" and self.draft.is_empty(value, key)
+                dropped = role.op == "Concat" and self.draft.is_empty(value, (key,))
                 if not dropped and self.readable(value, key, key & members) is None:
                     return None
         pieces = [(v, p) for v in stranded for p in self.draft.pieces[v].values()]
@@ -232,10 +232,11 @@ class _Rules:
             inputs = [v for v in inputs if v is not None]
         else:
             inputs = [inputs[k] for k in sorted(range(len(inputs)), key=lambda k: role.order[task][k])]
-        outs = tuple(
-            self.draft.put(o, key, keys if self.draft.is_stranded(o) else (), owners, alone, self.draft.base_name(o, owners))
-            for o in role.outputs
-        )
+        own = {o: keys if self.draft.is_stranded(o) else () for o in role.outputs}
+        full = [o for o in role.outputs if not self.draft.is_empty(o, own[o])]
+        if not full:
+            return
+        outs = tuple(self.draft.put(o, key, own[o], owners, alone, self.draft.base_name(o, owners)) for o in full)
         attrs = self.attrs(role, task, tuple(self.draft.shapes.get(v) if v else None for v in inputs), outs, keys)
         base = self.draft.fresh(self.overlay_node_name(role, owners), owners, alone, set())
         self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
