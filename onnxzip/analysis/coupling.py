@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.ends import input_atoms, writing_inputs
+from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.stacking import join_parts, pin_stacked
@@ -125,12 +125,14 @@ class _Builder:
         named: list[list[Term]] = []
         linear = linear_view(self.net, node) is not None
         for pattern, value in zip([*left, *right], values, strict=True):
-            shape = self.net.shapes[value]
-            named.append(expand(pattern, len(shape)))
-            for dim, term in enumerate(named[-1]):
-                space = self.axis(value, dim)
-                if (shape[dim] != 1 or linear) and term.names:
-                    terms.append((term, space))
+            named.append(expand(pattern, len(self.net.shapes[value])))
+        placed = [(t, v, d) for some, v in zip(named, values, strict=True) for d, t in enumerate(some) if t.names]
+        broad = {n for t, v, d in placed if self.net.shapes[v][d] != 1 for n in t.names}
+        broad |= {n for n, size in line.sizes.items() if size != 1}
+        for term, value, dim in placed:
+            alone = term.single is not None and term.single not in broad  # else one channel stands for all of some axis
+            if self.net.shapes[value][dim] != 1 or linear or alone:
+                terms.append((term, self.axis(value, dim)))
         for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
             try:
                 _meet(term, space, labels)
@@ -189,7 +191,7 @@ def couple(net: Net) -> Coupling:
     for port in net.inputs:
         builder.pin(port.name, "an input of the net")
     for port in net.outputs:
-        builder.pin(port.name, "an output of the net")
+        builder.pin(port.name, OUTPUT)
     for node in net.nodes:
         for out in node.outputs:
             for dim in range(len(net.shapes[out])):
@@ -217,6 +219,7 @@ def _finished(builder: _Builder) -> Coupling:
     pin_stacked(net, axes, pinned)
     _pin_across_groups(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
+    pin_last(net, made, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned))
     produced -= nesting.kept

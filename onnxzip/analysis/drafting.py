@@ -74,6 +74,17 @@ class Draft:
         by_task = self.overlay.values[laid]
         return by_task[next(t for t in self.overlay.tasks if t in owners and t in by_task)]
 
+    def outputs(self, task: str) -> list[tuple[str, Piece]]:
+        """The pieces that a task's outputs are; one that is made of several (channels of the input beside) is joined."""
+        found = []
+        laid_of = {v[task]: laid for laid, v in self.overlay.values.items() if task in v}
+        for port in self.overlay.couplings[task].net.outputs:
+            laid = laid_of[port.name]
+            joined = self.joined_for(laid, task) if self.is_stranded(laid) else None
+            mine = (p for k, p in self.pieces[laid].items() if task in p.owners or task in k)
+            found.append((port.name, joined if joined is not None else next(mine)))
+        return found
+
     # joins ------------------------------------------------------------------------------------------------------------
 
     def concatenated(self, pieces: tuple[Piece, ...], axis: int, owners: Owners) -> str:

@@ -1,5 +1,8 @@
 """What a net's inputs and outputs hold fast.
 
+What is seen of an output's channels in the output itself is pinned as the coupling finds it; what makes an output of which
+nothing is left is found here, by walking back from it.
+
 The channels of an input are the same for all tasks. A layer that makes such channels (y = x + f(x), x f(x)) has rows of which
 each stands for one channel of the input, so that there is nothing to match, and no strand of them that a task has for itself
 could hold the input, which all tasks read. These channels carry no strands: the layer is each task's own, and the input stays
@@ -11,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from onnxzip.analysis.spaces import Expr
-from onnxzip.net import Axis, Net
+from onnxzip.net import Axis, Net, Node
 
+OUTPUT = "an output of the net"
 INPUT = "its channels are those of an input of the net"
 
 
@@ -28,3 +32,31 @@ def writing_inputs(made: Mapping[str, frozenset[int]], inputs: frozenset[int]) -
         made: node -> atoms that its weights produce; inputs: atoms of the net's inputs.
     """
     return ((node, INPUT) for node, atoms in made.items() if atoms & inputs)
+
+
+def pin_last(net: Net, made: Mapping[str, frozenset[int]], pinned: dict[int, str]) -> None:
+    """Pin what makes an output of whose channels nothing is left there: one channel less its axis, a maximum over channels.
+
+    Shared, it would be one output for several tasks. Where some of it is pinned, each task has that for itself.
+
+    Args:
+        made: node -> atoms that its weights produce.
+        pinned: atom -> reason; grows.
+    """
+    makers = {v: n for n in net.nodes for v in n.outputs}
+    for port in net.outputs:
+        waiting, seen, last = [port.name], set[str](), set[int]()
+        while waiting:
+            node = makers.get(waiting.pop())
+            if node is None or node.name in seen:
+                continue
+            seen.add(node.name)
+            last |= made.get(node.name, frozenset())
+            waiting += [] if node.name in made or _mixes(net, node) else [v for v in node.inputs if v is not None]
+        if not last & pinned.keys():
+            pinned |= dict.fromkeys(last, OUTPUT)
+
+
+def _mixes(net: Net, node: Node) -> bool:
+    """Whether a node has a matrix of its own, as recurrent ones do."""
+    return any(v is not None and v in net.params and sum(n > 1 for n in net.params[v].shape) > 1 for v in node.inputs)

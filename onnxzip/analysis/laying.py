@@ -158,6 +158,7 @@ class _Rules:
         """A node without weights: once per piece where the pieces of its inputs fit, else once per task."""
         members = frozenset(role.members)
         computed = [v for v in role.inputs if v is not None and v in self.draft.pieces]
+        self.tear_unnamed(role, computed)
         keys = self.piece_keys(role, computed, members)
         if keys is not None:
             for key in keys:
@@ -171,6 +172,15 @@ class _Rules:
             read = {v: p if p is not None else next(iter(self.draft.pieces[v].values())) for v, p in joined.items()}
             every = tuple(k for k in self.out_keys(role.outputs[0], members) if task in k)
             self.place_plain(role, own, own, read, len(role.members) == 1, every)
+
+    def tear_unnamed(self, role: Role, computed: list[str]) -> None:
+        """A channel that stands for all of an axis, or vanishes, is no channel to the node: it must be alone in its piece."""
+        for task, node in role.members.items():
+            named = {a for e in self.draft.overlay.couplings[task].names.get(node.name, {}).values() for a in e.atoms()}
+            known = {self.draft.overlay.spaces[task, a] for a in named}
+            for plan in (self.draft.spaces[n] for n in self.carried(computed, task) - known):
+                if any(task in s.key and len(s.rows) > 1 for s in plan.strands):
+                    self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs the one channel of {task!r} alone"
 
     def readable(self, laid: str, key: Owners, owners: Owners) -> Piece | None:
         """The piece that a node running for a key reads."""
@@ -279,21 +289,8 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
         draft.put(port.name, everyone, keys, everyone, True, port.name)
     for role in overlay.roles:
         rules.add(role)
-    outputs = {t: tuple(_outputs(draft, t)) for t in overlay.tasks}
+    outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}
     return Layout(
         tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.shapes, outputs,
         frozenset(draft.starved), draft.torn,
     )
-
-
-def _outputs(draft: Draft, task: str) -> list[tuple[str, Piece]]:
-    """The pieces that a task's outputs are; one that is made of several (a channel of the input stands beside) is joined."""
-    found = []
-    net = draft.overlay.couplings[task].net
-    laid_of = {v[task]: laid for laid, v in draft.overlay.values.items() if task in v}
-    for port in net.outputs:
-        laid = laid_of[port.name]
-        joined = draft.joined_for(laid, task) if draft.is_stranded(laid) else None
-        mine = (p for k, p in draft.pieces[laid].items() if task in p.owners or task in k)
-        found.append((port.name, joined if joined is not None else next(mine)))
-    return found

@@ -11,6 +11,7 @@ import numpy as np
 from onnxzip.analysis.biases import with_biases
 from onnxzip.analysis.deadends import led_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
+from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.proposals import Proposal, beside_weighted_inputs, proposals_of
@@ -121,7 +122,6 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
 
-OUTPUT = "an output of the net"
 UNLIKE = "its channels keep their order, and not all nets have as many"
 STARVED = "all that its shared channels could read is each task's own"
 

@@ -1,0 +1,76 @@
+"""What stands at the ends of a net: a single channel, and outputs of whose channels nothing is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fusing import check_tasks, check_valid, fuse, net_of
+from onnx import numpy_helper, parser
+
+from onnxzip.net import Net
+
+NET = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,8] x) => (float[{out}] y) <int64[1] last = {{-1}}, int64[3] image = {{-1,3,1}}> {{
+    [first] h = Gemm<transB=1>(x, w0, b0) r = Relu(h) [second] g = Gemm<transB=1>(r, w1, b1) {end}
+}}"""
+IMAGES = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,3,6,6] x) => (float[N,4] y) {
+    [first] h = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(h) f = Flatten(r) [second] y = Gemm<transB=1>(f, w1, b1)
+}"""
+LAYOUTS = ("strands", "wide")
+
+
+def filled(folder: Path, text: str, name: str, seed: int, **shapes: tuple[int, ...]) -> Net:
+    """A net with random weights."""
+    model, rng = parser.parse_model(text), np.random.default_rng(seed)
+    for param, shape in shapes.items():
+        array = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), param))
+    return net_of(folder, model, name)
+
+
+def dense(folder: Path, name: str, seed: int, width: int, classes: int, end: str, out: str = "N,1") -> Net:
+    text = NET.format(end=end, out=out)
+    return filled(folder, text, name, seed, w0=(width, 8), b0=(width,), w1=(classes, width), b1=(classes,))
+
+
+@pytest.mark.parametrize(
+    ("end", "classes", "out"),
+    [
+        ("y = Sigmoid(g)", 1, "N,1"),
+        ("y = Squeeze(g, last)", 1, "N"),
+        ("s = Reshape(g, last) y = Tanh(s)", 1, "N"),
+        ("y = ReduceMax<axes=[1]>(g)", 3, "N,1"),
+        ("y = ReduceSum<keepdims=0>(g, last)", 3, "N"),
+    ],
+)
+def test_what_makes_an_output_is_each_tasks_own(end: str, classes: int, out: str, tmp_path: Path) -> None:
+    """Nothing that two tasks give away may be one and the same."""
+    nets = [dense(tmp_path, t, k, 6, classes, end, out) for k, t in enumerate("ab")]
+    fused = fuse(nets)
+    assert [(s.name, s.shared) for s in fused.plan.shared_spaces()] == [("first", 6)]
+    assert fused.plan.refusals == ()
+    check_valid(fused, nets)
+
+
+@pytest.mark.parametrize("widths", [(1, 16), (16, 1), (1, 1), (1, 4, 9)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layer_of_one_channel_corresponds_to_a_wide_one(widths: tuple[int, ...], layout: str, tmp_path: Path) -> None:
+    nets = [dense(tmp_path, f"t{k}", k, w, 1, "y = Sigmoid(g)") for k, w in enumerate(widths)]
+    fused = fuse(nets, 1.0, layout)
+    check_valid(fused, nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [1]
+    assert fused.plan.refusals == ()
+    check_tasks(fuse(nets, 0.0, layout), nets, 1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_channel_that_vanishes_in_a_product_of_axes_is_alone(layout: str, tmp_path: Path) -> None:
+    """No other one can lie beside it in what a node takes for its positions alone."""
+    shapes = [{"w0": (w, 3, 3, 3), "b0": (w,), "w1": (4, 36 * w), "b1": (4,)} for w in (1, 3)]
+    nets = [filled(tmp_path, IMAGES, f"t{k}", k, **some) for k, some in enumerate(shapes)]
+    fused = fuse(nets, 1.0, layout)
+    check_valid(fused, nets)
+    assert any("'t0' alone" in r.why for r in fused.plan.refusals) == (layout == "wide")
