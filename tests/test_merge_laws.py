@@ -90,6 +90,25 @@ def test_half_wide_merge_with_permuted_copy_is_the_net(family: str, tmp_path: Pa
     check_tasks(fuse(nets, 0.5, "wide"), nets, SAME)
 
 
+WIDE_FAMILIES = [
+    "mlp", "lenet", "resnet", "mobilenet", "grouped", "densenet", "unet", "gated", "squeeze_excite", "inception",
+    "image_joined", "input_joined_and_added", "input_added_within",
+]
+
+
+@pytest.mark.parametrize("family", WIDE_FAMILIES)
+def test_wide_rows_read_what_each_task_has_for_itself(family: str, tmp_path: Path) -> None:
+    """Nothing is shared of the first space, yet of those behind it, whose rows read the channels of both nets."""
+    nets = [make(tmp_path, family, 1, "a"), permuted(make(tmp_path, family, 1, "b"), 5)]
+    first, *others = analyse(nets, layout="wide").shared_spaces()
+    fused = fuse(nets, [("*", 0.5), (first.name, 0.0)], "wide")
+    found = {s.number: s for s in fused.plan.shared_spaces()}
+    assert not found[first.number].shared
+    assert all(found[s.number].shared for s in others if s.shared and s.name != first.name)
+    check_valid(fused, nets)
+    check_tasks(fused, nets, SAME)
+
+
 # Law 5 ----------------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,15 @@ def led_by(laid: Overlay, steps: Sequence[Step], whole: Iterable[int]) -> set[in
     return found
 
 
+def read_by(laid: Overlay, steps: Sequence[Step]) -> dict[int, set[int]]:
+    """Per space, those that its rows read."""
+    found: dict[int, set[int]] = {}
+    for number, written in _readers(laid, steps).items():
+        for other in written:
+            found.setdefault(other, set()).add(number)
+    return found
+
+
 def _readers(laid: Overlay, steps: Sequence[Step]) -> dict[int, set[int]]:
     """Per space, those that rows which read it are channels of; -1 for rows of none."""
     found: dict[int, set[int]] = {}

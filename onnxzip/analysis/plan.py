@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from onnxzip.analysis.biases import with_biases
-from onnxzip.analysis.deadends import led_by
+from onnxzip.analysis.deadends import led_by, read_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.laying import lay_out
@@ -143,13 +143,13 @@ def _settle(
 ) -> tuple[dict[int, SpacePlan], Layout, dict[int, str]]:
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
-    dropped: set[tuple[int, Owners]] = set()
+    dropped = set[tuple[int, Owners]]()
     torn, woven = _out_of_step(proposals) | beside_weighted_inputs(laid, steps), woven_spaces(laid)
+    read = read_by(laid, steps) if together else {}
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
-        spaces = {
-            n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()
-        }
+        spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
+        spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn))
         uneven = {n: why for n, why in uneven_spaces(woven, spaces).items() if n not in torn}
         if uneven:
             torn |= uneven
@@ -161,6 +161,27 @@ def _settle(
             return spaces, drawn, {n: STARVED for n, _ in dropped} | torn
         dropped |= starved
         torn |= news
+
+
+def _joined(spaces: Mapping[int, SpacePlan], read: Mapping[int, set[int]], apart: Iterable[int]) -> dict[int, SpacePlan]:
+    """Spaces of layout wide: where shared rows read what each task has for itself, that lies in one strand, which all read.
+
+    Args:
+        read: per space, those that its rows read.
+        apart: spaces that cannot lie in one strand.
+    """
+    found, known = dict(spaces), set(apart)
+    waiting = [n for n, p in spaces.items() if not p.given and any(len(s.key) > 1 for s in p.strands)]
+    while waiting:
+        news = (read.get(waiting.pop(), set()) & found.keys()) - known
+        known |= news
+        for number in (n for n in news if not any(len(s.key) > 1 for s in found[n].strands)):
+            plan = found[number]
+            free = {o: c for o, c in plan.counts.items() if not o & plan.refused.keys()}
+            strands = strands_of(free, len(free) > 1) + tuple(s for s in plan.strands if s.key & plan.refused.keys())
+            found[number] = replace(plan, strands=strands)
+            waiting += [number] if len(free) > 1 else []
+    return found
 
 
 def _out_of_step(proposals: Mapping[int, Proposal]) -> dict[int, str]:
