@@ -86,3 +86,40 @@ def test_what_each_task_has_for_itself_beside_what_is_shared(share: float, layou
     fused = fuse(nets, [("*", share), (gate, 0.0)], layout)
     check_valid(fused, nets)
     assert next(s for s in fused.plan.shared_spaces() if s.sizes["a"] == 8).shared == round(8 * share)
+
+
+SMALL: dict[str, Callable[[Maker, str], list[str]]] = {
+    "split": lambda m, x: parts_of(m, x, 6, 2, 4),
+    "split, one channel": lambda m, x: parts_of(m, x, 11, 1),
+    "slice": lambda m, x: [m.op("Slice", x, m.ints(k), m.ints(n), m.ints(1)) for k, n in ((0, 1), (1, 12))],
+}
+
+
+def parts_of(m: Maker, x: str, *sizes: int) -> list[str]:
+    first = m.op("Split", x, m.ints(*sizes), outputs=len(sizes), axis=1)
+    return [first, *(f"{first}_{k}" for k in range(1, len(sizes)))]
+
+
+def cut_up(kind: str) -> Architecture:
+    """Channels in parts of different sizes that meet again, beside one channel more."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        sizes = {"split": (6, 2, 4), "split, one channel": (11, 1), "slice": (1, 11)}[kind]
+        parts = SMALL[kind](m, m.conv("image", (12, 3, 3, 3)))
+        made = [m.conv(m.relu(p), (8, n, 1, 1)) for p, n in zip(parts, sizes, strict=True)]
+        both = m.op("Concat", *made, m.op("Sigmoid", m.conv("image", (1, 3, 1, 1))), axis=1)
+        return m.pool_head(m.relu(m.conv(both, (8, 8 * len(made) + 1, 1, 1))), 8, classes)
+
+    return Architecture(build)
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("kind", SMALL)
+def test_parts_of_which_little_or_nothing_is_shared(kind: str, share: float, layout: str, tmp_path: Path) -> None:
+    nets = [net_of(tmp_path, model_of(cut_up(kind), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    fused = fuse(nets, share, layout)
+    check_valid(fused, nets)
+    assert not [v for v, shape in fused.plan.layout.shapes.items() if 0 in shape]
+    if not share:
+        check_tasks(fused, nets, 1e-5)
