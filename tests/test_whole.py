@@ -123,3 +123,20 @@ def test_parts_of_which_little_or_nothing_is_shared(kind: str, share: float, lay
     assert not [v for v, shape in fused.plan.layout.shapes.items() if 0 in shape]
     if not share:
         check_tasks(fused, nets, 1e-5)
+
+
+def gated(m: Maker, width: int, classes: int) -> str:
+    x = m.relu(m.conv("image", (8, 3, 3, 3)))
+    return m.pool_head(m.op("Mul", x, m.op("Sigmoid", m.conv(x, (1, 8, 1, 1)))), 8, classes)
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.7])
+def test_one_channel_is_shared_as_soon_as_any_are(share: float, layout: str, tmp_path: Path) -> None:
+    """It has no parts, and where it is not shared nothing that it is a gate of can be."""
+    nets = [net_of(tmp_path, model_of(Architecture(gated), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    fused = fuse(nets, share, layout)
+    check_valid(fused, nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [round(8 * share), int(share > 0)]
+    assert fused.plan.refusals == ()
+    assert [n.op for n in fused.net.nodes].count("Sigmoid") == (1 if share else 2)

@@ -1,7 +1,8 @@
 """How many channels of each space are shared by whom: the strands of the fused net.
 
 For tasks with n_1 <= n_2 <= ... channels and share f, round(f n_1) channels are shared by all, further
-round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own.
+round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own. One channel has no parts: a space
+of one channel in every net is shared for any f above 0.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def counts_for(sizes: Mapping[str, int], share: float) -> dict[Owners, int]:
         sizes: channels per task.
         share: 0..1.
     """
+    if share > 0 and set(sizes.values()) == {1}:
+        share = 1.0
     order = sorted(sizes, key=lambda t: sizes[t])
     counts: dict[Owners, int] = {}
     used = 0
