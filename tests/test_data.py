@@ -131,6 +131,22 @@ class TestTasks:
         assert [s.tasks for s in collected({"a": "d.npz", "": "e.npz"}, feeds)[0].sources] == [("a",), ("b", "c")]
         assert [s.tasks for s in collected({"a": X, "b": X, "c": X + 1}, feeds)[0].sources] == [("a", "b"), ("c",)]
 
+    @pytest.mark.parametrize("names", [("a", "b"), ("a",)])
+    def test_inputs_that_are_called_as_the_tasks_are_told_apart(self, names: tuple[str, ...]) -> None:
+        """A mapping of arrays by input looks like one by task: the message says so, and both ways out of it work."""
+        feed = Feed(tuple(Port(name, F32, (-1, 1, 6, 6)) for name in names), {}, None)
+        feeds, arrays = {"a": feed, "b": feed}, {name: X + k for k, name in enumerate(names)}
+        with pytest.raises(InvalidDataError, match=r"tasks and inputs have these names.*read by task\. Give \{''"):
+            collected(arrays, feeds)
+        for given in ({"": arrays}, {"a": arrays, "b": arrays}):
+            found, _ = collected(given, feeds)
+            assert [s.tasks for s in found.sources] == [("a", "b")] and set(found.sources[0].inputs) == set(names)
+
+    def test_arrays_by_task_are_enough_for_one_input_each(self) -> None:
+        feed = Feed((Port("a", F32, (-1, 1, 6, 6)),), {"b": "a"}, None)
+        found, _ = collected({"a": X, "b": X + 1}, {"a": feed, "b": feed})
+        assert [s.tasks for s in found.sources] == [("a",), ("b",)]
+
     def test_labels_are_kept_where_there_are_classes(self) -> None:
         found, notes = collected((X, Y), {"a": FEED, "b": Feed((PORT,), {}, None)})
         assert set(found.sources[0].labels) == {"a"} and len(notes) == 1 and "'b'" in notes[0]

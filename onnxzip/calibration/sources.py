@@ -120,6 +120,7 @@ def collect(
     """
     if data is None:
         return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
+    _refuse_clash(data, feeds)
     pools, scaled = [], []
     for tasks, item in grouped(data, tuple(feeds)):
         mine = {t: feeds[t] for t in tasks}
@@ -171,6 +172,22 @@ def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
         return False
     arrays = all(isinstance(v, np.ndarray) or hasattr(v, "detach") for v in data.values())
     return not arrays or set(data) <= {*tasks, ""}
+
+
+def _refuse_clash(data: Any, feeds: Mapping[str, Feed]) -> None:
+    """Arrays under names that tasks and inputs have in common are read by task, where they are not enough for the nets."""
+    if not _is_by_task(data, tuple(feeds)) or any(isinstance(item, Mapping) for item in data.values()):
+        return
+    arrays = {k for k, item in data.items() if isinstance(item, np.ndarray) or hasattr(item, "detach")}
+    inputs = {name for f in feeds.values() for name in (*(p.name for p in f.ports), *f.aliases)}
+    short = any(len(f.ports) > 1 and k in arrays for k, f in feeds.items()) or not set(feeds) <= set(data)
+    if arrays == set(data) <= inputs and short:
+        listed = ", ".join(f"{name!r}: ..." for name in data)
+        raise InvalidDataError(
+            f"data for {', '.join(map(repr, data))}: tasks and inputs have these names, and a mapping like this one is read by "
+            f"task. Give {{'': {{{listed}}}}} for all tasks, {{TASK: {{{listed}}}}} for each its own, or a .npz file; or give "
+            "the tasks other names."
+        )
 
 
 def _rows(
