@@ -207,9 +207,8 @@ class _Rules:
                 dropped = role.op == "Concat" and self.draft.is_empty(value, (key,))
                 if not dropped and self.readable(value, key, key & members) is None:
                     return None
-        pieces = [(v, p) for v in stranded for p in self.draft.pieces[v].values()]
-        joined = any(len(p.keys) > 1 and p.owners & members for _, p in pieces)
-        if joined and any(len(p.keys) == 1 and len(self.draft.pieces[v]) > 1 for v, p in pieces):
+        plain = {p.keys == (k,) for v in stranded for k, p in self.draft.pieces[v].items() if p.owners & members}
+        if len(plain) > 1:  # some are strands, others one task's channels of several strands
             return None
         return keys if keys and self.whole_fits(role, keys, members) else None
 
@@ -258,7 +257,7 @@ class _Rules:
             return next((p.keys for p in sources if p.keys), ())
         own = [tuple(k for k in p.keys if any((n, k) in self.draft.sizes.strand for n in numbers)) for p in sources
                if numbers & self.carried([p.laid], p.task)]
-        return max(own, key=len) if own else written
+        return tuple(sorted({k for keys in own for k in keys}, key=lambda k: -len(k))) if own else written
 
     def carried(self, laid: Iterable[str], task: str) -> set[int]:
         """The channel spaces of some values."""
