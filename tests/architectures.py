@@ -404,6 +404,24 @@ def image_joined(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def image_gated(m: Maker, w: int, classes: int) -> str:
+    gate = m.op("Sigmoid", m.conv("image", (1, 3, 3, 3)))
+    x = m.op("Concat", m.op("Mul", "image", gate), m.relu(m.conv("image", (w, 3, 3, 3))), axis=1)
+    return m.pool_head(m.relu(m.conv(x, (2 * w, w + 3, 3, 3))), 2 * w, classes)
+
+
+@family({"x": (3, 10)}, shares_all=False)
+def turned_features(m: Maker, w: int, classes: int) -> str:
+    """PointNet's T-Net: features times a matrix made of them; they are joined with what is made of the product."""
+    x = m.relu(m.conv("x", (w, 3, 1)))
+    turn = m.op("Reshape", m.gemm(m.op("ReduceMax", x, axes=[2], keepdims=0), w, w * 4), m.ints(0, w, 4))
+    x = m.op("Transpose", m.op("MatMul", m.op("Transpose", x, perm=[0, 2, 1]), turn), perm=[0, 2, 1])
+    y = m.relu(m.conv(x, (w, 4, 1)))
+    low, high = (m.op("ReduceMax", v, axes=[2], keepdims=0) for v in (x, y))
+    return m.gemm(m.op("Concat", m.op("Slice", low, m.ints(0), m.ints(2), m.ints(1)), high, axis=1), w + 2, classes)
+
+
+@family()
 def two_outputs(m: Maker, w: int, classes: int) -> list[str]:
     x = m.relu(m.conv("image", (w, 3, 3, 3)))
     y = m.relu(m.conv(x, (2 * w, w, 3, 3), strides=[2, 2]))

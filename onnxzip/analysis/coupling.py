@@ -27,6 +27,7 @@ class Coupling:
         produced: atoms that are output channels of a node with weights, and none of an input: those that can be matched at
             all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
+        kept: atoms that weights produce, too, but whose channels keep their order inside of those of a produced one.
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
             channels that an LRN sums).
@@ -39,6 +40,7 @@ class Coupling:
     whole: Mapping[str, frozenset[int]]
     produced: frozenset[int]
     inside: Mapping[int, int]
+    kept: frozenset[int]
     pinned: Mapping[int, str]
     ordered: frozenset[int]
     refusals: tuple[tuple[str, str], ...]
@@ -227,7 +229,7 @@ def _finished(builder: _Builder) -> Coupling:
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, inside, pinned, ordered, tuple(refusals))
+    return Coupling(net, axes, names, whole, produced, inside, nesting.kept, pinned, ordered, tuple(refusals))
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:

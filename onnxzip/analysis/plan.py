@@ -14,7 +14,7 @@ from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
-from onnxzip.analysis.proposals import Proposal, beside_weighted_inputs, proposals_of
+from onnxzip.analysis.proposals import Proposal, beside_own, proposals_of
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
@@ -144,7 +144,7 @@ def _settle(
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
     dropped = set[tuple[int, Owners]]()
-    torn, woven = _out_of_step(proposals) | beside_weighted_inputs(laid, steps), woven_spaces(laid)
+    torn, woven = _out_of_step(proposals) | beside_own(laid, steps), woven_spaces(laid)
     read = read_by(laid, steps) if together else {}
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)

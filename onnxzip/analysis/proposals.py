@@ -11,6 +11,7 @@ from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
 
 BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
+BESIDE_KEPT = "it is joined with channels that each task computes for itself, in an order that others behind them need"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     for number in sorted(produced):
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
         found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
-    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps)):
+    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid)):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
 
@@ -96,14 +97,19 @@ def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> se
     return found
 
 
-def beside_weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
-    """Spaces that stand beside such channels in a concatenation: each task keeps its own there."""
-    weighted = _weighted_inputs(laid, steps)
+def _kept(laid: Overlay) -> set[int]:
+    """Spaces that weights produce, but that make no strands: their channels keep their order inside of those of others."""
+    return {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.kept}
+
+
+def beside_own(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
+    """Spaces joined with channels that make no strands and are not given: each task keeps its own there."""
+    weighted, kept = _weighted_inputs(laid, steps), _kept(laid)
     found: dict[int, str] = {}
     for task, coupling in laid.couplings.items():
         produced = {laid.spaces[task, a] for a in coupling.produced}
         for expr in coupling.axes.values():
             numbers = set(laid.expr(expr, task).atoms())
-            if expr.kind in ("sum", "woven") and numbers & weighted:
-                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT)
+            if expr.kind in ("sum", "woven") and numbers & (weighted | kept):
+                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT if numbers & weighted else BESIDE_KEPT)
     return found
