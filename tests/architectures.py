@@ -421,6 +421,24 @@ def turned_features(m: Maker, w: int, classes: int) -> str:
     return m.gemm(m.op("Concat", m.op("Slice", low, m.ints(0), m.ints(2), m.ints(1)), high, axis=1), w + 2, classes)
 
 
+@family({"x": (3, 10)})
+def predicted_matrix(m: Maker, w: int, classes: int) -> str:
+    """Features [n, w, length] times a matrix [n, 4, w] that is made of them."""
+    x = m.relu(m.conv("x", (w, 3, 1)))
+    matrix = m.op("Reshape", m.gemm(m.op("ReduceMax", x, axes=[2], keepdims=0), w, 4 * w), m.ints(0, 4, w))
+    y = m.relu(m.conv(m.op("MatMul", matrix, x), (2 * w, 4, 1)))
+    return m.gemm(m.op("ReduceMax", y, axes=[2], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (3, 10)}, shares_all=False)
+def predicted_residual(m: Maker, w: int, classes: int) -> str:
+    """As above, but weights make channels of both axes of the matrix elsewhere: these stay as they are."""
+    x = m.relu(m.conv(m.relu(m.conv("x", (w, 3, 1))), (4, w, 1)))
+    matrix = m.op("Reshape", m.gemm(m.op("ReduceMax", x, axes=[2], keepdims=0), 4, 20), m.ints(0, 5, 4))
+    y = m.op("Add", m.op("MatMul", matrix, x), m.conv(x, (5, 4, 1)))
+    return m.gemm(m.op("ReduceMax", m.relu(m.conv(y, (w, 5, 1))), axes=[2], keepdims=0), w, classes)
+
+
 @family()
 def two_outputs(m: Maker, w: int, classes: int) -> list[str]:
     x = m.relu(m.conv("image", (w, 3, 3, 3)))

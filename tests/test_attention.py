@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES, TOKENS, encoder, model_of
-from fusing import check_tasks, fuse, make, net_of, permuted
+from fusing import check_all_shared, check_tasks, fuse, make, net_of, permuted
 from netfiles import loaded, ops, written
 
 from onnxzip.analysis import analyse
@@ -68,8 +68,8 @@ class TestCoupling:
         heads = coupling.inside[next(iter(coupling.inside))]
         assert heads in coupling.produced and heads not in coupling.pinned
 
-    def test_one_key_for_all_heads_mixes_them(self, tmp_path: Path) -> None:
-        """Channels that stand without their heads have one order for all of these: nothing here is in an order of its own."""
+    def test_one_key_for_all_heads_leads_their_channels(self, tmp_path: Path) -> None:
+        """Channels that weights make without heads, too, have one order for all heads, and these keep theirs."""
         graph = """g (float[N,5,6] x, float[6,8] wq, float[6,4] wk, float[8,3] wo) => (float[N,5,3] y)
         <int64[4] split = {0,0,2,4}, int64[3] join = {0,0,8}>
         {
@@ -85,9 +85,14 @@ class TestCoupling:
             flat = Reshape(back, join)
             y = MatMul(flat, wo)
         }"""
-        coupling = couple(loaded(written(tmp_path, graph, 11)))
-        assert not coupling.inside
-        assert coupling.axes[Axis("k", 2)].atom not in coupling.produced - set(coupling.pinned)
+        net = replace(loaded(written(tmp_path, graph, 11)), name="a")
+        coupling = couple(net)
+        channels, heads = coupling.axes[Axis("k", 2)].atom, coupling.axes[Axis("heads", 2)].atom
+        assert not coupling.inside and channels in coupling.produced - set(coupling.pinned) and heads in coupling.kept
+        nets = [net, permuted(net, 7, "b")]
+        fused = fuse(nets)
+        check_all_shared(fused.plan)
+        check_tasks(fused, nets, 1e-4)
 
 
 class TestHeads:

@@ -39,7 +39,8 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 def gives_up(family: str, layout: str) -> bool:
     """Whether nets of different width share nothing of their first space: a node needs it whole, and what is behind that node
     adds to it, or one strand holds channels of several owners."""
-    torn = family in ("layer_norm", "spatial_attention", "computed_weights", "turned_features") and layout == "wide"
+    whole = ("layer_norm", "spatial_attention", "computed_weights", "turned_features", "predicted_matrix")
+    torn = family in whole and layout == "wide"
     return torn or family in ("encoder", "token_encoder")
 
 
@@ -203,6 +204,13 @@ def test_an_output_has_its_name_where_an_inner_value_has_it_too(tmp_path: Path) 
     fused = fuse([make(tmp_path, "input_kept", k) for k in (1, 2)])
     assert [p.name for p in fused.net.outputs] == ["net1_out0", "net2_out0"]
     assert {f"net{k}_out0_inner" for k in (1, 2)} <= set(fused.net.shapes)
+
+
+def test_factors_that_weights_make_elsewhere_stay_as_they_are(tmp_path: Path) -> None:
+    """Nets that differ in weights alone correspond from end to end, and the reason for what is not shared is the product."""
+    plan = analyse([make(tmp_path, "predicted_residual", k) for k in (1, 2)])
+    assert all(len(role.members) == 2 for role in plan.overlay.roles)
+    assert any(r.why.endswith("mixes several channel spaces") for r in plan.refusals)
 
 
 @every_layout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
@@ -208,7 +208,8 @@ def _finished(builder: _Builder) -> Coupling:
     stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    made, inputs = _made(net, axes), input_atoms(net, axes)
+    written, inputs = _written(net, axes), input_atoms(net, axes)
+    made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
     produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
     refusals = [*builder.refusals, *writing_inputs(made, inputs), *_torn_channels(builder, produced, numbers)]
@@ -223,7 +224,7 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned))
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned), _alone(written.values()))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
@@ -247,15 +248,21 @@ def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[in
             yield node.name, why
 
 
-def _made(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, frozenset[int]]:
-    """Per node with weights, the atoms on its output axis, less those that its input carries at the same place."""
-    found: dict[str, frozenset[int]] = {}
+def _written(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, Expr]:
+    """Per node with weights its output axis, but where the channels are those of the input at the same place."""
+    found: dict[str, Expr] = {}
     for node in net.nodes:
         operator, view = linear_view(net, node) or (None, None)
         linear = operator.linear if operator is not None else None
         if linear is not None and view is not None and not linear.diagonal(view):
-            found[node.name] = frozenset(axes[Axis(node.outputs[0], linear.channel(view))].atoms())
+            found[node.name] = axes[Axis(node.outputs[0], linear.channel(view))]
     return found
+
+
+def _alone(written: Iterable[Expr]) -> frozenset[int]:
+    """Atoms that weights produce outside of products."""
+    flat = (e for made in written for e in (made.parts if made.kind == "sum" else (made,)))
+    return frozenset(e.atom for e in flat if e.kind == "atom")
 
 
 def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:

@@ -9,6 +9,9 @@ h: it is taken whole, and its order is found head by head. d lies inside h where
 
 A factor that is no such thing (its order is fixed, or params of its own stand along it, as in rotary embeddings) keeps its
 order inside every channel of the free factor.
+
+The free factor is the one that weights produce elsewhere without the other (the features c that a predicted matrix (r c) is
+multiplied with): these weights need strands. Where they do so for both, none is kept, and coupling refuses the product.
 """
 
 from __future__ import annotations
@@ -33,12 +36,15 @@ class Nesting:
     kept: frozenset[int]
 
 
-def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int]) -> Nesting:
+def nest(
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int], alone: frozenset[int]
+) -> Nesting:
     """Sort the factors of all products into those that carry strands and those that follow them.
 
     Args:
         axes: the space of each axis.
-        produced: atoms that weights produce; free: those of them that may be in any order.
+        produced: atoms that weights produce; free: those of them that may be in any order; alone: those that some weights
+            produce outside of every product.
     """
     single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
     free = free - single
@@ -46,9 +52,10 @@ def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: fr
     kept: set[int] = set()
     for factors in _products(axes):
         carrying = [p for p in factors if any(a in free for a in p.atoms())]
-        if not carrying or carrying[0].kind != "atom":
+        lead = next((p for p in carrying if p.atom in alone), next(iter(carrying), None))
+        if lead is None or lead.kind != "atom":
             continue
-        head = carrying[0].atom
+        head = lead.atom
         for part in factors:
             for atom in part.atoms():
                 if atom == head or atom not in produced:
@@ -56,10 +63,10 @@ def nest(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: fr
                 if part.kind != "atom" or atom not in free or outer.setdefault(atom, head) != head:
                     kept.add(atom)
     kept |= {atom for atom, head in outer.items() if head in outer}
-    alone = {atom: _standing_without(net, axes, atom, head) for atom, head in outer.items() if atom not in kept}
-    kept |= {atom for atom, found in alone.items() if found}
+    without = {atom: _standing_without(net, axes, atom, head) for atom, head in outer.items() if atom not in kept}
+    kept |= {atom for atom, found in without.items() if found}
     heads = set(outer.values()) - kept
-    return Nesting({a: h for a, h in outer.items() if a not in kept and h in heads}, frozenset(kept - heads))
+    return Nesting({a: h for a, h in outer.items() if a not in kept and h in heads}, frozenset(kept - heads - alone))
 
 
 def _products(axes: Mapping[Axis, Expr]) -> Iterator[tuple[Expr, ...]]:
