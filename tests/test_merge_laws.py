@@ -179,7 +179,15 @@ def test_channels_of_the_input_that_each_task_scales_by_itself(tmp_path: Path) -
     nets = [make(tmp_path, "image_scaled", k) for k in (1, 2)]
     fused = fuse(nets, 1.0)
     check_valid(fused, nets)
-    assert any("channels of the input" in r.why for r in fused.plan.refusals)
+    assert any("params of its own for" in r.why for r in fused.plan.refusals)
+
+
+def test_nets_of_other_width_part_where_a_norm_needs_all_channels(tmp_path: Path) -> None:
+    """What starves behind the norm is refused because of the norm."""
+    plan = analyse([make(tmp_path, "encoder", 1), make(tmp_path, "encoder", 2, width=6)])
+    assert plan.refusals
+    for refusal in plan.refusals:
+        assert "needs all channels at once, and the nets differ in how many they have" in refusal.why
 
 
 @pytest.mark.parametrize("family", ["input_added", "input_masked", "input_joined_and_added"])

@@ -24,7 +24,8 @@ class Draft:
     weights: list[Weights] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
     shapes: dict[str, Shape] = field(default_factory=dict)
-    starved: set[tuple[int, Owners]] = field(default_factory=set)
+    starved: dict[tuple[int, Owners], str] = field(default_factory=dict)
+    apart: dict[str, str] = field(default_factory=dict)  # laid-over value -> why each task has its own
     torn: dict[int, str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
     value_names: set[str] = field(default_factory=set)

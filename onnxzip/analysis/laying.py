@@ -31,6 +31,8 @@ class _Rules:
 
     def add(self, role: Role) -> None:
         step = self.step_of.get(role.name)
+        why = next((self.draft.apart[v] for v in role.inputs if v in self.draft.apart), None)
+        self.draft.apart |= dict.fromkeys(role.outputs, why) if why is not None else {}
         if step is None:
             self.add_plain(role)
             return
@@ -65,7 +67,8 @@ class _Rules:
             piece = self.draft.put(role.outputs[0], key, strands, owners, len(keys) == 1, base)
             if not pieces:
                 written = self.draft.overlay.exprs(role.outputs[0], task)[axis]
-                self.draft.starved.update((n, key) for n in self.draft.sizes.carried(written))
+                why = self.draft.apart.get(source, "")
+                self.draft.starved |= {(n, key): why for n in self.draft.sizes.carried(written)}
                 continue
             group_parts = self.group_parts(source, axis, task, role)
             if group_parts is not None and len(pieces) > 1:
@@ -221,6 +224,10 @@ class _Rules:
             for plan in (p for p, s in mine if len(s.rows) > 1):
                 self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs all channels of each task alone"
             if len({s.key for _, s in mine}) > 1:
+                unlike = any(len(set(p.sizes.values())) > 1 for p in plans)
+                why = "the nets differ in how many they have" if unlike else "not all are shared alike"
+                why = f"{node.op} {node.name!r} needs all channels at once, and {why}"
+                self.draft.apart |= dict.fromkeys(role.outputs, why)
                 return False
         return True
 
@@ -291,5 +298,5 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}
     return Layout(
         tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.shapes, outputs,
-        frozenset(draft.starved), draft.torn,
+        draft.starved, draft.torn,
     )

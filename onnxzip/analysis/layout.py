@@ -82,7 +82,7 @@ class Layout:
         weights: params to be fitted; taken: params that are taken over.
         shapes: of every value and param of the fused net.
         outputs: task -> (name, piece) per output of its net.
-        starved: (space, key) of strands whose rows have nothing to read.
+        starved: (space, key) of strands whose rows have nothing to read -> the node that keeps it apart, or nothing.
         torn: spaces that a node needs whole in an order which pieces cannot give.
     """
 
@@ -92,7 +92,7 @@ class Layout:
     taken: tuple[Taken, ...]
     shapes: Mapping[str, Shape]
     outputs: Mapping[str, tuple[tuple[str, Piece], ...]]
-    starved: frozenset[tuple[int, Owners]]
+    starved: Mapping[tuple[int, Owners], str]
     torn: Mapping[int, str]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -143,7 +143,7 @@ def _settle(
 ) -> tuple[dict[int, SpacePlan], Layout, dict[int, str]]:
     """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
     together = layout == "wide"
-    dropped = set[tuple[int, Owners]]()
+    dropped: dict[tuple[int, Owners], str] = {}
     torn, woven = _out_of_step(proposals) | beside_own(laid, steps), woven_spaces(laid)
     read = read_by(laid, steps) if together else {}
     while True:
@@ -155,10 +155,10 @@ def _settle(
             torn |= uneven
             continue
         drawn = lay_out(laid, steps, spaces)
-        starved = {(n, k) for n, k in drawn.starved if len(k) > 1} - dropped
+        starved = {(n, k): why for (n, k), why in drawn.starved.items() if len(k) > 1 and (n, k) not in dropped}
         news = {n: why for n, why in drawn.torn.items() if n not in torn}
         if not starved and not news:
-            return spaces, drawn, {n: STARVED for n, _ in dropped} | torn
+            return spaces, drawn, {n: _starving(why) for (n, _), why in dropped.items()} | torn
         dropped |= starved
         torn |= news
 
@@ -184,6 +184,11 @@ def _joined(spaces: Mapping[int, SpacePlan], read: Mapping[int, set[int]], apart
     return found
 
 
+def _starving(why: str) -> str:
+    """Why channels are refused that would have nothing to read; a space made in several places may have it in some of them."""
+    return f"{why}: behind it, shared channels would have nothing to read" if why else STARVED
+
+
 def _out_of_step(proposals: Mapping[int, Proposal]) -> dict[int, str]:
     """Spaces that keep their order, but not as many channels of it in all nets that may share them."""
     return {n: UNLIKE for n, p in proposals.items() if p.ordered and len(p.free) > 1 and not p.even}
@@ -201,7 +206,7 @@ def _wanted(
 
 
 def _space(
-    number: int, proposal: Proposal, dropped: set[tuple[int, Owners]], share: float, together: bool, everyone: Owners
+    number: int, proposal: Proposal, dropped: Collection[tuple[int, Owners]], share: float, together: bool, everyone: Owners
 ) -> SpacePlan:
     name, free, refused, sizes = proposal.name, proposal.free, proposal.refused, proposal.sizes
     if name.startswith("given") and not free and not refused:

@@ -10,7 +10,7 @@ from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
 
-BESIDE_INPUT = "it is joined with channels of the input that each task scales by itself"
+BESIDE_SCALED = "it is joined with channels that no weights make, but that each task has params of its own for"
 BESIDE_KEPT = "it is joined with channels that each task computes for itself, in an order that others behind them need"
 
 
@@ -111,5 +111,5 @@ def beside_own(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
         for expr in coupling.axes.values():
             numbers = set(laid.expr(expr, task).atoms())
             if expr.kind in ("sum", "woven") and numbers & (weighted | kept):
-                found |= dict.fromkeys(numbers & produced, BESIDE_INPUT if numbers & weighted else BESIDE_KEPT)
+                found |= dict.fromkeys(numbers & produced, BESIDE_SCALED if numbers & weighted else BESIDE_KEPT)
     return found
