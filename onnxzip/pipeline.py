@@ -127,7 +127,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers, shelf)
-    net, origins = described(plan, zipped, files, options, peers)
+    net, origins = described(plan, zipped, files, samples.sources if method.needs_data else (), options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = checked_bytes(plan, zipped, net, shelf), None
     if options.steps.retrain and shelf is not None:

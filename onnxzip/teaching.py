@@ -16,10 +16,11 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxzip.calibration.rows import Pool
-from onnxzip.calibration.sources import Given, check_labelled, collect
+from onnxzip.calibration.seen import NOBODY, judged
+from onnxzip.calibration.sources import Given, Note, check_labelled, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import entries_of, own_version, read_origins
+from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.originals import Originals, fed_by, originals_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
@@ -73,7 +74,7 @@ def retrain(
         options: batch, learning rate, loss, checkpoints.
 
     Returns:
-        The net and the report. On held-out samples no task is worse than before.
+        The net and the report. On held-out samples, which the merge was not made from, no task is worse than before.
 
     Raises:
         UsageError: a teacher is missing or is another file, or an option cannot be used.
@@ -113,7 +114,7 @@ def retrain_files(
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
-        given, pools = _collected(model, originals, data, settings, progress)
+        given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
     lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
     with stages.stage("retrain", settings.steps.steps):
@@ -143,14 +144,37 @@ def _kept_nets(files: Iterable[Path_], checkpoint: Path | None) -> tuple[Path, .
 
 
 def _collected(
-    model: ModelProto, originals: Originals, data: Any, settings: RetrainSettings, progress: Progress
+    path: Path, model: ModelProto, originals: Originals, data: Any, settings: RetrainSettings, progress: Progress
 ) -> tuple[Given, tuple[Pool, ...]]:
     """What was given, and of each of its sources the rows that are used."""
     data, feeds = fed_by(model, originals, data, limit := _limit(settings))
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
     check_labelled(given, settings.retrain)
-    return given, tuple(replace(p, order=p.order[: settings.data.samples]) for p in given.pools)
+    return given, _judged(given, settings.data.samples, read_seen(entries_of(model), str(path)), progress.note)
+
+
+def _judged(given: Given, samples: int, seen: Mapping[str, np.ndarray] | None, note: Note) -> tuple[Pool, ...]:
+    """Pools of so many samples at most, judged by some that the merge was not made from.
+
+    Args:
+        seen: task -> fingerprints of those that it was made from; None where nobody knows.
+    """
+    from onnxzip.retraining.batches import parted
+
+    if seen is None:
+        note("the fused net does not tell which samples it was made from: they may be among those that judge the retraining")
+        return tuple(replace(p, order=p.order[:samples]) for p in given.pools)
+    pools = []
+    for pool in given.pools:
+        marks = np.concatenate([NOBODY, *(seen.get(t, NOBODY) for t in pool.tasks)])
+        pools.append(judged(pool, samples, marks, parted))
+        if pools[-1].judges is None:
+            note(
+                f"the merge was made from all samples of {', '.join(pool.tasks)}: those that judge the retraining are not new "
+                "to it. Give more samples, or others."
+            )
+    return tuple(pools)
 
 
 def _limit(settings: RetrainSettings) -> int:

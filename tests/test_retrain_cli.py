@@ -13,10 +13,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from merging import Ran, failed, images, run, snapshot, write_net
 
 import onnxzip
+from onnxzip.calibration.rows import ArrayRows, Pool
+from onnxzip.calibration.seen import fingerprints, judged
+from onnxzip.config import DataOptions
+from onnxzip.exporting.metadata import entries_of, read_seen
+from onnxzip.net import Port
+from onnxzip.retraining.batches import parted, parts_of
 
 RUN = ("retrain", "m.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--data", "d.npz", "--device", "cpu")
 SHORT = ("--batch", 16, "--learning-rate", 0.01)
@@ -92,6 +99,70 @@ class TestRetrain:
         err = retrained("--steps", 5, "-o", "r.onnx").err
         assert all(word in err for word in ("load", "data", "retrain", "verify", "5/5"))
         assert re.search(r"a \d+\.\d{4}  b \d+\.\d{4}", err)
+
+
+class TestJudges:
+    """A retraining is judged on samples that the merge was not made from, in whatever file and order they come."""
+
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_the_same_data_judge_as_they_judged_the_merge(self, folder: Path, seed: int) -> None:
+        x = np.load("d.npz")["x"]
+        merged = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, x, seed=3)
+        merged.save("m.onnx", force=True)
+        np.save("again.npy", x[np.random.default_rng(seed).permutation(len(x))])
+        ran = run(*RUN[:-3], "again.npy", *RUN[-2:], "--steps", 0, "-o", "r.onnx", "--report", "r.json", "--seed", seed)
+        assert ran.code == 0 and ran.err == ""
+        report = json.loads((folder / "r.json").read_text())
+        assert report["samples"] == {"a": 600, "b": 600}
+        for task, entry in merged.report["tasks"].items():
+            start = report["tasks"][task]["start"]["fidelity"]
+            assert 50 <= start["samples"] <= entry["fidelity"]["samples"]  # a few are taken for others
+            assert start["relative_error"] == pytest.approx(entry["fidelity"]["relative_error"], rel=0.1)
+
+    def test_samples_that_the_merge_knows_all_are_told(self, folder: Path) -> None:
+        x = np.array(np.broadcast_to(images(1), (64, *images(1).shape[1:])))
+        onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, x).save("m.onnx", force=True)
+        np.savez("d.npz", x=x)
+        ran = retrained("--steps", 0, "-o", "r.onnx")
+        assert ran.code == 0 and "the merge was made from all samples of a, b" in ran.err
+
+    def test_a_file_that_does_not_tell(self, folder: Path) -> None:
+        model = onnx.load("m.onnx")
+        kept = {p.key: p.value for p in model.metadata_props if p.key != "onnxzip.seen"}
+        onnx.helper.set_model_props(model, kept)
+        onnx.save(model, "m.onnx")
+        ran = retrained("--steps", 0, "-o", "r.onnx")
+        assert ran.code == 0 and "does not tell which samples it was made from" in ran.err
+        onnx.helper.set_model_props(model, {**kept, "onnxzip.seen": '[[["a"],"?"]]'})
+        onnx.save(model, "m.onnx")
+        failed(3, *RUN, "--steps", 0, "-o", "s.onnx", words=("m.onnx", "onnxzip.seen is damaged"))
+
+    def test_what_a_merge_of_merges_has_seen(self, folder: Path) -> None:
+        net = write_net(folder / "c.onnx", 5)
+        merged = onnxzip.merge({"ab": "m.onnx", "c": net}, images(40, 9))
+        seen = read_seen(entries_of(merged.model), "merged")
+        assert seen is not None and set(seen) == {"a", "b", "c"}
+        before = read_seen(entries_of(onnx.load("m.onnx")), "m.onnx")
+        assert before is not None and np.isin(before["a"], seen["a"]).all() and np.isin(seen["c"], seen["a"]).all()
+        assert len(seen["a"]) > len(seen["c"])
+
+
+@pytest.mark.parametrize("samples", [50, 100, 1000])
+def test_rows_that_are_new_judge(samples: int) -> None:
+    x = np.random.default_rng(1).standard_normal((100, 3)).astype(np.float32)
+    rows = ArrayRows({"x": x}, (Port("x", np.dtype(np.float32), (-1, 3)),), DataOptions(), "x")
+    pool = Pool(("a",), rows, {}, np.random.default_rng(2).permutation(100))
+    usual = parted(pool.order[:samples])
+    fresh = judged(pool, samples, np.zeros(0, np.uint16), parted)
+    for got, want in zip(parts_of(fresh), usual, strict=True):
+        assert np.array_equal(got, want)
+    known = pool.order[:70]
+    found = judged(pool, samples, fingerprints({"x": x[known]}), parted)
+    assert len(found.order) == min(samples, 100) == len(np.unique(found.order))
+    train, held = parts_of(found)
+    assert len(held) == len(usual[1]) and not set(held) & {*known, *train}
+    everything = judged(pool, samples, fingerprints({"x": x}), parted)
+    assert everything.judges is None and np.array_equal(everything.order, pool.order[:samples])
 
 
 class TestMerge:

@@ -104,12 +104,14 @@ class Pool:
         rows: the samples.
         labels: task -> class of each row, where they were given.
         order: all row numbers, shuffled; whoever needs n rows takes the first n.
+        judges: those among them that judge a retraining; None for the usual ones.
     """
 
     tasks: tuple[str, ...]
     rows: Rows
     labels: Mapping[str, np.ndarray]
     order: np.ndarray = field(repr=False)
+    judges: np.ndarray | None = field(default=None, repr=False)
 
     def source(self, samples: int, peers: Peers = ALONE) -> Source:
         """The first rows in order, at most so many, as the zip takes them; of these, what one process is dealt.

@@ -27,7 +27,7 @@ PAGE = 4096  # bytes
 PAGED = 32 * PAGE  # params from here on begin at a page: at most 3 % of them is padding
 ALIGNED = 64  # the others: a line of cache, as vector instructions like it
 INSIDE = 128  # bytes that are shorter than, or about as long as, the entry that says where they are
-_NOT_KEPT = ("owners", "spaces", "trace", "refusals")  # they describe the fused net, and are long
+_NOT_KEPT = ("owners", "spaces", "trace", "refusals", "seen")  # they describe the fused net, and are long
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from onnxzip.analysis import Plan
+from onnxzip.calibration.samples import Source
+from onnxzip.calibration.seen import fingerprints
 from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import kept_tasks, merged_from, namer, origins_by_task, tasks_of
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of, read_seen, seen_entry, to_json
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
 from onnxzip.exporting.shelf import WEIGHTS, Shelf
@@ -31,9 +35,13 @@ LARGEST_FILE = (1 << 31) - 1
 
 
 def described(
-    plan: Plan, zipped: Zipped, files: Mapping[str, Path], options: Options, peers: Peers
+    plan: Plan, zipped: Zipped, files: Mapping[str, Path], sources: Iterable[Source], options: Options, peers: Peers
 ) -> tuple[Net, dict[str, Origin]]:
-    """The fused net with its metadata, the same in all processes, and where its nets come from."""
+    """The fused net with its metadata, the same in all processes, and where its nets come from.
+
+    Args:
+        sources: the samples that it was made from.
+    """
     kept, choice = kept_tasks({t: n.metadata for t, n in plan.nets.items()}), options.plan
     net = assemble(plan, zipped.params, {}, namer(kept))
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
@@ -42,7 +50,21 @@ def described(
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
-    return replace(net, metadata={**foreign, **entries, **merged_from(origins, kept), **_sizes(plan, net, every)}), origins
+    entries |= {**merged_from(origins, kept), **_sizes(plan, net, every), **_seen(plan, sources, every, peers)}
+    return replace(net, metadata={**foreign, **entries}), origins
+
+
+def _seen(
+    plan: Plan, sources: Iterable[Source], tasks_of: Callable[[str], Iterable[str]], peers: Peers
+) -> dict[str, str]:
+    """The entry that tells which samples it was made from, here and, where it has a fused net in it, before."""
+    before = [read_seen(n.metadata, t) or {} for t, n in plan.nets.items()]
+    found: list[tuple[Iterable[str], np.ndarray]] = [([task], marks) for one in before for task, marks in one.items()]
+    for source in sources:
+        tasks = [task for one in source.tasks for task in tasks_of(one)]
+        marks = peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": fingerprints(source.inputs)})["seen"]
+        found.append((tasks, marks))
+    return seen_entry(found)
 
 
 def _sizes(plan: Plan, net: Net, tasks_of: Callable[[str], Iterable[str]]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 version   of onnxzip                          schema   of these entries: 2; 1 has nothing of what `traces` tells of
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
-trace, refusals   what `traces` reads
+trace, refusals   what `traces` reads        seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
 split_from, merged_from   JSON: what the file was cut out of, fused files that were merged again
 """
 
@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxzip.analysis import Plan
+from onnxzip.calibration.seen import NOBODY, from_text, to_text
 from onnxzip.errors import InvalidModelError
 from onnxzip.net import Net, reachable
 
@@ -152,3 +154,30 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
         return {t: Origin(**sources[t]) for t in tasks}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error
+
+
+def seen_entry(by_tasks: Iterable[tuple[Iterable[str], np.ndarray]]) -> dict[str, str]:
+    """The entry that tells which samples a fused net was made from.
+
+    Args:
+        by_tasks: tasks, and the fingerprints of samples that they share.
+    """
+    return {PREFIX + "seen": to_json([[list(tasks), to_text(marks)] for tasks, marks in by_tasks])}
+
+
+def read_seen(entries: Mapping[str, str], where: str) -> dict[str, np.ndarray] | None:
+    """Task -> fingerprints of the samples that its part of a fused file was made from; None where the file does not tell.
+
+    Raises:
+        InvalidModelError: the entry is damaged.
+    """
+    if PREFIX + "seen" not in entries:
+        return None
+    found: dict[str, np.ndarray] = {}
+    try:
+        for tasks, text in json.loads(entries[PREFIX + "seen"]):
+            for task in tasks:
+                found[task] = np.union1d(found.get(task, NOBODY), from_text(text))
+    except (ValueError, TypeError) as error:
+        raise InvalidModelError(f"{where}: its entry {PREFIX}seen is damaged ({type(error).__name__}: {error})") from error
+    return found

@@ -111,7 +111,7 @@ class Stream:
         peers: Peers = ALONE,
     ) -> None:
         self.pool, self.device, self.varies, self.peers = pool, device, varies, peers
-        train, held = parted(pool.order)
+        train, held = parts_of(pool)
         self.drawing = Drawing(train, batch, key)
         if (size := self.drawing.size) < peers.size:
             raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
@@ -159,6 +159,13 @@ class Stream:
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Copies in memory of torch's own: products may depend, in their last bits, on how memory is aligned."""
         return {name: torch.tensor(a, device=self.device) for name, a in arrays.items()}
+
+
+def parts_of(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a pool to train on, and those that judge."""
+    if pool.judges is None:
+        return parted(pool.order)
+    return pool.order[~np.isin(pool.order, pool.judges)], pool.judges
 
 
 def parted(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedEr
 from onnxzip.net import Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
-from onnxzip.retraining.batches import HELD, Stream, parted
+from onnxzip.retraining.batches import HELD, Stream, parts_of
 from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
 from onnxzip.retraining.interrupt import Interrupt, Wish
@@ -148,7 +148,7 @@ def wanted_rows(steps: int, options: RetrainOptions) -> int:
 
 def judging_sources(pools: Sequence[Pool]) -> tuple[Source, ...]:
     """The rows that judge, one source a pool."""
-    return tuple(replace(p, order=parted(p.order)[1]).source(HELD) for p in pools)
+    return tuple(replace(p, order=parts_of(p)[1]).source(HELD) for p in pools)
 
 
 def device_for(name: str) -> torch.device:
