@@ -14,7 +14,7 @@ from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
-from onnxzip.exporting.naming import checked_files
+from onnxzip.exporting.naming import checked_files, path_of
 from onnxzip.exporting.originals import fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
@@ -99,7 +99,7 @@ def verify_files(
     progress: Progress,
 ) -> dict[str, Any]:
     """`verify` with its options in records."""
-    path, stages = Path(fused), Stages(progress)
+    path, stages = path_of(fused, "fused net"), Stages(progress)
     provider_for(run.device)
     with stages.stage("load", len(against)):
         model = read(path)

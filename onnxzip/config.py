@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxzip.errors import UsageError
-from onnxzip.values import numbers, option, shard_of, shares_of, size_of, texts, whole_number, yes_or_no
+from onnxzip.values import check_whole_numbers, numbers, option, shard_of, shares_of, size_of, texts, whole_number, yes_or_no
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
@@ -36,6 +36,7 @@ class DataOptions:
     )
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         if self.samples < LEAST_SAMPLES:
             raise UsageError(f"--samples {self.samples} is too few; use at least {LEAST_SAMPLES}")
         if self.size is not None and self.size < 1:
@@ -75,6 +76,7 @@ class ExportOptions:
     python: Path | None = option(None, "A Python that has the target's packages.", Path, "FILE")  # noqa: RUF009
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         for name, value in (("static-batch", self.static_batch), ("opset", self.opset)):
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is below 1")
@@ -97,6 +99,7 @@ class PlanOptions:
     )
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         if self.layout not in ("strands", "wide"):
             raise UsageError(f"layout {self.layout!r} is not known; use strands or wide")
 
@@ -127,6 +130,7 @@ class RunOptions:
     device: str = option("auto", "Where nets run.", str, "auto|cpu|cuda")
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} is negative")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -140,6 +144,7 @@ class MergeSteps:
     retrain: int = option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         if self.retrain < 0:
             raise UsageError(f"--retrain {self.retrain} is negative")
 
@@ -156,6 +161,7 @@ class RetrainSteps:
     any_teacher: bool = option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         if self.steps < 0:
             raise UsageError(f"--steps {self.steps} is negative")
 
@@ -183,6 +189,7 @@ class RetrainOptions:
     resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)
 
     def __post_init__(self) -> None:
+        check_whole_numbers(self)
         for name, least in (("batch", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is below {least}")

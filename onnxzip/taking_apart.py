@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxzip.errors import UsageError
 from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.originals import sized_ports
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.staging import put, staged, write_all
@@ -35,7 +36,7 @@ def split(fused: Path_, task: str) -> ModelProto:
         UsageError: it has no such task.
         VerificationError: the task alone does not compute what it computes in the fused net.
     """
-    path = Path(fused)
+    path = path_of(fused, "fused net")
     model = read(path)
     alone = split_model(model, task, str(fused))
     before, after = (read_origins(entries_of(m), str(fused))[task] for m in (model, alone))
@@ -60,7 +61,7 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
         UsageError: the folder exists (without force), is no bundle, or holds the fused file.
         VerificationError: a task does not compute what it computes in the fused net.
     """
-    path, place = Path(fused), Path(folder)
+    path, place = path_of(fused, "fused net"), Path(folder)
     check_folder(place, force)
     check_unread(place.rglob("*"), [path])
     model = read(path)

@@ -21,6 +21,7 @@ from onnxzip.calibration.sources import Given, Note, check_labelled, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.originals import Originals, fed_by, originals_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
@@ -106,7 +107,7 @@ def retrain_files(
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
-    path, stages, run = Path(fused), Stages(progress), settings.run
+    path, stages, run = path_of(fused, "fused net"), Stages(progress), settings.run
     nets = _kept_nets([path, *teachers.values()], settings.retrain.checkpoint)
     provider_for(run.device)
     with stages.stage("load", len(teachers)):

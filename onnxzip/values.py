@@ -6,7 +6,8 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def whole_number(raw: Any) -> int:
     if isinstance(raw, bool) or not re.fullmatch(r"[+-]?\d+", str(raw).strip()):
         raise UsageError(f"{raw!r} is not a whole number")
     return int(raw)
+
+
+def check_whole_numbers(record: Any) -> None:
+    """Refuse an option record that holds something else where a whole number belongs.
+
+    Raises:
+        UsageError: with the option.
+    """
+    for one in fields(record):
+        value = getattr(record, one.name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if flag_of(one.metadata).read is whole_number and value is not None and not whole:
+            raise UsageError(f"--{one.name.replace('_', '-')} {value!r} is not a whole number")
 
 
 def shard_of(raw: Any) -> tuple[int, int]:

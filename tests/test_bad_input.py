@@ -14,6 +14,7 @@ import onnx
 import pytest
 from merging import failed, images, run, snapshot, write_net
 
+import onnxzip
 import onnxzip.pipeline
 import onnxzip.teaching
 from onnxzip.calibration.frontier import Frontier
@@ -478,3 +479,34 @@ class TestInterrupts:
 
         monkeypatch.setattr(where, name, interrupt)
         refused(INTERRUPTED, nets, "--data", nets / "good.npz", words=("interrupted",))
+
+
+class TestCalls:
+    """The Python interface refuses what is of the wrong type as the command line does."""
+
+    def test_nets_that_are_no_paths(self, nets: Path) -> None:
+        a, data = str(nets / "a.onnx"), str(nets / "good.npz")
+        model = onnx.load(nets / "b.onnx")
+        for other, word in ((model, "not a ModelProto; write it to one with onnx.save"), (3, "not an int")):
+            with pytest.raises(UsageError, match=f"net 'b': give the path of an ONNX file, {word}"):
+                onnxzip.merge({"a": a, "b": other}, data)  # type: ignore[dict-item]
+        with pytest.raises(UsageError, match="task name 3 is no text"):
+            onnxzip.merge({"a": a, 3: a}, data)  # type: ignore[dict-item]
+        with pytest.raises(UsageError, match=r"give paths by task name.*not a list"):
+            onnxzip.merge([a, a], data)  # type: ignore[arg-type]
+        for work in (partial(onnxzip.verify, against={"a": a}), partial(onnxzip.retrain, teachers={"a": a})):
+            with pytest.raises(UsageError, match="fused net: give the path of an ONNX file, not a ModelProto"):
+                work(model)
+        with pytest.raises(UsageError, match="fused net: give the path"):
+            onnxzip.split(model, "a")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("option", ["samples", "size", "seed", "retrain", "opset"])
+    @pytest.mark.parametrize("value", [100.0, "100", True])
+    def test_numbers_that_are_not_whole(self, nets: Path, option: str, value: object) -> None:
+        files = {"a": nets / "a.onnx", "b": nets / "b.onnx"}
+        with pytest.raises(UsageError, match=f"--{option} {value!r} is not a whole number"):
+            onnxzip.merge(files, nets / "good.npz", **{option: value})  # type: ignore[arg-type]
+
+    def test_whole_numbers_of_numpy(self, nets: Path) -> None:
+        merged = onnxzip.merge({"a": nets / "a.onnx", "b": nets / "b.onnx"}, nets / "good.npz", samples=np.int64(40))
+        assert merged.report["samples"] == {"a": 40, "b": 40}

@@ -19,21 +19,41 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: letters, digits and . _ + - only, and no sign first.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"task name {name!r} is no text: give the nets by task name, as {{'shoes': 'shoes.onnx', ..}}")
     if not _NAME.fullmatch(name):
         raise UsageError(f"task name {name!r} cannot be used: write letters, digits, '_', '-', '+' or '.', as NAME=FILE.onnx")
+
+
+def path_of(given: str | PathLike[str], what: str) -> Path:
+    """A path as it was given.
+
+    Args:
+        what: it is of, for messages.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(given, (str, PathLike)):
+        kind = type(given).__name__
+        hint = "; write it to one with onnx.save first" if hasattr(given, "SerializeToString") else ""
+        raise UsageError(f"{what}: give the path of an ONNX file, not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}{hint}")
+    return Path(given)
 
 
 def checked_files(nets: Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
     """Files by task.
 
     Raises:
-        UsageError: fewer than two, or a name that cannot be used.
+        UsageError: fewer than two, a name that cannot be used, or no path.
     """
+    if not isinstance(nets, Mapping):
+        raise UsageError(f"nets: give paths by task name, as {{'shoes': 'shoes.onnx', ..}}, not a {type(nets).__name__}")
     if len(nets) < 2:
         raise UsageError(f"a merge takes at least two nets, got {len(nets)}")
     for name in nets:
         check_name(name)
-    return {name: Path(path) for name, path in nets.items()}
+    return {name: path_of(path, f"net {name!r}") for name, path in nets.items()}
 
 
 def named_files(texts: Iterable[str]) -> dict[str, Path]:

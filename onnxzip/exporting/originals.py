@@ -14,6 +14,7 @@ from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UsageError
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
@@ -46,7 +47,7 @@ def originals_of(
     for task, original in given.items():
         if task not in origins:
             raise UsageError(f"{path}: has no task {task!r} (tasks: {', '.join(origins)})")
-        file = Path(original)
+        file = path_of(original, f"original net {task!r}")
         _check_ports(task, file, origins[task])
         if sha256_of(file) != origins[task].sha256:
             differs(f"{file}: is not byte for byte the file that task {task!r} was made from ({origins[task].source})")
