@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
-from onnxzip.analysis.nesting import nest
+from onnxzip.analysis.nesting import nest, produced_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, unify
@@ -129,7 +129,7 @@ class _Builder:
         for pattern, value in zip([*left, *right], values, strict=True):
             named.append(expand(pattern, len(self.net.shapes[value])))
         placed = [(t, v, d) for some, v in zip(named, values, strict=True) for d, t in enumerate(some) if t.names]
-        broad = {n for t, v, d in placed if self.net.shapes[v][d] != 1 for n in t.names}
+        broad = {t.single for t, v, d in placed if self.net.shapes[v][d] != 1}
         broad |= {n for n, size in line.sizes.items() if size != 1}
         for term, value, dim in placed:
             alone = term.single is not None and term.single not in broad  # else one channel stands for all of some axis
@@ -224,7 +224,7 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned), _alone(written.values()))
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned), produced_alone(written.values()))
     produced -= nesting.kept
     _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
@@ -257,12 +257,6 @@ def _written(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, Expr]:
         if linear is not None and view is not None and not linear.diagonal(view):
             found[node.name] = axes[Axis(node.outputs[0], linear.channel(view))]
     return found
-
-
-def _alone(written: Iterable[Expr]) -> frozenset[int]:
-    """Atoms that weights produce outside of products."""
-    flat = (e for made in written for e in (made.parts if made.kind == "sum" else (made,)))
-    return frozenset(e.atom for e in flat if e.kind == "atom")
 
 
 def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:

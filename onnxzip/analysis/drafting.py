@@ -75,6 +75,15 @@ class Draft:
         by_task = self.overlay.values[laid]
         return by_task[next(t for t in self.overlay.tasks if t in owners and t in by_task)]
 
+    def readable(self, laid: str, key: Owners, owners: Owners) -> Piece | None:
+        """The piece that a node running for a key reads."""
+        pieces = self.pieces[laid]
+        if key in pieces:
+            return pieces[key]
+        if self.is_stranded(laid):
+            return None
+        return next((p for k, p in pieces.items() if owners <= k), None)
+
     def outputs(self, task: str) -> list[tuple[str, Piece]]:
         """The pieces that a task's outputs are; one that is made of several (channels of the input beside) is joined."""
         found = []

@@ -166,7 +166,7 @@ class _Rules:
         if keys is not None:
             for key in keys:
                 owners = key & members
-                read = {v: self.readable(v, key, owners) for v in computed}
+                read = {v: self.draft.readable(v, key, owners) for v in computed}
                 self.place_plain(role, key, owners, read, len(keys) == 1, (key,))
             return
         for task in role.members:
@@ -185,15 +185,6 @@ class _Rules:
                 if any(task in s.key and len(s.rows) > 1 for s in plan.strands):
                     self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs the one channel of {task!r} alone"
 
-    def readable(self, laid: str, key: Owners, owners: Owners) -> Piece | None:
-        """The piece that a node running for a key reads."""
-        pieces = self.draft.pieces[laid]
-        if key in pieces:
-            return pieces[key]
-        if self.draft.is_stranded(laid):
-            return None
-        return next((p for k, p in pieces.items() if owners <= k), None)
-
     def piece_keys(self, role: Role, computed: list[str], members: Owners) -> list[Owners] | None:
         """The keys for which a node without weights runs piece by piece; None where it must run per task."""
         stranded = [v for v in computed if self.draft.is_stranded(v)]
@@ -208,7 +199,7 @@ class _Rules:
         for key in keys:
             for value in computed:
                 dropped = role.op == "Concat" and self.draft.is_empty(value, (key,))
-                if not dropped and self.readable(value, key, key & members) is None:
+                if not dropped and self.draft.readable(value, key, key & members) is None:
                     return None
         plain = {p.keys == (k,) for v in stranded for k, p in self.draft.pieces[v].items() if p.owners & members}
         if len(plain) > 1:  # some are strands, others one task's channels of several strands

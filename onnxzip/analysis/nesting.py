@@ -16,7 +16,7 @@ multiplied with): these weights need strands. Where they do so for both, none is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from onnxzip.analysis.spaces import Expr
@@ -34,6 +34,12 @@ class Nesting:
 
     inside: Mapping[int, int]
     kept: frozenset[int]
+
+
+def produced_alone(written: Iterable[Expr]) -> frozenset[int]:
+    """Atoms that weights produce outside of products, from the axes that they write."""
+    flat = (e for made in written for e in (made.parts if made.kind == "sum" else (made,)))
+    return frozenset(e.atom for e in flat if e.kind == "atom")
 
 
 def nest(
