@@ -227,7 +227,8 @@ def test_repair_restores_means_and_deviations(share: float, family: str, tmp_pat
         off = 0.0
         for step in (s for s in fused.plan.steps if s.spaces and not s.skips):
             for key, piece in fused.plan.layout.pieces[step.sink].items():
-                (made,) = values_of(fused.net, [piece.name], feeds["image"])
+                name = piece.name if piece.name in fused.net.shapes else piece.name.removeprefix("fused_")  # of an output
+                (made,) = values_of(fused.net, [name], feeds["image"])
                 goals = []
                 for task in sorted(key):
                     value = fused.plan.overlay.values[step.sink][task]

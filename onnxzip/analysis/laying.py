@@ -180,7 +180,7 @@ class _Rules:
         """A channel that stands for all of an axis, or vanishes, is no channel to the node: it must be alone in its piece."""
         for task, node in role.members.items():
             named = {a for e in self.draft.overlay.couplings[task].names.get(node.name, {}).values() for a in e.atoms()}
-            known = {self.draft.overlay.spaces[task, a] for a in named}
+            known = {n for a in named if (n := self.draft.overlay.spaces.get((task, a))) is not None}
             for plan in (self.draft.spaces[n] for n in self.carried(computed, task) - known):
                 if any(task in s.key and len(s.rows) > 1 for s in plan.strands):
                     self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs the one channel of {task!r} alone"

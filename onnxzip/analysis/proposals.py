@@ -93,7 +93,7 @@ def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> se
         for task in part.members:
             linear, view = linear_of(laid, part, task)
             numbers = set(laid.exprs(part.outputs[0], task)[linear.channel(view)].atoms())
-            found |= numbers if numbers & produced else set()
+            found |= numbers - laid.inside.keys() if numbers & produced else set()
     return found
 
 

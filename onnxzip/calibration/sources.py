@@ -185,8 +185,8 @@ def _refuse_clash(data: Any, feeds: Mapping[str, Feed]) -> None:
         listed = ", ".join(f"{name!r}: ..." for name in data)
         raise InvalidDataError(
             f"data for {', '.join(map(repr, data))}: tasks and inputs have these names, and a mapping like this one is read "
-            f"by task. Give {{'': {{{listed}}}}} for all tasks, {{TASK: {{{listed}}}}} for each its own, or a .npz file; or give "
-            "the tasks other names."
+            f"by task. Give {{'': {{{listed}}}}} for all tasks, {{TASK: {{{listed}}}}} for each its own, or a .npz file; or "
+            "give the tasks other names."
         )
 
 

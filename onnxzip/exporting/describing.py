@@ -62,8 +62,8 @@ def _seen(
     found: list[tuple[Iterable[str], np.ndarray]] = [([task], marks) for one in before for task, marks in one.items()]
     for source in sources:
         tasks = [task for one in source.tasks for task in tasks_of(one)]
-        marks = peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": fingerprints(source.inputs)})["seen"]
-        found.append((tasks, marks))
+        marks = fingerprints(source.inputs).astype(np.int64)  # not all peers can exchange uint16
+        found.append((tasks, peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": marks})["seen"]))
     return seen_entry(found)
 
 
