@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+Self = TypeVar("Self", bound="Handled")
 
 
 class Handled:
@@ -26,7 +27,7 @@ class Handled:
         self._numbers, self._handler = tuple(numbers), handler
         self.before: dict[int, Any] = {}
 
-    def __enter__(self) -> Handled:
+    def __enter__(self: Self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in self._numbers:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -42,7 +43,7 @@ class Handled:
             signal.signal(*self.before.popitem())
 
 
-class Ending:
+class Ending(Handled):
     """While it is entered, signals raise KeyboardInterrupt, so that whoever has made something cleans up.
 
     After the first one SIGINT alone interrupts once more: a closed terminal and a machine that shuts down send several.
@@ -52,15 +53,8 @@ class Ending:
     """
 
     def __init__(self) -> None:
+        super().__init__(ENDING, self)
         self.number: int | None = None
-        self._handled = Handled(ENDING, self)
-
-    def __enter__(self) -> Ending:
-        self._handled.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._handled.restore()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler."""

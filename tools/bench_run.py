@@ -85,10 +85,9 @@ class Bench:
         The first net's trunk has nothing to gain for its first task: `retrain`, which lets no task pay for another, would give
         it back as it is. So it is trained by Adam, at the best of three rates after 100 steps.
         """
-        start = self.start(case._replace(steps=0))
+        start, data = self.start(case._replace(steps=0)), self._images(case)
         if case.method != "trunk":
-            return onnxzip.retrain(start, nets, self._images(case), steps=case.steps, seed=case.seed).content
-        data = self._images(case)
+            return onnxzip.retrain(start, nets, data, steps=case.steps, seed=case.seed).content
 
         def tried(rate: float) -> float:
             content = train(start, nets, data, TRIAL, rate, case.seed)

@@ -24,6 +24,7 @@ from figures import FAMILIES, PAIRS, ROOT
 from onnxzip.exporting.write import write_atomically
 
 TOOLS = ROOT / "tools"
+SEEDS = 10  # at most
 LOWEST = 0.05  # points, of what a picture shows
 SHARES = (("strands", 1.0), ("strands", 0.8), ("strands", 0.5), ("strands", 0.25), ("wide", 0.5))
 Results = dict[Case, dict[str, object]]
@@ -68,8 +69,7 @@ def common_sets(
 
 def seeds_of(results: Results, column: Column, family: str, tasks: tuple[str, ...], method: str) -> list[float]:
     """What has been measured of a cell on one set, by seed."""
-    seeds = sorted({c.seed for c in results})
-    asked = (column.case(family, tasks, method, seed) for seed in seeds)
+    asked = (column.case(family, tasks, method, seed) for seed in range(SEEDS))
     return [float(str(results[c]["increase"])) for c in asked if c in results]
 
 
@@ -175,7 +175,7 @@ def plot(results: Results, file: Path, label: str, columns: Sequence[Column], x:
         for method in (*METHODS, *REFERENCES):
             points = []
             for column in columns:
-                asked = [c for s in PAIRS for seed in range(10) if (c := column.case(family, s, method, seed)) in results]
+                asked = [c for s in PAIRS for seed in range(SEEDS) if (c := column.case(family, s, method, seed)) in results]
                 if asked:
                     mean = float(np.mean([results[c]["increase"] for c in asked]))  # type: ignore[arg-type]
                     points.append((float(np.mean([x(c, results[c]) for c in asked])), max(mean, LOWEST)))

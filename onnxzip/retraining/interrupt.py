@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
+from types import FrameType
 
 from onnxzip.signals import ENDING, Ending, Handled
 
@@ -25,7 +25,7 @@ class Wish:
         return self.granted
 
 
-class Interrupt:
+class Interrupt(Handled):
     """While it is entered, the first signal to end sets `asked`; outside of the main thread nothing changes.
 
     Args:
@@ -33,19 +33,12 @@ class Interrupt:
     """
 
     def __init__(self, numbers: Iterable[int] = ENDING) -> None:
+        super().__init__(numbers, self._note)
         self.asked = False
-        self._handled = Handled(numbers, self._note)
-
-    def __enter__(self) -> Interrupt:
-        self._handled.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._handled.restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        outer = self._handled.before.get(number)
+        outer = self.before.get(number)
         if isinstance(outer, Ending):
             outer.note(number)
-        self._handled.restore()
+        self.restore()
