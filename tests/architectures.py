@@ -385,6 +385,32 @@ def layer_norm(m: Maker, w: int, classes: int) -> str:
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 3 * w, classes)
 
 
+def layer_normed(m: Maker, x: str, channels: int) -> str:
+    return m.op("LayerNormalization", x, m.positive(channels), m.normal(channels, scale=0.1), axis=-1)
+
+
+@family({"x": (6, 10)})
+def token_mixer(m: Maker, w: int, classes: int) -> str:
+    """MLP-Mixer: one MLP over the 6 tokens of each channel, one over the channels of each token."""
+    x = m.matmul("x", 10, 2 * w)
+    y = m.op("Transpose", layer_normed(m, x, 2 * w), perm=[0, 2, 1])
+    y = m.matmul(m.relu(m.matmul(y, 6, 8)), 8, 6)
+    x = m.op("Add", x, m.op("Transpose", y, perm=[0, 2, 1]))
+    x = m.op("Add", x, m.matmul(m.relu(m.matmul(layer_normed(m, x, 2 * w), 2 * w, 3 * w)), 3 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", layer_normed(m, x, 2 * w), axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def token_gate(m: Maker, w: int, classes: int) -> str:
+    """gMLP: half of the channels, mixed across the tokens, scale the other half."""
+    x = m.matmul("x", 10, 2 * w)
+    y = m.relu(m.matmul(layer_normed(m, x, 2 * w), 2 * w, 4 * w))
+    a, b = (m.op("Slice", y, m.ints(k * 2 * w), m.ints((k + 1) * 2 * w), m.ints(2)) for k in (0, 1))
+    b = m.op("Transpose", m.matmul(m.op("Transpose", b, perm=[0, 2, 1]), 6, 6), perm=[0, 2, 1])
+    x = m.op("Add", x, m.matmul(m.op("Mul", a, b), 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
 @family({"x": (6, 10)}, shares_all=False)
 def unknown_operator(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.matmul("x", 10, 2 * w))

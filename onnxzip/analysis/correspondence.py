@@ -266,7 +266,7 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
     if rivals:
         other_task, other = next(iter(rivals[0].members.items()))
-        why = parting(net, node, builder.couplings[other_task].net, other)
+        why = parting(builder.couplings[task], node, builder.couplings[other_task].net, other)
         builder.partings.append((f"{task}: {node.name}", f"{why.format(repr(other_task))}; its head starts here"))
 
 

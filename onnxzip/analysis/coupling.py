@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from onnxzip.analysis.crosswise import Makes, made_across, pin_entangled
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, produced_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
@@ -27,7 +28,7 @@ class Coupling:
         produced: atoms that are output channels of a node with weights, and none of an input: those that can be matched at
             all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
-        kept: atoms that weights produce, too, but whose channels keep their order inside of those of a produced one.
+        kept: atoms that weights produce, too, but in a fixed order inside of those of a produced one, or across them.
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
             channels that an LRN sums).
@@ -73,6 +74,14 @@ def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
     if biased and (not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1):
         return None
     return operator, view
+
+
+def makes_kept(coupling: Coupling, node: Node) -> bool:
+    """Whether a node has weights of its own that are not fitted: all that they make keeps its order."""
+    operator, view = linear_view(coupling.net, node) or (None, None)
+    if operator is None or operator.linear is None or view is None:
+        return False
+    return coupling.kept.issuperset(coupling.axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms())
 
 
 @dataclass
@@ -208,7 +217,8 @@ def _finished(builder: _Builder) -> Coupling:
     stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    written, inputs = _written(net, axes), input_atoms(net, axes)
+    makes, inputs = _makes(net), input_atoms(net, axes)
+    written = {name: axes[axis] for name, (_, axis) in makes.items()}
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
     produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
@@ -226,11 +236,13 @@ def _finished(builder: _Builder) -> Coupling:
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), produced_alone(written.values()))
     produced -= nesting.kept
-    _pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    kept = nesting.kept | made_across(net, axes, tuple(makes.values()), produced, pinned)
+    produced -= kept
+    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
-    return Coupling(net, axes, names, whole, produced, inside, nesting.kept, pinned, ordered, tuple(refusals))
+    return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, tuple(refusals))
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:
@@ -248,31 +260,15 @@ def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[in
             yield node.name, why
 
 
-def _written(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, Expr]:
-    """Per node with weights its output axis, but where the channels are those of the input at the same place."""
-    found: dict[str, Expr] = {}
+def _makes(net: Net) -> dict[str, Makes]:
+    """What nodes with weights read and make, but for those whose channels are those of the input at the same place."""
+    found: dict[str, Makes] = {}
     for node in net.nodes:
         operator, view = linear_view(net, node) or (None, None)
         linear = operator.linear if operator is not None else None
         if linear is not None and view is not None and not linear.diagonal(view):
-            found[node.name] = axes[Axis(node.outputs[0], linear.channel(view))]
+            found[node.name] = Axis(str(node.inputs[0]), linear.channel(view)), Axis(node.outputs[0], linear.channel(view))
     return found
-
-
-def _pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:
-    """A computed value is split along one axis only, and a product has one factor that is split."""
-    for node in net.nodes:
-        for value in node.outputs:
-            exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
-            free = [{a for a in e.atoms() if a in produced} for e in exprs]
-            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced - set(pinned)) for e in exprs)
-            for atom in (a for f in free for a in f if crowded):
-                pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
-
-
-def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
-    carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
-    return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:

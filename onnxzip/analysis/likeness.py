@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis.coupling import Coupling, linear_view
+from onnxzip.analysis.coupling import Coupling, linear_view, makes_kept
 from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
@@ -24,8 +24,9 @@ def described(net: Net, node: Node) -> str:
     return " ".join([node.op, *weights[:1]])
 
 
-def parting(net: Net, node: Node, other_net: Net, other: Node) -> str:
+def parting(coupling: Coupling, node: Node, other_net: Net, other: Node) -> str:
     """Why a node does not play another one's part; `{}` is for the other's task."""
+    net = coupling.net
     mine, theirs = described(net, node), described(other_net, other)
     if mine != theirs:
         return f"{mine} stands where {{}} has {theirs}"
@@ -34,6 +35,8 @@ def parting(net: Net, node: Node, other_net: Net, other: Node) -> str:
     operator = find(node.op)
     if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
         return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
+    if makes_kept(coupling, node):
+        return f"{mine} has other weights than in {{}}, and none are fitted that run across channels"
     return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxzip.analysis.coupling import linear_view
+from onnxzip.analysis.coupling import linear_view, makes_kept
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.ops import Linear, View, find
 
@@ -41,9 +41,10 @@ class Step:
 
 
 def weights_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View] | None:
-    """How one task's member of a role is a matrix product; None where it has no weights."""
-    found = linear_view(overlay.couplings[task].net, role.members[task])
-    return None if found is None or found[0].linear is None else (found[0].linear, found[1])
+    """How one task's member of a role is a matrix product; None where it has no weights, or none that are fitted."""
+    coupling, node = overlay.couplings[task], role.members[task]
+    found = linear_view(coupling.net, node)
+    return None if found is None or found[0].linear is None or makes_kept(coupling, node) else (found[0].linear, found[1])
 
 
 def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:

@@ -1,0 +1,61 @@
+"""Weights that run across the channels of a value: they mix its tokens, the same for every channel.
+
+In a value [batch, tokens, channels] weights may make the channels in one layer, and the tokens, in the order of the input, in
+another one (MLP-Mixer). Only one of the two axes can carry strands: the one that is in no fixed order. The tokens, and the
+units that are made of them, keep their order, and the weights that make them are taken over as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from onnxzip.analysis.spaces import Expr
+from onnxzip.net import Axis, Net
+
+Makes = tuple[Axis, Axis]  # of a node with weights: the axis that they sum over, the axis that they make
+
+
+def made_across(
+    net: Net, axes: Mapping[Axis, Expr], makes: Sequence[Makes], produced: Collection[int], pinned: Collection[int]
+) -> frozenset[int]:
+    """Atoms that weights make beside channels that are free, in a fixed order or from such atoms.
+
+    Args:
+        axes: the space of each axis; makes: of every node with weights.
+        produced: atoms that weights make; pinned: atoms in a fixed order.
+    """
+    found: frozenset[int] = frozenset()
+    while True:
+        fixed = found.union(pinned)
+        news = {
+            atom
+            for read, made in makes
+            if _free_beside(net, axes, made, set(produced) - fixed)
+            and (fixed.issuperset(axes[made].atoms()) or found.intersection(axes[read].atoms()))
+            for atom in axes[made].atoms()
+        }
+        if news <= found:
+            return found
+        found |= news
+
+
+def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collection[int]) -> bool:
+    """Whether a value has free channels on another axis than the one that is made."""
+    others = (axes[Axis(made.value, d)] for d in range(len(net.shapes[made.value])) if d != made.dim)
+    return any(atom in free for expr in others for atom in expr.atoms())
+
+
+def pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:
+    """A computed value is split along one axis only, and a product has one factor that is split."""
+    for node in net.nodes:
+        for value in node.outputs:
+            exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
+            free = [{a for a in e.atoms() if a in produced} for e in exprs]
+            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced - set(pinned)) for e in exprs)
+            for atom in (a for f in free for a in f if crowded):
+                pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
+
+
+def _entangled(expr: Expr, produced: frozenset[int]) -> bool:
+    carrying = [p for p in expr.parts if any(a in produced for a in p.atoms())]
+    return (expr.kind == "product" and len(carrying) > 1) or any(_entangled(p, produced) for p in expr.parts)
