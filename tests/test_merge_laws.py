@@ -39,9 +39,8 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 def gives_up(family: str, layout: str) -> bool:
     """Whether nets of different width share nothing of their first space: a node needs it whole, and what is behind that node
     adds to it, or one strand holds channels of several owners."""
-    plain = ("layer_norm", "spatial_attention", "computed_weights")
-    whole = (*plain, "turned_features", "predicted_matrix", "token_mixer", "token_gate")
-    torn = family in whole and layout == "wide"
+    mixed = ("turned_features", "predicted_matrix", "token_mixer", "token_gate")
+    torn = family in ("layer_norm", "spatial_attention", "computed_weights", *mixed) and layout == "wide"
     return torn or family in ("encoder", "token_encoder")
 
 
