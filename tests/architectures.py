@@ -400,13 +400,14 @@ def token_mixer(m: Maker, w: int, classes: int) -> str:
     return m.matmul(m.op("ReduceMean", layer_normed(m, x, 2 * w), axes=[1], keepdims=0), 2 * w, classes)
 
 
-@family({"x": (6, 10)})
+@family()
 def token_gate(m: Maker, w: int, classes: int) -> str:
-    """gMLP: half of the channels, mixed across the tokens, scale the other half."""
-    x = m.matmul("x", 10, 2 * w)
+    """gMLP: half of the channels, mixed across the 9 patches, scale the other half."""
+    x = m.op("Reshape", m.conv("image", (2 * w, 3, 4, 4), pads=[0] * 4, strides=[4, 4]), m.ints(0, 2 * w, 9))
+    x = m.op("Transpose", x, perm=[0, 2, 1])
     y = m.relu(m.matmul(layer_normed(m, x, 2 * w), 2 * w, 4 * w))
     a, b = (m.op("Slice", y, m.ints(k * 2 * w), m.ints((k + 1) * 2 * w), m.ints(2)) for k in (0, 1))
-    b = m.op("Transpose", m.matmul(m.op("Transpose", b, perm=[0, 2, 1]), 6, 6), perm=[0, 2, 1])
+    b = m.op("Transpose", m.matmul(m.op("Transpose", b, perm=[0, 2, 1]), 9, 9), perm=[0, 2, 1])
     x = m.op("Add", x, m.matmul(m.op("Mul", a, b), 2 * w, 2 * w))
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
 

@@ -236,7 +236,7 @@ def _finished(builder: _Builder) -> Coupling:
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), produced_alone(written.values()))
     produced -= nesting.kept
-    kept = nesting.kept | made_across(net, axes, tuple(makes.values()), produced, pinned)
+    kept = nesting.kept | made_across(net, axes, tuple(makes.values()), produced, ordered.union(pinned))
     produced -= kept
     pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}

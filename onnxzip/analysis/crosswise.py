@@ -16,17 +16,17 @@ Makes = tuple[Axis, Axis]  # of a node with weights: the axis that they sum over
 
 
 def made_across(
-    net: Net, axes: Mapping[Axis, Expr], makes: Sequence[Makes], produced: Collection[int], pinned: Collection[int]
+    net: Net, axes: Mapping[Axis, Expr], makes: Sequence[Makes], produced: Collection[int], orderly: Collection[int]
 ) -> frozenset[int]:
     """Atoms that weights make beside channels that are free, in a fixed order or from such atoms.
 
     Args:
         axes: the space of each axis; makes: of every node with weights.
-        produced: atoms that weights make; pinned: atoms in a fixed order.
+        produced: atoms that weights make; orderly: atoms in a fixed order.
     """
     found: frozenset[int] = frozenset()
     while True:
-        fixed = found.union(pinned)
+        fixed = found.union(orderly)
         news = {
             atom
             for read, made in makes
