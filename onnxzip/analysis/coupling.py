@@ -222,7 +222,7 @@ def _finished(builder: _Builder) -> Coupling:
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
     produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
-    refusals = [*builder.refusals, *writing_inputs(made, inputs), *_torn_channels(builder, produced, numbers)]
+    refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
     pinned: dict[int, str] = {}
     for space, why in builder.pins:
@@ -236,7 +236,9 @@ def _finished(builder: _Builder) -> Coupling:
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), produced_alone(written.values()))
     produced -= nesting.kept
-    kept = nesting.kept | made_across(net, axes, tuple(makes.values()), produced, ordered.union(pinned))
+    across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
+    refusals += writing_inputs(made, inputs - across)
+    kept = nesting.kept | across
     produced -= kept
     pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}

@@ -51,7 +51,9 @@ def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
     """Positions of the params that a least squares finds, so that nodes may be alike whatever these are."""
     operator, view = linear_view(coupling.net, node) or (None, None)
     linear = operator.linear if operator is not None else None
-    return set() if linear is None or view is None or linear.diagonal(view) else {linear.weight, linear.bias}
+    if linear is None or view is None or linear.diagonal(view) or makes_kept(coupling, node):
+        return set()
+    return {linear.weight, linear.bias}
 
 
 def local_key(coupling: Coupling, node: Node) -> Hashable:
