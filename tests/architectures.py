@@ -371,6 +371,15 @@ def spatial_attention(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def mean_joined(m: Maker, w: int, classes: int) -> str:
+    """A channel that no weights make, of channels that they do."""
+    x = m.relu(m.conv("image", (w, 3, 3, 3)))
+    x = m.op("Concat", x, m.op("ReduceMean", x, axes=[1], keepdims=1), axis=1)
+    x = m.relu(m.conv(x, (2 * w, w + 1, 3, 3)))
+    return m.gemm(m.op("ReduceMean", x, axes=[2, 3], keepdims=0), 2 * w, classes)
+
+
+@family()
 def softmax_head(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))
     x = m.op("AveragePool", x, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])

@@ -40,7 +40,7 @@ def gives_up(family: str, layout: str) -> bool:
     """Whether nets of different width share nothing of their first space: a node needs it whole, and what is behind that node
     adds to it, or one strand holds channels of several owners."""
     mixed = ("turned_features", "predicted_matrix", "token_mixer", "token_gate")
-    torn = family in ("layer_norm", "spatial_attention", "computed_weights", *mixed) and layout == "wide"
+    torn = family in ("layer_norm", "spatial_attention", "mean_joined", "computed_weights", *mixed) and layout == "wide"
     return torn or family in ("encoder", "token_encoder")
 
 
@@ -159,7 +159,10 @@ def test_four_nets(family: str, layout: str, tmp_path: Path) -> None:
     check_valid(fuse(nets, 1.0, layout), nets)
 
 
-@pytest.mark.parametrize("family", ["resnet", "mobilenet", "inception", "layer_norm", "image_joined", "spatial_attention"])
+JOINED = ("layer_norm", "image_joined", "spatial_attention", "mean_joined")
+
+
+@pytest.mark.parametrize("family", ["resnet", "mobilenet", "inception", *JOINED])
 @every_layout
 def test_data_of_its_own_for_each_task(family: str, layout: str, tmp_path: Path) -> None:
     nets = [make(tmp_path, family, k) for k in (1, 2, 3)]

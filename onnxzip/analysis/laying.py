@@ -8,7 +8,7 @@ else once per task over its joined pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class _Rules:
         """Keys for which a node with weights runs, and the strands it writes: of given channels every task writes its own."""
         keys = self.out_keys(role.outputs[0], members)
         numbers = self.carried(role.outputs, next(iter(role.members)))
-        if numbers and all(self.draft.spaces[n].given for n in numbers):
+        if numbers and self.given(numbers):
             return {frozenset([t]): tuple(keys) for t in role.members}
         return {k: (k,) for k in keys}
 
@@ -249,13 +249,20 @@ class _Rules:
         self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
 
     def keys_of(self, role: Role, task: str, written: tuple[Owners, ...], sources: list[Piece]) -> tuple[Owners, ...]:
-        """The strands that a node without weights writes: of what it reads, those of its output's own spaces."""
+        """The strands that a node without weights writes: of what it reads, those of its output's own spaces; of given
+        channels that it makes (a mean over all others) every owner writes its own."""
         numbers = self.carried(role.outputs, task)
         if not numbers:
             return next((p.keys for p in sources if p.keys), ())
         own = [tuple(k for k in p.keys if any((n, k) in self.draft.sizes.strand for n in numbers)) for p in sources
                if numbers & self.carried([p.laid], p.task)]
-        return tuple(sorted({k for keys in own for k in keys}, key=lambda k: -len(k))) if own else written
+        if own:
+            return tuple(sorted({k for keys in own for k in keys}, key=lambda k: -len(k)))
+        return tuple(s.key for n in numbers for s in self.draft.spaces[n].strands) if self.given(numbers) else written
+
+    def given(self, numbers: Collection[int]) -> bool:
+        """Whether no weights make any of some spaces: they are one strand, of everyone."""
+        return all(self.draft.spaces[n].given for n in numbers)
 
     def carried(self, laid: Iterable[str], task: str) -> set[int]:
         """The channel spaces of some values."""
