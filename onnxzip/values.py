@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 from onnxzip.errors import UsageError
@@ -156,23 +153,3 @@ def yes_or_no(raw: Any) -> bool:
     if not isinstance(raw, bool):
         raise UsageError(f"{raw!r} is neither true nor false")
     return raw
-
-
-def named_callable(text: str) -> Callable[..., Any]:
-    """What `module:callable` names; the current folder is searched, too.
-
-    Raises:
-        ImportError, AttributeError, ValueError: there is no callable of that name.
-    """
-    module, _, attribute = text.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-    finally:
-        sys.path.remove(here)
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    if not callable(found):
-        raise AttributeError(f"{attribute!r} is not callable")
-    return found  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ CEILING = 300
 
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
-    "errors", "signals", "linalg", "net", "ops", "runtime", "values", "config", "progress", "peers", "loading", "analysis",
+    "errors", "signals", "linalg", "net", "ops", "runtime", "values", "foreign", "config", "progress", "peers", "loading", "analysis",
     "calibration", "matching", "fusion", "exporting", "retraining", "distributed", "shipping", "inspection", "merged",
     "pipeline", "before_after", "taking_apart", "teaching", "__init__", "flags", "bars", "cli", "__main__",
 )

@@ -207,6 +207,12 @@ class TestDistillation:
         for text in ("mine:other", "none:loss", "mine", "mine:__name__"):
             with pytest.raises(UsageError, match="--loss"):
                 custom_loss(text)
+        (tmp_path / "falling.py").write_text("def loss(y, t, labels):\n    return y['logit'].mean()\n")
+        with pytest.raises(UsageError, match="--loss falling:loss: failed: KeyError: 'logit'"):
+            pair.retrain(loss="falling:loss")
+        (tmp_path / "unfinished.py").write_text("1 / 0\n")
+        with pytest.raises(UsageError, match="--loss unfinished:loss: its module fails: ZeroDivisionError"):
+            custom_loss("unfinished:loss")
 
 
 NET = '<ir_version: 8, opset_import: ["": 17]> n (float[N,4] x) => (float[N,4] y) {{ h = Relu (x) {last} }}'

@@ -249,8 +249,8 @@ class _Rules:
         self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
 
     def keys_of(self, role: Role, task: str, written: tuple[Owners, ...], sources: list[Piece]) -> tuple[Owners, ...]:
-        """The strands that a node without weights writes: of what it reads, those of its output's own spaces; of given
-        channels that it makes (a mean over all others) every owner writes its own."""
+        """The strands that a node without weights writes: of what it reads, those of its output's own spaces; all of given
+        channels that it makes."""
         numbers = self.carried(role.outputs, task)
         if not numbers:
             return next((p.keys for p in sources if p.keys), ())
@@ -261,7 +261,6 @@ class _Rules:
         return tuple(s.key for n in numbers for s in self.draft.spaces[n].strands) if self.given(numbers) else written
 
     def given(self, numbers: Collection[int]) -> bool:
-        """Whether no weights make any of some spaces: they are one strand, of everyone."""
         return all(self.draft.spaces[n].given for n in numbers)
 
     def carried(self, laid: Iterable[str], task: str) -> set[int]:

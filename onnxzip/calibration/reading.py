@@ -10,7 +10,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from onnxzip.calibration.spool import spooled
-from onnxzip.errors import InvalidDataError, OnnxzipError
-from onnxzip.values import named_callable
+from onnxzip.errors import InvalidDataError
+from onnxzip.foreign import blamed, in_short, named_callable
 
 Arrays = dict[str, np.ndarray]
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
@@ -93,7 +92,7 @@ def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
     except _BROKEN as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InvalidDataError(f"{path}: holds Python objects, which are never unpickled. Save plain numbers.") from error
-        raise InvalidDataError(f"{path}: cannot be read, or is no NumPy file ({_plain(error)}). Save it again.") from error
+        raise InvalidDataError(f"{path}: cannot be read, or is no NumPy file ({in_short(error)}). Save it again.") from error
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -102,12 +101,12 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _read_callable(text: str, limit: int) -> Arrays:
-    with _blamed(text, "its module fails"):
+    with blamed(text, "its module fails", InvalidDataError):
         try:
             found = named_callable(text)
         except (ImportError, AttributeError, ValueError) as error:
-            raise InvalidDataError(f"{text}: no such file, and no such Python callable ({_plain(error)})") from error
-    with _blamed(text, "failed when it was called without arguments"):
+            raise InvalidDataError(f"{text}: no such file, and no such Python callable ({in_short(error)})") from error
+    with blamed(text, "failed when it was called without arguments", InvalidDataError):
         given = found()
     return read(given, limit, text)
 
@@ -138,19 +137,8 @@ def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:
     """Batches of the user's own code."""
-    with _blamed(where, "failed to give a batch"):
+    with blamed(where, "failed to give a batch", InvalidDataError):
         yield from batches
-
-
-@contextmanager
-def _blamed(where: str, what: str) -> Iterator[None]:
-    """The user's own code, whose errors, whatever they are, are reported as that code's."""
-    try:
-        yield
-    except OnnxzipError:
-        raise
-    except Exception as error:
-        raise InvalidDataError(f"{where}: {what}: {type(error).__name__}: {_plain(error)}") from error
 
 
 def _is_pair(item: Any) -> bool:
@@ -175,7 +163,3 @@ def _array(value: Any, where: str) -> np.ndarray:
     if not isinstance(value, np.ndarray):
         raise InvalidDataError(f"{where}: holds {type(value).__name__} where an array is needed")
     return value
-
-
-def _plain(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -22,7 +22,7 @@ from onnxzip.exporting.again import Kept
 from onnxzip.exporting.traces import NodeTrace, Trace, packed, read_trace
 from onnxzip.fusion.tied import tied
 from onnxzip.fusion.zipping import Zipped
-from onnxzip.linalg.ridge import Fit
+from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import ABSENT, Matches, Members, located
 from onnxzip.peers import Peers
 
@@ -231,7 +231,7 @@ def _strands(book: _Book, number: int) -> list[Any]:
     return found
 
 
-def _fits(book: _Book, fits: Mapping[Owners, Sequence[Fit]]) -> list[Any]:
+def _fits(book: _Book, fits: Mapping[Owners, Sequence[Quality]]) -> list[Any]:
     return [
         [book.tasks(key), rounded(max(f.error, 0.0)), rounded(f.damping)] for key, found in fits.items() for f in found
     ]

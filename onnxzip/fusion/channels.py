@@ -14,19 +14,19 @@ from onnxzip.fusion.restoring import restored
 from onnxzip.fusion.spread import spread_of_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import ChannelMoments
-from onnxzip.linalg.ridge import Fit, fit_diagonal
+from onnxzip.linalg.ridge import Fit, Quality, fit_diagonal
 from onnxzip.matching.match import Matches, leads_along, located
 
 
 def fit_channels(
     work: Work, reads: Reads, exact: Exact, matches: Matches
-) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
-    """Rows of one strand: [channels, rows per channel, taps + 1], their fits, and the tasks whose rows have changed."""
+) -> tuple[np.ndarray, tuple[Quality, ...], frozenset[str]]:
+    """Rows of one strand: [channels, rows per channel, taps + 1], how well they fit, and the tasks whose rows have changed."""
     owners = sorted(reads.owners)
     own = {t: original_channels(work.plan, work.step, reads.key, t, matches) for t in owners}
     present, follows = _membership(work, reads, owners, matches)
     rows = np.zeros_like(own[owners[0]])
-    fits: list[Fit] = []
+    fits: list[Quality] = []
     changed: set[str] = set()
     for (group, leader), index in _parts(present, follows).items():
         mine = [own[t][index] for t in group]
@@ -38,7 +38,7 @@ def fit_channels(
         if work.fits and (work.method.refit or len(group) > 1):
             fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group}, leader)
             rows[index] = fit.rows
-            fits.append(fit)
+            fits.append(fit.quality)
         if work.method.restore and work.stats is not None:
             known = [[_chosen(m, index) for m in work.stats.of_channels(t, reads)] for t in group]
             rows[index] = restored(rows[index], [spread_of_channels(rows[index], *both) for both in known])

@@ -10,7 +10,7 @@ on 32 clips of speech; on 128 clips 3.6 / 3.4 against 3.55 / 3.35.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from onnxzip.fusion.solving import Chosen, fit_linear
 from onnxzip.fusion.spread import spread_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.rectified import Sampled, refit_rectified
-from onnxzip.linalg.ridge import Fit
+from onnxzip.linalg.ridge import Fit, Quality
 from onnxzip.matching.match import Matches, leads_along
 
 WORTH = 0.05  # of the held-out error at the mean: the least gain for which rows that are akin are moved
@@ -37,12 +37,12 @@ class StepResult:
 
     Attributes:
         params: fused weights by name.
-        fits: key of the strand -> fit of its rows (several where rows of one strand have different owners).
+        fits: key of the strand -> how well its rows fit (several where rows of one strand have different owners).
         touched: fused weights -> tasks whose rows are no longer the original ones.
     """
 
     params: Mapping[str, np.ndarray]
-    fits: Mapping[Owners, tuple[Fit, ...]]
+    fits: Mapping[Owners, tuple[Quality, ...]]
     touched: Mapping[str, frozenset[str]]
 
 
@@ -54,7 +54,7 @@ def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
         matches: with those of this step.
     """
     params: dict[str, np.ndarray] = {}
-    fits: dict[Owners, tuple[Fit, ...]] = {}
+    fits: dict[Owners, tuple[Quality, ...]] = {}
     touched: dict[str, frozenset[str]] = {}
     for reads in work.reads:
         if work.step.diagonal:
@@ -70,22 +70,23 @@ def fit_step(work: Work, exact: Exact, matches: Matches) -> StepResult:
 
 def fit_rows(
     work: Work, reads: Reads, group: int, exact: Exact, matches: Matches
-) -> tuple[np.ndarray, tuple[Fit, ...], frozenset[str]]:
-    """Rows of one strand in one group, by owners, each on the data of its owners: [rows, columns], their fits, and the tasks
-    whose rows have changed."""
+) -> tuple[np.ndarray, tuple[Quality, ...], frozenset[str]]:
+    """Rows of one strand in one group, by owners, each on the data of its owners: [rows, columns], how well they fit, and
+    the tasks whose rows have changed."""
     places = {t: row_positions(work.plan, work.step, reads.key, t, matches) for t in sorted(reads.owners)}
     size = len(next(iter(places.values()))[0]) // reads.groups
     mine = slice(group * size, (group + 1) * size)
     rows = np.zeros((size, reads.columns))
-    fits: list[Fit] = []
+    fits: list[Quality] = []
     changed: set[str] = set()
     for owners, index in by_owners({t: first[mine] for t, (first, *_) in places.items()}).items():
-        own = {t: original_rows(work.plan, work.step, reads, group, t, matches) for t in owners}
-        here = {t: [at[mine][index] - group * len(own[t]) for at in places[t]] for t in owners}
-        made = {t: member_rows(own[t], here[t]) for t in owners}
-        counts = [count for _, count in made.values()]
-        mine_of = [total / count[:, None] for total, count in made.values()]
-        rows[index] = np.sum([total for total, _ in made.values()], axis=0) / np.sum(counts, axis=0)[:, None]
+        here, counts, mine_of = dict[str, list[np.ndarray]](), [], []
+        for t in owners:
+            here[t], mean, count = _means(work, reads, group, t, [at[mine][index] for at in places[t]], matches)
+            rows[index] += mean * count[:, None]
+            mine_of.append(mean)
+            counts.append(count)
+        rows[index] /= np.sum(counts, axis=0)[:, None]
         kept = _kept(work, reads, owners, mine_of, exact, matches) & (np.max(counts, axis=0) == 1)
         rows[index[kept]] = mine_of[0][kept]
         if kept.all():
@@ -102,11 +103,26 @@ def fit_rows(
             if len(owners) > 1 or work.method.refit:
                 fit = _solve(work, reads, group, chosen, rows[index[mine_left]], leader, matches)
                 rows[index[mine_left]] = fit.rows
-                fits.append(replace(fit, system=None))
+                fits.append(fit.quality)
             if work.method.restore and work.stats is not None:
                 spreads = [spread_of(rows[index[mine_left]], work.stats.of(t, reads, group), chosen[t]) for t in owners]
                 rows[index[mine_left]] = restored(rows[index[mine_left]], spreads)
     return rows, tuple(fits), frozenset(changed)
+
+
+def _means(
+    work: Work, reads: Reads, group: int, task: str, at: Sequence[np.ndarray], matches: Matches
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Places of original rows in their group; their means [fused rows, columns], and of how many.
+
+    Args:
+        at: the original output channels of first members, of second ones, and so on.
+    """
+    own = original_rows(work.plan, work.step, reads, group, task, matches)
+    places = [a - group * len(own) for a in at]
+    rows, count = member_rows(own, places)
+    rows /= count[:, None]
+    return places, rows, count
 
 
 def _by_leader(

@@ -115,25 +115,25 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
 
     A column that stands for no channel of the task is zero.
     """
-    pieces = []
-    bias: np.ndarray | float = 0.0
-    rows = 0
+    found, start = np.zeros((0, 0)), 0
     for k, part in enumerate(step.parts):
         linear, view = linear_of(plan.overlay, part, task)
         node, params = part.members[task], plan.nets[task].params
-        matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[group].astype(np.float64)
-        rows = matrix.shape[0]
+        matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[group]
+        rows, taps = matrix.shape[:2]
+        if not k:
+            found = np.zeros((rows, reads.columns))
         if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-            bias = bias + params[str(node.inputs[linear.bias])][group * rows : (group + 1) * rows].astype(np.float64)
+            found[:, -1] += params[str(node.inputs[linear.bias])][group * rows : (group + 1) * rows]
         expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
         for block in (b for b in reads.blocks if b.part == k):
             mine = slice(group * block.channels, (group + 1) * block.channels)
-            columns = np.zeros((*matrix.shape[:2], block.channels))
+            columns = found[:, start : start + block.size].reshape(rows, taps, block.channels)  # a view
             for at in located_all(plan.overlay, expr, task, block.piece.keys, matches):  # of several the sum is read
-                index = at[mine] - group * matrix.shape[2]
-                columns += np.where(at[mine] >= 0, matrix[:, :, np.maximum(index, 0)], 0.0)
-            pieces.append(columns.reshape(rows, -1))
-    return np.concatenate([*pieces, np.broadcast_to(np.asarray(bias).reshape(-1, 1), (rows, 1))], axis=1)
+                there = np.flatnonzero(at[mine] >= 0)
+                columns[:, :, there] += matrix[:, :, at[mine][there] - group * matrix.shape[2]]
+            start += block.size
+    return found
 
 
 def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> np.ndarray:

@@ -85,9 +85,19 @@ def distances(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.nd
     Args:
         at: task -> int [groups], its channel in each.
     """
-    rows = np.stack(list(_rows(work, reads, space, at, matches).values()))
-    spread, energy = (np.asarray((x**2).sum(axis=(0, 2))) for x in (rows - rows.mean(axis=0), rows))
-    return np.asarray(spread / np.maximum(energy, TINY))
+    rows = list(_rows(work, reads, space, at, matches).values())
+    mean = np.zeros_like(rows[0])
+    for mine in rows:
+        mean += mine / len(rows)
+    energy = np.sum([_squares(r) for r in rows], axis=0)
+    for mine in rows:
+        mine -= mean
+    return np.asarray(np.sum([_squares(r) for r in rows], axis=0) / np.maximum(energy, TINY))
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """The energy of each row, without a copy of them: they may be as large as a layer of the widest nets."""
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def _rows(

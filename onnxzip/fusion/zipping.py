@@ -26,7 +26,7 @@ from onnxzip.fusion.taking import take
 from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.work import Statistics, Work
-from onnxzip.linalg.ridge import Fit
+from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
@@ -44,14 +44,14 @@ class Zipped:
     Attributes:
         params: all params of the fused net.
         members: (space, strand) -> channels of the originals.
-        fits: step -> strand -> fits of its rows.
+        fits: step -> strand -> how well its rows fit.
         same: space -> shared channels that are the same in all their nets, found without data.
         turned: spaces whose channels are axes of the originals' channels, not these themselves.
     """
 
     params: Mapping[str, np.ndarray]
     members: Mapping[tuple[int, Owners], Members]
-    fits: Mapping[str, Mapping[Owners, tuple[Fit, ...]]]
+    fits: Mapping[str, Mapping[Owners, tuple[Quality, ...]]]
     same: Mapping[int, int]
     turned: frozenset[int] = frozenset()
 
@@ -66,7 +66,7 @@ class _Zip:
         self.plan, self.method, self.frontier, self.peers, self.keep = plan, method, frontier, peers, keep
         self.members: dict[tuple[int, Owners], Members] = {}
         self.params: dict[str, np.ndarray] = {}
-        self.fits: dict[str, Mapping[Owners, tuple[Fit, ...]]] = {}
+        self.fits: dict[str, Mapping[Owners, tuple[Quality, ...]]] = {}
         self.same: dict[int, int] = {}
         self.exact: dict[str, frozenset[str]] = {}
         self.walked: set[str] = set()

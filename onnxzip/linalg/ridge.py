@@ -35,13 +35,25 @@ STAY = 1e3  # damping with which rows all but stay where they are
 
 
 @dataclass(frozen=True)
+class Quality:
+    """How well rows fit.
+
+    Attributes:
+        damping: the chosen l, relative to the mean diagonal.
+        error: held-out squared error over held-out energy of the targets, of the rows that chose the damping.
+    """
+
+    damping: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Fit:
     """Fitted rows.
 
     Attributes:
         rows: [rows, columns].
-        damping: the chosen l, relative to the mean diagonal.
-        error: held-out squared error over held-out energy of the targets, of the rows that chose the damping.
+        damping, error: see Quality.
         system: that gave the rows from all samples, for those who fit further with it; None where held-out ones took no part.
     """
 
@@ -49,6 +61,11 @@ class Fit:
     damping: float
     error: float
     system: System | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def quality(self) -> Quality:
+        """What is told of the fit."""
+        return Quality(self.damping, self.error)
 
 
 @dataclass(frozen=True)
@@ -218,7 +235,9 @@ def fit_dual(
         return _relative(float(((held_residual - cross @ alpha) ** 2).sum()), energy), alpha
 
     damping, error, alpha = best_damping(grid, attempt, worth)
-    return Fit(centre + (alpha.T @ z), damping, error)
+    rows = alpha.T @ z
+    rows += centre
+    return Fit(rows, damping, error)
 
 
 def fit_diagonal(

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxzip.errors import UsageError
+from onnxzip.foreign import blamed, in_short, named_callable
 from onnxzip.retraining.heads import PROBABILITIES, VALUES, Head
-from onnxzip.values import named_callable
 
 TINY = 1e-12
 SQUARES = 5.0  # S, beside KL
@@ -83,9 +83,17 @@ def custom_loss(text: str) -> Criterion:
     """The user's criterion from `module:callable`; the current folder is searched, too.
 
     Raises:
-        UsageError: there is no such callable.
+        UsageError: there is no such callable, or its module fails; later, whatever it fails with when it is called.
     """
-    try:
-        return named_callable(text)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"--loss {text}: no such Python callable ({error}). Write module:callable.") from error
+    where = f"--loss {text}"
+    with blamed(where, "its module fails", UsageError):
+        try:
+            found = named_callable(text)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"{where}: no such Python callable ({in_short(error)}). Write module:callable.") from error
+
+    def criterion(outputs: Outputs, targets: Outputs, labels: Tensor | None) -> Tensor:
+        with blamed(where, "failed", UsageError):
+            return found(outputs, targets, labels)  # type: ignore[no-any-return]
+
+    return criterion

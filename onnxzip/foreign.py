@@ -1,0 +1,48 @@
+"""Code of the user's: callables by name, and errors that are theirs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from onnxzip.errors import OnnxzipError
+
+
+def named_callable(text: str) -> Callable[..., Any]:
+    """What `module:callable` names; the current folder is searched, too.
+
+    Raises:
+        ImportError, AttributeError, ValueError: there is no callable of that name.
+    """
+    module, _, attribute = text.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    if not callable(found):
+        raise AttributeError(f"{attribute!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def blamed(where: str, what: str, kind: type[OnnxzipError]) -> Iterator[None]:
+    """While the user's own code runs: its errors, whatever they are, are reported as that code's, as `kind`."""
+    try:
+        yield
+    except OnnxzipError:
+        raise
+    except Exception as error:
+        raise kind(f"{where}: {what}: {type(error).__name__}: {in_short(error)}") from error
+
+
+def in_short(error: BaseException) -> str:
+    """What an error says, in one line of bounded length, without a stop at its end."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
