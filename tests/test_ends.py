@@ -9,6 +9,8 @@ import pytest
 from fusing import check_tasks, check_valid, fuse, net_of
 from onnx import numpy_helper, parser
 
+from onnxzip.analysis import analyse
+from onnxzip.errors import UnsupportedError
 from onnxzip.net import Net
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
@@ -17,8 +19,14 @@ net (float[N,8] x) => (float[{out}] y) <int64[1] last = {{-1}}, int64[3] image =
 }}"""
 IMAGES = """<ir_version: 8, opset_import: ["": 17]>
 net (float[N,3,6,6] x) => (float[N,4] y) {
-    [first] h = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(h) f = Flatten(r) [second] y = Gemm<transB=1>(f, w1, b1)
+    [first] h = Conv<pads=[1,1,1,1]>(x, w0, b0) r = Relu(h) [second] g = Conv(r, w1, b1) s = Relu(g)
+    f = Flatten(s) [head] y = Gemm<transB=1>(f, w2, b2)
 }"""
+TWO_LAYERS = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,8] x) => ({out}) {{
+    [first] h = Gemm<transB=1>(x, w0, b0) r = Relu(h) [second] g = Gemm<transB=1>(r, w1, b1) s = Relu(g)
+    [head] y = Gemm<transB=1>(s, w2, b2)
+}}"""
 LAYOUTS = ("strands", "wide")
 
 
@@ -69,8 +77,35 @@ def test_a_layer_of_one_channel_corresponds_to_a_wide_one(widths: tuple[int, ...
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_channel_that_vanishes_in_a_product_of_axes_is_alone(layout: str, tmp_path: Path) -> None:
     """No other one can lie beside it in what a node takes for its positions alone."""
-    shapes = [{"w0": (w, 3, 3, 3), "b0": (w,), "w1": (4, 36 * w), "b1": (4,)} for w in (1, 3)]
+    first, head = {"w0": (5, 3, 3, 3), "b0": (5,)}, {"b2": (4,)}
+    shapes = [first | {"w1": (w, 5, 1, 1), "b1": (w,), "w2": (4, 36 * w)} | head for w in (1, 3)]
     nets = [filled(tmp_path, IMAGES, f"t{k}", k, **some) for k, some in enumerate(shapes)]
     fused = fuse(nets, 1.0, layout)
     check_valid(fused, nets)
     assert any("'t0' alone" in r.why for r in fused.plan.refusals) == (layout == "wide")
+
+
+def published(folder: Path, name: str, seed: int, out: str) -> Net:
+    """A net that gives away some of its values."""
+    shapes = {"w0": (6, 8), "b0": (6,), "w1": (6, 6), "b1": (6,), "w2": (3, 6), "b2": (3,)}
+    return filled(folder, TWO_LAYERS.format(out=out), name, seed, **shapes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_hidden_layer_that_is_an_output_is_reported(layout: str, tmp_path: Path) -> None:
+    nets = [published(tmp_path, "a", 1, "float[N,3] y, float[N,6] s"), published(tmp_path, "b", 2, "float[N,3] y")]
+    plan = analyse(nets, layout=layout)
+    assert [(s.name, s.shared) for s in plan.shared_spaces()] == [("first", 6)]
+    assert ("a: second", "an output of the net") in {(r.where, r.why) for r in plan.refusals}
+
+
+@pytest.mark.parametrize("second", ["float[N,3] y", "float[N,3] y, float[N,6] r"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nets_that_could_share_but_cannot_are_refused_with_the_cause(second: str, layout: str, tmp_path: Path) -> None:
+    """The cause comes before what follows from it: what reads each task's own cannot be shared."""
+    nets = [published(tmp_path, "a", 1, "float[N,3] y, float[N,6] r"), published(tmp_path, "b", 2, second)]
+    told = r"a, b share nothing \(a: first: an output of the net.*second: all that"
+    with pytest.raises(UnsupportedError, match=told) as caught:
+        analyse(nets, layout=layout)
+    assert caught.value.exit_code == 3
+    check_tasks(fuse(nets, 0.0, layout), nets, 1e-5)

@@ -93,7 +93,7 @@ def test_half_wide_merge_with_permuted_copy_is_the_net(family: str, tmp_path: Pa
 
 WIDE_FAMILIES = [
     "mlp", "lenet", "resnet", "mobilenet", "grouped", "densenet", "unet", "gated", "squeeze_excite", "inception",
-    "image_joined", "input_joined_and_added", "input_added_within",
+    "image_joined", "input_joined_and_added",
 ]
 
 
@@ -143,12 +143,14 @@ def test_independent_nets_merge(family: str, layout: str, share: float, tmp_path
 @every_layout
 def test_three_nets_of_different_width_and_classes(family: str, layout: str, tmp_path: Path) -> None:
     nets = [make(tmp_path, family, k, width=w, classes=c) for k, w, c in ((1, 4, 5), (2, 6, 3), (3, 8, 2))]
+    if gives_up(family, layout):
+        with pytest.raises(UnsupportedError, match="share nothing"):
+            fuse(nets, 0.7, layout)
+        return
     fused = fuse(nets, 0.7, layout)
     check_valid(fused, nets)
     first = fused.plan.shared_spaces()[0]
-    if gives_up(family, layout):
-        assert {len(owners) for owners in first.counts} == {1} and fused.plan.refusals
-    elif len(set(first.sizes.values())) == 3:
+    if len(set(first.sizes.values())) == 3:
         assert {len(owners) for owners in first.counts} == {1, 2, 3}
 
 
@@ -241,12 +243,20 @@ def test_share_by_pattern(layout: str, tmp_path: Path) -> None:
 
 
 def test_random_shares_everywhere(tmp_path: Path) -> None:
-    rng = np.random.default_rng(11)
+    """Where the space that all others stand on is each task's own, there may be nothing to share in layout strands."""
+    rng, merged = np.random.default_rng(11), 0
     for k, family in enumerate(["densenet", "unet", "mobilenet", "image_joined", "gated", "bottleneck"] * 2):
         nets = [make(tmp_path, family, s, width=int(rng.choice([4, 6]))) for s in range(int(rng.integers(2, 4)))]
         names = [s.name.lstrip("/") for s in analyse(nets).shared_spaces()]
         shares = [(name, float(rng.choice([0.0, 0.3, 0.6, 1.0]))) for name in names]
-        check_valid(fuse(nets, shares, LAYOUTS[k % 2]), nets)
+        try:
+            fused = fuse(nets, shares, LAYOUTS[k % 2])
+        except UnsupportedError as error:
+            assert "all that its shared channels could read" in str(error)
+            continue
+        check_valid(fused, nets)
+        merged += 1
+    assert merged > 5
 
 
 # different nets -------------------------------------------------------------------------------------------------------

@@ -143,9 +143,10 @@ def test_parts_that_cannot_be_one_space_are_not_matched(tmp_path: Path) -> None:
     """The sum over both of what takes turns and of what has heads."""
 
     def build(m: Maker, width: int, classes: int) -> str:
-        both = m.op("Concat", m.conv("image", (HALF, 3, 3, 3)), m.conv("image", (HALF, 3, 1, 1)), axis=1)
+        image = m.relu(m.conv("image", (5, 3, 1, 1)))
+        both = m.op("Concat", m.conv(image, (HALF, 5, 3, 3)), m.conv(image, (HALF, 5, 1, 1)), axis=1)
         turns = m.op("Transpose", m.op("Reshape", both, m.ints(0, 2, HALF, SIDE, SIDE)), perm=[0, 2, 1, 3, 4])
-        heads = m.op("Softmax", m.op("Reshape", m.conv("image", (2 * HALF, 3, 3, 3)), m.ints(0, 2, HALF, SIDE, SIDE)), axis=2)
+        heads = m.op("Softmax", m.op("Reshape", m.conv(image, (2 * HALF, 5, 3, 3)), m.ints(0, 2, HALF, SIDE, SIDE)), axis=2)
         parts = (m.op("Reshape", v, m.ints(0, 2 * HALF, SIDE, SIDE)) for v in (turns, heads))
         x = m.op("Reshape", m.op("Concat", *parts, axis=1), m.ints(0, 2, 2 * HALF, SIDE, SIDE))
         x = m.op("ReduceMean", x, axes=[1], keepdims=0)
@@ -155,4 +156,5 @@ def test_parts_that_cannot_be_one_space_are_not_matched(tmp_path: Path) -> None:
     copy = permuted(net, 5, "b")
     fused = fuse([net, copy])
     check_tasks(fused, [net, copy], 1e-4)
+    assert fused.plan.shared_spaces()[0].shared == 5
     assert any("stand for those of several parts" in r.why for r in fused.plan.refusals)

@@ -115,14 +115,18 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     proposals = proposals_of(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names:
-        raise UnsupportedError(_nothing_shared(laid, nets, proposals))
+        apart = {n: _space(n, p, set(), 0.0, False, frozenset(laid.tasks)) for n, p in proposals.items()}
+        raise UnsupportedError(_nothing_shared(nets, _refusals(laid, steps, apart, {}, found.refused)))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
-    refusals = _refusals(laid, spaces, torn, found.refused)
+    refusals = _refusals(laid, steps, spaces, torn, found.refused)
+    if _asked(proposals, shares) and not any(p.shares_any for p in spaces.values()):
+        raise UnsupportedError(_nothing_shared(nets, refusals))
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
 
 UNLIKE = "its channels keep their order, and not all nets have as many"
+LISTED = 8  # places that a message names
 STARVED = "all that its shared channels could read is each task's own"
 
 
@@ -225,14 +229,22 @@ def _space(
     return SpacePlan(number, name, sizes, strands, refused, inside=proposal.inside, ordered=proposal.ordered)
 
 
+def _asked(proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]]) -> bool:
+    """Whether any channel would be shared if all spaces could be as they are asked to."""
+    counts = (counts_for({t: p.sizes[t] for t in p.free}, share_of(p.name, shares)) for p in proposals.values() if p.free)
+    return any(len(owners) > 1 for some in counts for owners in some)
+
+
 def _refusals(
-    laid: Overlay, spaces: Mapping[int, SpacePlan], torn: Mapping[int, str], deeper: Iterable[tuple[str, str]]
+    laid: Overlay, steps: Sequence[Step], spaces: Mapping[int, SpacePlan], torn: Mapping[int, str],
+    deeper: Iterable[tuple[str, str]],
 ) -> list[Refusal]:
-    """Everything that stays unmerged, each place once; outputs, which are heads by nature, are none."""
+    """Everything that stays unmerged, each place once; outputs that nothing reads in any net, heads by nature, are none."""
     found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
+    inner = {m for some in read_by(laid, steps).values() for m in some}
     for plan in spaces.values():
         for task, why in plan.refused.items():
-            if why != OUTPUT and len(plan.sizes) > 1:
+            if (why != OUTPUT or plan.number in inner) and len(plan.sizes) > 1:
                 found.setdefault(f"{task}: {plan.name}", why)
         if plan.number in torn:
             found[plan.name] = torn[plan.number]
@@ -241,10 +253,10 @@ def _refusals(
     return [Refusal(where, why) for where, why in found.items()]
 
 
-def _nothing_shared(laid: Overlay, nets: Sequence[Net], proposals: Mapping[int, Proposal]) -> str:
-    reasons = [f"{task}: {where}: {why}" for task, c in laid.couplings.items() for where, why in c.refusals]
-    reasons += [f"{where}: {why}" for where, why in laid.partings]
-    for p in proposals.values():
-        reasons += [f"{task}: {p.name}: {why}" for task, why in p.refused.items() if why != OUTPUT]
-    listed = "; ".join(reasons[:5]) or "no node with weights and inner channels corresponds"
-    return f"{', '.join(n.name for n in nets)} share nothing ({listed})"
+def _nothing_shared(nets: Sequence[Net], refusals: Sequence[Refusal]) -> str:
+    """What to tell of nets that share nothing: causes before what follows from them."""
+    ordered = sorted(refusals, key=lambda r: r.why == STARVED)
+    listed = "; ".join(f"{r.where}: {r.why}" for r in ordered[:LISTED])
+    listed = listed or "no node with weights and inner channels corresponds"
+    more = f"; and {len(ordered) - LISTED} more places" if len(ordered) > LISTED else ""
+    return f"{', '.join(n.name for n in nets)} share nothing ({listed}{more})"

@@ -74,6 +74,11 @@ class SpacePlan:
         return {r.owners: r.count for s in self.strands for r in s.rows}
 
     @property
+    def shares_any(self) -> bool:
+        """Whether any of its channels is matched to another task's; given ones are nobody's."""
+        return not self.given and any(len(r.owners) > 1 for s in self.strands for r in s.rows)
+
+    @property
     def shared(self) -> int:
         """Channels that all tasks of the space own together."""
         return self.counts.get(frozenset(self.sizes), 0) if len(self.sizes) > 1 else 0
