@@ -108,4 +108,5 @@ def test_nets_that_could_share_but_cannot_are_refused_with_the_cause(second: str
     with pytest.raises(UnsupportedError, match=told) as caught:
         analyse(nets, layout=layout)
     assert caught.value.exit_code == 3
-    check_tasks(fuse(nets, 0.0, layout), nets, 1e-5)
+    for shares in (0.0, [("*", 1.0), ("second", 0.0)]):  # who asks for less has it
+        check_tasks(fuse(nets, shares, layout), nets, 1e-5)

@@ -120,7 +120,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
     refusals = _refusals(laid, steps, spaces, torn, found.refused)
-    if _asked(proposals, shares) and not any(p.shares_any for p in spaces.values()):
+    if _asked_of_all(proposals, shares) and not any(p.shares_any for p in spaces.values()):
         raise UnsupportedError(_nothing_shared(nets, refusals))
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
@@ -229,10 +229,11 @@ def _space(
     return SpacePlan(number, name, sizes, strands, refused, inside=proposal.inside, ordered=proposal.ordered)
 
 
-def _asked(proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]]) -> bool:
-    """Whether any channel would be shared if all spaces could be as they are asked to."""
-    counts = (counts_for({t: p.sizes[t] for t in p.free}, share_of(p.name, shares)) for p in proposals.values() if p.free)
-    return any(len(owners) > 1 for some in counts for owners in some)
+def _asked_of_all(proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]]) -> bool:
+    """Whether some of all spaces is asked for: who leaves one out leaves out what reads nothing else, too."""
+    several = (p for p in proposals.values() if len(p.free) > 1)
+    counts = (counts_for({t: p.sizes[t] for t in p.free}, share_of(p.name, shares)) for p in several)
+    return all(any(len(owners) > 1 for owners in some) for some in counts)
 
 
 def _refusals(
