@@ -204,9 +204,9 @@ class _Rules:
         plain = {p.keys == (k,) for v in stranded for k, p in self.draft.pieces[v].items() if p.owners & members}
         if len(plain) > 1:  # some are strands, others one task's channels of several strands
             return None
-        return keys if keys and self.whole_fits(role, keys, members) else None
+        return keys if keys and self.whole_fits(role) else None
 
-    def whole_fits(self, role: Role, keys: list[Owners], members: Owners) -> bool:
+    def whole_fits(self, role: Role) -> bool:
         """Whether all channels that a node needs at once lie in one piece of one owner set."""
         for task, node in role.members.items():
             numbers = {self.draft.overlay.spaces[task, a] for a in self.draft.overlay.couplings[task].whole.get(node.name, ())}

@@ -12,6 +12,7 @@ from onnxzip.analysis.biases import with_biases
 from onnxzip.analysis.deadends import led_by, read_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.ends import OUTPUT
+from onnxzip.analysis.grouped import grouped_axes, uneven_groups
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.proposals import Proposal, beside_own, proposals_of
@@ -143,18 +144,29 @@ def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str
 
 
 def _settle(
-    laid: Overlay, steps: tuple[Step, ...], proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]], layout: str
+    laid: Overlay, steps: tuple[Step, ...], proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]],
+    layout: str, own: frozenset[int] = frozenset(),
 ) -> tuple[dict[int, SpacePlan], Layout, dict[int, str]]:
-    """Lay out, give up what starves or is torn, and lay out again until nothing changes."""
+    """Lay out, give up what starves or is torn, and lay out again until nothing changes.
+
+    Args:
+        own: given spaces that make no strands.
+    """
     together = layout == "wide"
     dropped: dict[tuple[int, Owners], str] = {}
-    torn, woven = _out_of_step(proposals) | beside_own(laid, steps), woven_spaces(laid)
+    torn = _out_of_step(proposals) | beside_own(laid, steps, own)
+    woven, grouped = woven_spaces(laid), grouped_axes(laid, steps)
     read = read_by(laid, steps) if together else {}
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn))
-        uneven = {n: why for n, why in uneven_spaces(woven, spaces).items() if n not in torn}
+        uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces)
+        uneven = {n: why for n, why in uneven.items() if n not in torn}
+        given = {n for n in uneven if spaces[n].given}
+        if given:
+            others = {n: p for n, p in proposals.items() if n not in given}
+            return _settle(laid, steps, others, shares, layout, own | given)
         if uneven:
             torn |= uneven
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.roles import Overlay
@@ -11,6 +11,7 @@ from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
 
 BESIDE_SCALED = "it is joined with channels that no weights make, but that each task has params of its own for"
+BESIDE_GROUPED = "it is joined with channels that no weights make, of which groups behind them have unlike numbers"
 BESIDE_KEPT = "it is joined with channels that each task computes for itself, in an order that others behind them need"
 
 
@@ -102,14 +103,19 @@ def _kept(laid: Overlay) -> set[int]:
     return {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.kept}
 
 
-def beside_own(laid: Overlay, steps: Sequence[Step]) -> dict[int, str]:
-    """Spaces joined with channels that make no strands and are not given: each task keeps its own there."""
-    weighted, kept = _weighted_inputs(laid, steps), _kept(laid)
+def beside_own(laid: Overlay, steps: Sequence[Step], own: Collection[int]) -> dict[int, str]:
+    """Spaces joined with channels that make no strands and are not given: each task keeps its own there.
+
+    Args:
+        own: spaces that could be given, but are read in groups that would not have as many of them.
+    """
+    because = ((_weighted_inputs(laid, steps), BESIDE_SCALED), (set(own), BESIDE_GROUPED), (_kept(laid), BESIDE_KEPT))
     found: dict[int, str] = {}
     for task, coupling in laid.couplings.items():
         produced = {laid.spaces[task, a] for a in coupling.produced}
         for expr in coupling.axes.values():
             numbers = set(laid.expr(expr, task).atoms())
-            if expr.kind in ("sum", "woven") and numbers & (weighted | kept):
-                found |= dict.fromkeys(numbers & produced, BESIDE_SCALED if numbers & weighted else BESIDE_KEPT)
+            why = next((why for some, why in because if numbers & some), None)
+            if expr.kind in ("sum", "woven") and why is not None:
+                found |= dict.fromkeys(numbers & produced, why)
     return found
