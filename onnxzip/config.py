@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxzip.errors import UsageError
-from onnxzip.values import check_whole_numbers, numbers, option, shard_of, shares_of, size_of, texts, whole_number, yes_or_no
+from onnxzip.values import (
+    check_whole_numbers,
+    folder_of,
+    numbers,
+    option,
+    shard_of,
+    shares_of,
+    size_of,
+    texts,
+    whole_number,
+    yes_or_no,
+)
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
@@ -102,6 +113,8 @@ class PlanOptions:
         check_whole_numbers(self)
         if self.layout not in ("strands", "wide"):
             raise UsageError(f"layout {self.layout!r} is not known; use strands or wide")
+        if self.opset is not None and self.opset < 1:
+            raise UsageError(f"--opset {self.opset} is below 1")
 
 
 @dataclass(frozen=True)
@@ -209,7 +222,7 @@ class JobOptions:
     shard: tuple[int, int] | None = option(
         None, "Take the K-th of N parts of the data; the others find its moments in --exchange.", shard_of, "K/N"
     )
-    exchange: Path | None = option(None, "Folder that all shards see; keep it until all are done.", Path, "DIR")  # noqa: RUF009
+    exchange: Path | None = option(None, "Folder that all shards see; keep it until all are done.", folder_of, "DIR")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         if (self.shard is None) != (self.exchange is None):

@@ -96,5 +96,11 @@ ALONE = Alone()
 def differing(mine: Mapping[str, object], other: Mapping[str, object]) -> str:
     """What differs between two jobs, for people; empty where nothing does."""
     return "; ".join(
-        f"{key}: {mine.get(key)} here, {other.get(key)} there" for key in {**mine, **other} if mine.get(key) != other.get(key)
+        f"{key}: {_told(mine, key)} here, {_told(other, key)} there"
+        for key in {**mine, **other}
+        if mine.get(key) != other.get(key)
     )
+
+
+def _told(job: Mapping[str, object], key: str) -> object:
+    return "nothing" if job.get(key) is None else job[key]

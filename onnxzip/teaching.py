@@ -192,6 +192,7 @@ def _job(path: Path, originals: Originals, pools: tuple[Pool, ...], settings: Re
         "sha256 of the net": sha256_of(path),
         **{f"sha256 of the teacher of {t}": sha256_of(file) for t, (file, _) in originals.items()},
         **{f"samples of {', '.join(p.tasks)}": p.rows.count for p in pools},
+        **{f"hash of the first samples of {', '.join(p.tasks)}": p.mark() for p in pools},
         "options": str((settings.steps.steps, replace(settings.retrain, checkpoint=None, resume=False), settings.run)),
     }
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 from onnxzip.errors import UsageError
@@ -122,6 +123,17 @@ def shard_of(raw: Any) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"shard {raw!r} is none. Write the second of three as 2/3.")
     return int(found[1]), int(found[2])
+
+
+def folder_of(raw: Any) -> Path:
+    """A folder, which must have a name: an empty one is where a variable of a script was not set.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not str(raw).strip():
+        raise UsageError(f"{raw!r} is no folder. Write '.' for the current one.")
+    return Path(raw)
 
 
 def numbers(raw: Any) -> tuple[float, ...]:

@@ -106,6 +106,10 @@ class TestMerge:
                 want = outputs_of(folder / f"{name}.onnx", x)["logits"]
                 np.testing.assert_allclose(outputs_of(folder / "m.onnx", x)[f"{name}_logits"], want, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("opset", ["0", "-1"])
+    def test_an_opset_below_1_is_not_taken_for_none(self, folder: Path, opset: str) -> None:
+        failed(2, "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--opset", opset, words=(f"--opset {opset}", "below 1"))
+
     @pytest.mark.parametrize("opset", ["13", "99"])
     def test_an_opset_that_the_nets_cannot_be_brought_to(self, folder: Path, opset: str) -> None:
         failed(2, "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--opset", opset, words=("a.onnx", f"opset {opset}", "17 to"))

@@ -186,6 +186,12 @@ class TestNumbers:
             collected(x, {"a": feed}, mean=(0.5,), std=(0.2, 0.3))
         assert "taken as they are" in collected(X, mean=(0.5,))[1][0]
 
+    @pytest.mark.parametrize("data", [X, None], ids=["array", "noise"])
+    def test_options_for_images_that_have_no_use_are_named(self, data: np.ndarray | None) -> None:
+        notes = collected(data, size=12, std=(0.5,))[1]
+        assert len(notes) == 2 and "--mean and --std" in notes[0] and "--size" in notes[1]
+        assert not collected(data)[1]
+
 
 class TestSampling:
     def test_a_cap_draws_at_random_and_by_the_seed(self) -> None:

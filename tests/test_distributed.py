@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from merging import run
 from processes import MERGE, alone, check_same_nets, ended, prepare, started, torchrun
@@ -202,6 +203,16 @@ def test_ranks_that_do_different_jobs_are_refused(folder: Path) -> None:
     assert [code for code, _ in ends] == [2, 2]
     assert "seed: 1" in ends[0][1] and ends[1][1] == ""
     assert not (folder / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("command", ["merge", "retrain"])
+def test_ranks_that_have_different_data_are_refused(fused: Path, command: str) -> None:
+    words = MERGE if command == "merge" else RETRAIN
+    np.savez(fused / "other.npz", **{k: v[::-1] for k, v in np.load(fused / "a.npz").items()})
+    ends = by_hand(fused, (*words, "-o", "m.onnx"), (*[w.replace("a=a.npz", "a=other.npz") for w in words], "-o", "m.onnx"))
+    assert [code for code, _ in ends] == [2, 2]
+    assert "hash of the first samples of a" in ends[0][1] and ends[1][1] == ""
+    assert not (fused / "m.onnx").exists()
 
 
 def test_an_error_of_all_is_told_once(folder: Path) -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from merging import failed, run, snapshot, write_net
 from onnx.numpy_helper import to_array
+from PIL import Image
 from processes import MERGE, check_close, check_same_nets, ended, prepare, started
 
 from onnxzip.calibration import frontier
@@ -147,6 +148,27 @@ def test_other_samples_than_last_time_are_refused(folder: Path) -> None:
         shard(1, 2, timeout=1)
 
 
+@pytest.mark.parametrize("stored", ["array", "photos"])
+def test_shards_of_other_data_with_as_many_samples_are_refused(folder: Path, stored: str) -> None:
+    data: dict[str, str] = DATA if stored == "array" else {"": "photos"}
+    write_photos(folder / "photos", 0)
+    for k in (1, 2):
+        with pytest.raises(PeerError if k == 1 else UsageError) as raised:
+            merge_files(FILES, data, Options(), Silent(), Exchange(Path("meet"), k - 1, 2, 0.2))
+        np.savez(folder / "a.npz", x=np.load(folder / "a.npz")["x"] + 1)
+        write_photos(folder / "photos", 1)
+    told = str(raised.value)
+    assert "is of another merge (hash of the first samples of a" in told and "number" not in told
+    assert [p.name for p in (folder / "meet").iterdir() if "-2-of-2" in p.name] == ["00001-2-of-2.npz"]
+
+
+def write_photos(path: Path, seed: int) -> None:
+    """Pictures of noise."""
+    path.mkdir(exist_ok=True)
+    for k, noise in enumerate(np.random.default_rng(seed).integers(0, 256, (40, 8, 8), np.uint8)):
+        Image.fromarray(noise).save(path / f"{k}.png")
+
+
 def test_another_number_of_shards_is_refused(folder: Path) -> None:
     [done.result() for done in together(None, None)]
     with pytest.raises(UsageError, match="another number of shards than 3"):
@@ -168,6 +190,7 @@ def test_a_damaged_file_is_refused(folder: Path) -> None:
         (("--exchange", "meet"), ("--shard",)),
         (("--shard", "3/2", "--exchange", "meet"), ("3/2", "2/3")),
         (("--shard", "0/2", "--exchange", "meet"), ("0/2",)),
+        (("--shard", "1/2", "--exchange", ""), ("--exchange", "is no folder")),
         (("--shard", "1/2", "--exchange", "a.onnx"), ("a.onnx", "cannot be made")),
         (("--shard", "1/2", "--exchange", "meet", "--exchange-timeout", "0"), ("--exchange-timeout", "positive")),
     ],

@@ -10,6 +10,7 @@ A pool is what some tasks share: its rows, their labels, and the order in which 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from onnxzip.errors import InvalidDataError
 from onnxzip.net import Port
 from onnxzip.peers import ALONE, Peers
 
+MARKED = 8  # samples by which processes tell whether they were given the same data
+
 
 class Rows(Protocol):
     """Samples by number."""
@@ -38,6 +41,13 @@ class Rows(Protocol):
 
         Raises:
             InvalidDataError: NaN, Inf, numbers that an input's format cannot hold, or an image that cannot be read.
+        """
+
+    def stored(self, row: int) -> bytes:
+        """One of them as it is stored, whatever is made of it.
+
+        Raises:
+            InvalidDataError: an image that cannot be read.
         """
 
 
@@ -57,6 +67,9 @@ class ArrayRows:
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         return {p.name: converted(self.arrays[p.name][index], p, self.options, self.where) for p in self.ports}
 
+    def stored(self, row: int) -> bytes:
+        return b"".join(self.arrays[p.name][row].tobytes() for p in self.ports)
+
 
 @dataclass(frozen=True)
 class FolderRows:
@@ -74,6 +87,12 @@ class FolderRows:
     def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         images = read_images([self.files[k] for k in index], self.port, self.options, self.where)
         return {self.port.name: converted(images, self.port, self.options, self.where)}
+
+    def stored(self, row: int) -> bytes:
+        try:
+            return self.files[row].read_bytes()
+        except OSError as error:
+            raise InvalidDataError(f"{self.files[row]}: is no image that can be read. Remove or replace it.") from error
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,13 @@ class JoinedRows:
         taken = [p.take(index[which == k] - starts[k]) for k, p in enumerate(self.parts) if (which == k).any()]
         back = np.argsort(order)
         return {name: np.concatenate([t[name] for t in taken])[back] for name in taken[0]}
+
+    def stored(self, row: int) -> bytes:
+        for part in self.parts:
+            if row < part.count:
+                return part.stored(row)
+            row -= part.count
+        raise IndexError(row)
 
 
 @dataclass(frozen=True)
@@ -120,7 +146,7 @@ class Pool:
             InvalidDataError: there are too few for all processes.
         """
         index = self.order[:samples]
-        total, dealt = len(index), None
+        total, dealt, mark = len(index), None, ""
         if peers.size > 1:
             if (most := total // block_of(total)) < peers.size:
                 raise InvalidDataError(
@@ -128,5 +154,9 @@ class Pool:
                     f"most {most}, or give more samples."
                 )
             dealt = hand(total, peers.place, peers.size)
-            index = index[dealt]
-        return Source(self.tasks, self.rows.take(index), {t: y[index] for t, y in self.labels.items()}, dealt, total)
+            index, mark = index[dealt], self.mark()
+        return Source(self.tasks, self.rows.take(index), {t: y[index] for t, y in self.labels.items()}, dealt, total, mark)
+
+    def mark(self) -> str:
+        """Hash of the first samples in order, the same in all processes that were given the same data."""
+        return hashlib.sha256(b"".join(self.rows.stored(int(row)) for row in self.order[:MARKED])).hexdigest()[:16]

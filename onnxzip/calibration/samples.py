@@ -53,6 +53,7 @@ class Source:
         labels: task -> class per sample, where they were given.
         dealt: of the whole source's samples those that are here; None for all.
         whole: how many the whole source has; 0 where all are here.
+        mark: of the whole source, by which processes tell that they were given the same data; empty for one alone.
     """
 
     tasks: tuple[str, ...]
@@ -60,6 +61,7 @@ class Source:
     labels: Mapping[str, np.ndarray]
     dealt: np.ndarray | None = None
     whole: int = 0
+    mark: str = ""
 
     @property
     def count(self) -> int:

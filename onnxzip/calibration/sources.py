@@ -6,7 +6,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -119,6 +119,7 @@ def collect(
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
+        _note_unused(options, (), False, note)
         return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
     _refuse_clash(data, feeds)
     pools, scaled = [], []
@@ -132,8 +133,7 @@ def collect(
             scaled.append(where_of(item))
     if scaled:
         note(f"uint8 images scaled to 0..1: {', '.join(scaled)}")
-    elif options.mean or options.std:
-        note("--mean and --std are for image folders and uint8 images; these data are taken as they are")
+    _note_unused(options, [pool.rows for pool in pools], bool(scaled), note)
     return Given(tuple(pools), False, tuple(scaled))
 
 
@@ -232,6 +232,19 @@ def _holds_images(rows: Rows) -> bool:
         return rows.port.dtype.kind == "f"
     assert isinstance(rows, ArrayRows)
     return any(rows.arrays[p.name].dtype == np.uint8 and p.dtype.kind == "f" for p in rows.ports)
+
+
+def _holds_folder(rows: Rows) -> bool:
+    """Whether images of a folder are among a pool's samples."""
+    return isinstance(rows, FolderRows) or (isinstance(rows, JoinedRows) and any(map(_holds_folder, rows.parts)))
+
+
+def _note_unused(options: DataOptions, rows: Iterable[Rows], scaled: bool, note: Note) -> None:
+    """Tell which options for images were given where there are none that they are for."""
+    if (options.mean or options.std) and not scaled:
+        note("--mean and --std are for image folders and uint8 images; these data are taken as they are")
+    if options.size is not None and not any(map(_holds_folder, rows)):
+        note("--size is for image folders; these data are taken at the size that they have")
 
 
 def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:

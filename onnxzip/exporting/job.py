@@ -20,6 +20,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "tasks": list(files),
         **{f"sha256 of {task}": sha256_of(path) for task, path in files.items()},
         **{f"samples of {', '.join(s.tasks)}": s.total for s in samples.sources},
+        **{f"hash of the first samples of {', '.join(s.tasks)}": s.mark for s in samples.sources},
         "mean": list(options.data.mean),
         "std": list(options.data.std),
         "size": options.data.size,
