@@ -16,7 +16,7 @@ from onnxzip.analysis.drafting import Draft
 from onnxzip.analysis.layout import Layout, Piece, Weights
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, groups_of, linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan, finest
 from onnxzip.net import Shape, output_name
 from onnxzip.ops import find
@@ -87,9 +87,7 @@ class _Rules:
 
     def group_parts(self, source: str, axis: int, task: str, role: Role) -> Expr | None:
         """The concatenation of groups that a grouped node reads; None for other nodes."""
-        linear, view = linear_of(self.draft.overlay, role, task)
-        weight = self.draft.overlay.couplings[task].net.params[str(role.members[task].inputs[linear.weight])]
-        if linear.to_matrix(view, weight).shape[0] == 1:
+        if groups_of(self.draft.overlay, role, task) == 1:
             return None
         return self.draft.overlay.exprs(source, task)[axis]
 
@@ -258,7 +256,7 @@ class _Rules:
                if numbers & self.carried([p.laid], p.task)]
         if own:
             return tuple(sorted({k for keys in own for k in keys}, key=lambda k: -len(k)))
-        return tuple(s.key for n in numbers for s in self.draft.spaces[n].strands) if self.given(numbers) else written
+        return tuple(self.out_keys(role.outputs[0], frozenset(role.members))) if self.given(numbers) else written
 
     def given(self, numbers: Collection[int]) -> bool:
         return all(self.draft.spaces[n].given for n in numbers)

@@ -59,6 +59,13 @@ def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:
     return found
 
 
+def groups_of(overlay: Overlay, role: Role, task: str) -> int:
+    """In how many groups one task's member of a role of a step works."""
+    linear, view = linear_of(overlay, role, task)
+    weight = overlay.couplings[task].net.params[str(role.members[task].inputs[linear.weight])]
+    return int(linear.to_matrix(view, weight).shape[0])
+
+
 def find_steps(overlay: Overlay) -> tuple[Step, ...]:
     """All steps, each behind the ones that it builds on."""
     finder = _Finder(overlay)
@@ -94,17 +101,15 @@ class _Finder:
         found = weights_of(self.overlay, role, next(iter(role.members)))
         return found is not None and found[0].diagonal(found[1])
 
-    def groups(self, role: Role) -> int:
-        task, node = next(iter(role.members.items()))
-        linear, view = linear_of(self.overlay, role, task)
-        weight = self.overlay.couplings[task].net.params[str(node.inputs[linear.weight])]
-        return int(linear.to_matrix(view, weight).shape[0])
+    def works_whole(self, role: Role) -> bool:
+        """Whether a role with weights works in one group alone."""
+        return groups_of(self.overlay, role, next(iter(role.members))) == 1
 
     def step(self, role: Role) -> Step:
         """The step that a role with weights is part of."""
         sink = role.outputs[0]
         parts, skips = [role], list[str]()
-        if not self.is_diagonal(role) and self.groups(role) == 1:
+        if not self.is_diagonal(role) and self.works_whole(role):
             while (adder := self.sole_adder(sink, role)) is not None:
                 sink = adder.outputs[0]
             parts, skips = self.addends(sink, role)
@@ -154,7 +159,7 @@ class _Finder:
         if summed and set(maker.members) == set(role.members):
             found = [self.addends(v, role) if v in summed else ([], [v]) for v in inner]
             return [p for f in found for p in f[0]], [s for f in found for s in f[1]]
-        joins = self.is_linear(maker) and not self.is_diagonal(maker) and self.groups(maker) == 1
+        joins = self.is_linear(maker) and not self.is_diagonal(maker) and self.works_whole(maker)
         if joins and set(maker.members) == set(role.members) and self.sole_adder(value, role) is not None:
             return [maker], []
         return [], [value]
