@@ -13,8 +13,10 @@ from onnx import ModelProto, numpy_helper, parser
 
 from onnxzip.net import Net
 
-SHAPES = {"w": (6, 3, 3, 3), "b": (6,), "v": (6, 6, 3, 3), "u": (6, 6, 3, 3), "ub": (6,), "fc": (4, 6), "g": (6, 1, 1)}
-TRUNK = """a = Conv <pads = [1,1,1,1]> (x, w, b) c = Relu (a) d = Conv <pads = [1,1,1,1]> (c, v) e = Relu (d)"""
+WEIGHTS = {"w": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "v": (6, 6, 3, 3), "u": (6, 6, 3, 3), "fc": (4, 6)}
+SHAPES = WEIGHTS | {"b": (6,), "ub": (6,), "g": (6, 1, 1)}
+TRUNK = """first = Conv <pads = [1,1,1,1]> (x, w, b) second = Relu (first)
+a = Conv <pads = [1,1,1,1]> (second, w2) c = Relu (a) d = Conv <pads = [1,1,1,1]> (c, v) e = Relu (d)"""
 HEAD = """k = Conv <pads = [1,1,1,1]> (h, u, ub) l = Relu (k) p = GlobalAveragePool (l) f = Flatten (p)
 y = Gemm <transB = 1> (f, fc)"""
 STATE = "float[N,6,8,8]"
@@ -58,6 +60,7 @@ class TestFlows:
         both = nets(tmp_path, flow)
         fused = fuse(both, 1.0)
         check_valid(fused, both)
+        assert {s.shared for s in fused.plan.spaces.values()} == {0, 6}  # what the flow reads stays each task's own
         assert any("control flow is kept as it is" in r.why for r in fused.plan.refusals)
 
     def test_nothing_shared_leaves_the_originals(self, flow: str, tmp_path: Path) -> None:
