@@ -92,6 +92,27 @@ def test_names_of_cases_differ_and_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tools")
+def test_the_nets_of_every_case_exist() -> None:
+    from bench_cases import full
+    from figures import nets_of
+
+    assert all(file.exists() for case in full() for file in nets_of(case.family, case.tasks).values())
+
+
+@pytest.mark.usefixtures("tools")
+def test_courses_stand_in_the_table_of_the_readme() -> None:
+    """Starts without a course are left out, and so are methods that the README does not name."""
+    import bench_show
+    from bench_cases import PAIRS, Case
+
+    case = Case("vgg", PAIRS[0], "zip")
+    results = {case._replace(steps=n, seed=s): {"increase": x} for n, s, x in ((0, 0, 3.0), (30, 0, 2.0), (30, 1, 1.0))}
+    results |= {case._replace(tasks=PAIRS[1]): {"increase": 4.0}, case._replace(method="regmean", steps=30): {"increase": 5.0}}
+    _, _, *lines = bench_show.retraining_table(results).splitlines()
+    assert lines == ["| vgg | fashion-low + fashion-high | zip | 3.00 | 1.50 ± 0.71 |  |  |  |"]
+
+
+@pytest.mark.usefixtures("tools")
 def test_growth_exponents_are_slopes_in_logarithms() -> None:
     from bench_cost import exponent
 

@@ -24,9 +24,13 @@ REFERENCES = ("trunk", "scratch")  # of pairs, at share 1: the first net's trunk
 SHARES = (1.0, 0.8, 0.5, 0.25)
 SAMPLES = (100, 500, 1000, 5000)
 STEPS = (30, 100, 300, 1000)
+REPAIRED = 300  # steps of pairs that have one course
 USUAL = 1000  # samples
 ABLATED = ("lenet5", "vgg", "resnet", "mobilenet")  # families whose zip is taken apart
 TWO_PAIRS = PAIRS[:2]  # halves of one data set; two data sets
+PAPER = ("digits", "digits-b")  # the first experiment of Multi-Task Zipping, of the families that have both nets
+PAPER_FAMILIES = ("lenet300", "lenet5")
+LONG = ("zip", "mtz", "scratch")  # what the longest course is repeated with
 
 
 class Case(NamedTuple):
@@ -68,9 +72,17 @@ def calibrations(families: Iterable[str], seeds: Iterable[int], methods: Iterabl
 
 
 def courses(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
-    """Error against steps of retraining, everything shared."""
+    """Error against steps of retraining, everything shared; the longest course of all methods with the first seed alone."""
     for seed, steps, family, method in product(seeds, (0, *STEPS), families, (*STRONGEST, *REFERENCES)):
-        yield Case(family, PAIRS[0], method, steps=steps, seed=seed)
+        if seed == 0 or steps < STEPS[-1] or method in LONG or family in PAPER_FAMILIES:
+            yield Case(family, PAIRS[0], method, steps=steps, seed=seed)
+
+
+def repairs(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
+    """The zip of all other pairs, retrained."""
+    for seed, steps, tasks, family in product(seeds, (0, REPAIRED), (*PAIRS[1:], PAPER), families):
+        if tasks != PAPER or family in PAPER_FAMILIES:
+            yield Case(family, tasks, "zip", steps=steps, seed=seed)
 
 
 def ablations(seeds: Iterable[int]) -> Iterator[Case]:
@@ -94,7 +106,7 @@ def full(families: Iterable[str] = FAMILIES, seeds: Iterable[int] = (0, 1, 2)) -
     some, rounds = tuple(families), tuple(seeds)
     found: list[Case] = []
     for seed in rounds:
-        for kind in (whole, sizes, calibrations, courses):
+        for kind in (whole, sizes, calibrations, courses, repairs):
             found += kind(some, (seed,))
         found += [c for c in ablations((seed,)) if c.family in some]
     return list(dict.fromkeys(found))

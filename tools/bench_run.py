@@ -17,14 +17,14 @@ import onnx
 import onnxruntime as ort
 from bench_cases import REFERENCES, Case
 from figures import MODELS, ROOT, nets_of, samples_of
-from retraining import RATES, TRIAL
-from rivals import STARTS, train
+from references import RATES, STARTS, train
 
 import onnxzip
 from onnxzip.exporting.report import versions
 from onnxzip.exporting.write import write_atomically
 
 CHUNK = 100  # test images that are run at a time
+TRIAL = 100  # steps by which a learning rate is chosen
 
 
 class Bench:

@@ -11,15 +11,16 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from ablation import ABLATIONS, LABELS
-from bench_cases import ABLATED, METHODS, REFERENCES, SAMPLES, STEPS, USUAL, Case
+from bench_cases import ABLATED, METHODS, PAPER, REFERENCES, SAMPLES, STEPS, USUAL, Case
 from bench_cost import cost_tables, grown_of, plot_growth
 from bench_run import row_of
-from figures import FAMILIES, PAIRS, ROOT
+from figures import FAMILIES, PAIRS, ROOT, put_into_readme
 
 from onnxzip.exporting.write import write_atomically
 
@@ -27,6 +28,8 @@ TOOLS = ROOT / "tools"
 SEEDS = 10  # at most
 LOWEST = 0.05  # points, of what a picture shows
 SHARES = (("strands", 1.0), ("strands", 0.8), ("strands", 0.5), ("strands", 0.25), ("wide", 0.5))
+COURSES = {"zip": "zip", "mtz": "mtz", "trunk": "first net's trunk", "scratch": "from scratch"}  # of the README
+RETRAINING = "<!-- retraining: begin (python tools/benchmark.py show --write) -->", "<!-- retraining: end -->"
 Results = dict[Case, dict[str, object]]
 
 
@@ -106,6 +109,18 @@ def method_table(results: Results) -> str:
         if any(texts):
             lines.append(f"| `{method}` | " + " | ".join(texts) + " |")
     return "\n".join([*lines, "| *sets* | " + " | ".join(f"*{len(sets[f])}*" for f in FAMILIES) + " |"])
+
+
+def retraining_table(results: Results) -> str:
+    """Markdown, for the README: courses of retraining by family and pair, from several starts where these were measured."""
+    lines = ["| family | pair | start | " + " | ".join(f"{c.heading} steps" for c in by_steps()) + " |"]
+    lines.append("| --- | --- | --- |" + " --: |" * len(by_steps()))
+    for family, tasks in product(FAMILIES, (*PAIRS, PAPER)):
+        for method, label in COURSES.items():
+            texts = [cell(results, c, family, [tasks], method) for c in by_steps()]
+            if any(texts[1:]):
+                lines.append(f"| {family} | {' + '.join(tasks)} | {label} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
 
 
 def by_share() -> list[Column]:
@@ -211,6 +226,7 @@ def show(work: Path, write: bool) -> None:
     for name, text in found.items():
         if text.count("\n") > 1:  # of what has not been measured here, what stands there stays
             put_into(TOOLS / "FINDINGS.md", name, text)
+    put_into_readme(RETRAINING[0], retraining_table(results), RETRAINING[1])
     plain = [c for c in by_share() if "wide" not in c.heading]
     plot(results, TOOLS / "benchmark-sizes.svg", "size", plain, lambda c, found: float(str(found["size"])), False)
     if any(c.samples != USUAL for c in results):

@@ -1,15 +1,11 @@
-"""Where retraining may start from: the zip, and what it is compared with. All have the same graph, both nets' at share 1.
+"""What a merge has to beat: nets of the merged graph at share 1 that no merge has made, and how the first is trained.
 
-    zip       the merge as it is
-    mtz       the merge by the method of Multi-Task Zipping (He, Zhou, Thiele, NeurIPS 2018)
     trunk     the first net's trunk and head, a head drawn at random for the second task
     scratch   every weight drawn at random
 
-All but the zip are trained by `train`: squared distance over variance plus divergence, Adam, warm-up and cosine decay; the
-last weights count, since there is no good start to be kept.
-
 Weights are drawn uniformly from +-sqrt(6 / inputs) (He, Zhang, Ren, Sun, ICCV 2015; of rows that no activation follows, too);
-biases are 0.
+biases are 0. `train` has no guard against tasks that get worse, which the trunk's first one, exact at the start, must: squared
+distance over variance plus divergence, Adam, warm-up and cosine decay; the last weights count.
 """
 
 from __future__ import annotations
@@ -30,16 +26,7 @@ from onnxzip.retraining.module import write_params
 
 Files = Mapping[str, Path]
 Start = Callable[[Files, Files, int, int], ModelProto]
-
-
-def zipped(nets: Files, data: Files, samples: int, seed: int) -> ModelProto:
-    """The merge as it is."""
-    return onnxzip.merge(nets, data, samples=samples, seed=seed).model
-
-
-def mtz(nets: Files, data: Files, samples: int, seed: int) -> ModelProto:
-    """The merge by the paper's method."""
-    return onnxzip.merge(nets, data, samples=samples, seed=seed, method="mtz").model
+RATES = (0.0003, 0.001, 0.003)  # of `train`
 
 
 def trunk(nets: Files, data: Files, samples: int, seed: int) -> ModelProto:
@@ -51,11 +38,11 @@ def trunk(nets: Files, data: Files, samples: int, seed: int) -> ModelProto:
 
 def scratch(nets: Files, data: Files, samples: int, seed: int) -> ModelProto:
     """Every weight of the merge drawn at random."""
-    model = zipped(nets, data, samples, seed)
+    model = onnxzip.merge(nets, data, samples=samples, seed=seed).model
     return drawn(model, {t.name for t in model.graph.initializer}, seed)
 
 
-STARTS: dict[str, Start] = {"zip": zipped, "mtz": mtz, "trunk": trunk, "scratch": scratch}
+STARTS: dict[str, Start] = {"trunk": trunk, "scratch": scratch}
 
 
 def owned_by(model: ModelProto, tasks: list[str]) -> set[str]:
