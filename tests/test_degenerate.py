@@ -141,3 +141,10 @@ def test_rounding_is_no_covariance(rounding: float, noise: float) -> None:
     found = centred(x.T @ x, x.sum(axis=0), np.array([500.0]), rounding)
     assert not found[1].any() and not found[:, 1].any()
     np.testing.assert_allclose(found[::2, ::2], np.cov(x[:, ::2].T, bias=True))
+
+
+def test_a_share_above_0_shares_a_channel(tmp_path: Path) -> None:
+    nets = [make(tmp_path, "lenet", seed) for seed in (1, 2)]
+    fused = fuse(nets, 1e-3)
+    assert {s.shared for s in fused.plan.shared_spaces()} == {1}
+    check_valid(fused, nets)

@@ -243,9 +243,7 @@ def _space(
 
 def _asked_of_all(proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]]) -> bool:
     """Whether some of all spaces is asked for: who leaves one out leaves out what reads nothing else, too."""
-    several = (p for p in proposals.values() if len(p.free) > 1)
-    counts = (counts_for({t: p.sizes[t] for t in p.free}, share_of(p.name, shares)) for p in several)
-    return all(any(len(owners) > 1 for owners in some) for some in counts)
+    return all(share_of(p.name, shares) > 0 for p in proposals.values() if len(p.free) > 1)
 
 
 def _refusals(

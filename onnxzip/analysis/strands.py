@@ -1,8 +1,7 @@
 """How many channels of each space are shared by whom: the strands of the fused net.
 
 For tasks with n_1 <= n_2 <= ... channels and share f, round(f n_1) channels are shared by all, further
-round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own. One channel has no parts: a space
-of one channel in every net is shared for any f above 0.
+round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own. Any f above 0 shares one.
 """
 
 from __future__ import annotations
@@ -112,13 +111,11 @@ def counts_for(sizes: Mapping[str, int], share: float) -> dict[Owners, int]:
         sizes: channels per task.
         share: 0..1.
     """
-    if share > 0 and set(sizes.values()) == {1}:
-        share = 1.0
     order = sorted(sizes, key=lambda t: sizes[t])
     counts: dict[Owners, int] = {}
     used = 0
     for k, task in enumerate(order[:-1]):
-        total = round(share * sizes[task])
+        total = max(round(share * sizes[task]), share > 0)
         if total > used:
             counts[frozenset(order[k:])] = total - used
             used = total
