@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
-from onnxzip.analysis.likeness import fingerprint, fitted_inputs, futures_of, local_key, parting, places_of
+from onnxzip.analysis.likeness import (
+    fingerprint,
+    fitted_inputs,
+    futures_of,
+    local_key,
+    numbers_of,
+    numbers_on_channels,
+    parting,
+    places_of,
+)
 from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
@@ -179,9 +188,11 @@ def _agreement(builder: _Builder, task: str, node: Node, draft: _Draft) -> float
     other_task, other = next(iter(draft.members.items()))
     a, b = builder.futures[task][node.name], builder.futures[other_task][other.name]
     rounds = next((k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
-    shapes, others = builder.couplings[task].net.shapes, builder.couplings[other_task].net.shapes
-    same_places = places_of(builder.couplings[task], node) == places_of(builder.couplings[other_task], other)
-    return rounds + 0.5 * (shapes[node.outputs[0]] == others[other.outputs[0]]) + 0.25 * same_places
+    ours, theirs = builder.couplings[task], builder.couplings[other_task]
+    same_places = places_of(ours, node) == places_of(theirs, other)
+    same_numbers = numbers_of(ours, node) == numbers_of(theirs, other)
+    same_shapes = ours.net.shapes[node.outputs[0]] == theirs.net.shapes[other.outputs[0]]
+    return rounds + 0.5 * same_shapes + 0.25 * same_places + 0.125 * same_numbers
 
 
 def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None:
@@ -273,8 +284,8 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
     """What a node must share with a role to play it, and the order of its inputs in which it does."""
     coupling = builder.couplings[task]
-    fitted = fitted_inputs(coupling, node)
-    tokens = [_token(builder, task, v, k in fitted) for k, v in enumerate(node.inputs)]
+    fitted, numbers = fitted_inputs(coupling, node), numbers_on_channels(coupling, node)
+    tokens = [_token(builder, task, v, k in fitted or k in numbers) for k, v in enumerate(node.inputs)]
     order = tuple(range(len(tokens)))
     operator = find(node.op)
     if operator is not None and operator.commutative:
