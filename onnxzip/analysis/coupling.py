@@ -240,7 +240,7 @@ def _finished(builder: _Builder) -> Coupling:
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    pin_entangled(net, axes, produced - set(nesting.inside), ordered, pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}

@@ -45,13 +45,20 @@ def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collecti
     return any(atom in free for expr in others for atom in expr.atoms())
 
 
-def pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:
-    """A computed value is split along one axis only, and a product has one factor that is split."""
+def pin_entangled(
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], ordered: frozenset[int], pinned: dict[int, str]
+) -> None:
+    """A computed value is split along one axis only, and a product has one factor that is split.
+
+    A window along channels in a fixed order makes one channel beside them: it is shared as they are, all or not at all.
+    """
     for node in net.nodes:
         for value in node.outputs:
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [{a for a in e.atoms() if a in produced} for e in exprs]
-            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced - set(pinned)) for e in exprs)
+            split = [f for f, e in zip(free, exprs, strict=True) if f and e.size != 1]
+            beside = len(split) == 1 and split[0] <= ordered
+            crowded = (sum(map(bool, free)) > 1 and not beside) or any(_entangled(e, produced - set(pinned)) for e in exprs)
             for atom in (a for f in free for a in f if crowded):
                 pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
 

@@ -48,8 +48,10 @@ class Draft:
         return any(self.sizes.carried(e) for e in self.overlay.exprs(laid, task))
 
     def stranded_axis(self, laid: str) -> int:
+        """The axis of channels; beside those that a window runs along, the one channel that it makes is none."""
         task = next(iter(self.overlay.values[laid]))
-        return next(d for d, e in enumerate(self.overlay.exprs(laid, task)) if self.sizes.carried(e))
+        axes = {d: e.size for d, e in enumerate(self.overlay.exprs(laid, task)) if self.sizes.carried(e)}
+        return max(axes, key=lambda d: axes[d] != 1)
 
     def is_empty(self, laid: str, keys: tuple[Owners, ...]) -> bool:
         """Whether a value that has channels has none of them in some strands."""

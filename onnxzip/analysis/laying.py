@@ -46,6 +46,11 @@ class _Rules:
         """The windows of a node with weights run along channels only where each task has all of them in one piece."""
         task, source = next(iter(role.members)), str(role.inputs[0])
         linear, view = linear_of(self.draft.overlay, role, task)
+        numbers = self.carried(role.outputs, task)
+        if sum(bool(self.draft.sizes.carried(e)) for e in self.draft.overlay.exprs(role.outputs[0], task)) > 1:
+            keys = {frozenset(s.key & frozenset(role.members) for s in self.draft.spaces[n].strands) for n in numbers}
+            why = f"{role.op} {role.members[task].name!r} runs along channels that are not shared as what it makes is"
+            self.draft.torn |= dict.fromkeys(numbers, why) if len(keys) > 1 else {}
         if not self.draft.is_stranded(source) or self.draft.stranded_axis(source) == linear.channel(view):
             return
         if any(sum(t in p.owners for p in self.draft.pieces[source].values()) > 1 for t in role.members):

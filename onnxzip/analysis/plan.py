@@ -161,7 +161,7 @@ def _settle(
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
-        spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn))
+        spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
         uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
         given = {n for n in uneven if spaces[n].given}
