@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.crosswise import Makes, made_across, pin_entangled
@@ -274,14 +274,29 @@ def _makes(net: Net) -> dict[str, Makes]:
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-    """Weights that two nodes read would need one fit for both: their output channels stay as they are."""
+    """Weights that several nodes read are fitted once for all of them; where one reads what another has made of its own, or
+    does something else with them, there is no such fit: their output channels stay as they are."""
     for param, readers in consumers(net.nodes).items():
         if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
-            for node in readers:
-                if linear_view(net, node) is not None:
-                    for dim in range(len(net.shapes[node.outputs[0]])):
-                        for atom in axes[Axis(node.outputs[0], dim)].atoms():
-                            pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")
+            linear = [node for node in readers if linear_view(net, node) is not None]
+            if len(linear) == len(readers) and not _follow_each_other(net, readers):
+                continue
+            for node in linear:
+                for dim in range(len(net.shapes[node.outputs[0]])):
+                    for atom in axes[Axis(node.outputs[0], dim)].atoms():
+                        pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")
+
+
+def _follow_each_other(net: Net, readers: Collection[Node]) -> bool:
+    """Whether any of some nodes reads what another one has a part in."""
+    names, made = {node.name for node in readers}, set[str]()
+    for node in net.nodes:
+        follows = not made.isdisjoint(v for v in node.inputs if v is not None)
+        if follows and node.name in names:
+            return True
+        if follows or node.name in names:
+            made.update(node.outputs)
+    return False
 
 
 def _pin_across_groups(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
