@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.crosswise import Makes, made_across, pin_entangled
+from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, produced_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
@@ -242,7 +242,10 @@ def _finished(builder: _Builder) -> Coupling:
     pin_entangled(net, axes, produced - set(nesting.inside), ordered, pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
-    whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
+    square = against_themselves(net, axes)
+    whole = {
+        n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) | square[n] for n, spaces in builder.whole.items()
+    }
     return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, tuple(refusals))
 
 
