@@ -15,16 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
-from onnxzip.analysis.likeness import (
-    fingerprint,
-    fitted_inputs,
-    futures_of,
-    local_key,
-    numbers_of,
-    numbers_on_channels,
-    parting,
-    places_of,
-)
+from onnxzip.analysis.likeness import channel_numbers, fingerprint, fitted_inputs, futures_of, local_key, parting, resemblance
 from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
@@ -188,11 +179,7 @@ def _agreement(builder: _Builder, task: str, node: Node, draft: _Draft) -> float
     other_task, other = next(iter(draft.members.items()))
     a, b = builder.futures[task][node.name], builder.futures[other_task][other.name]
     rounds = next((k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
-    ours, theirs = builder.couplings[task], builder.couplings[other_task]
-    same_places = places_of(ours, node) == places_of(theirs, other)
-    same_numbers = numbers_of(ours, node) == numbers_of(theirs, other)
-    same_shapes = ours.net.shapes[node.outputs[0]] == theirs.net.shapes[other.outputs[0]]
-    return rounds + 0.5 * same_shapes + 0.25 * same_places + 0.125 * same_numbers
+    return rounds + resemblance(builder.couplings[task], node, builder.couplings[other_task], other)
 
 
 def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None:
@@ -284,7 +271,7 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
     """What a node must share with a role to play it, and the order of its inputs in which it does."""
     coupling = builder.couplings[task]
-    fitted, numbers = fitted_inputs(coupling, node), numbers_on_channels(coupling, node)
+    fitted, numbers = fitted_inputs(coupling, node), channel_numbers(coupling, node)
     tokens = [_token(builder, task, v, k in fitted or k in numbers) for k, v in enumerate(node.inputs)]
     order = tuple(range(len(tokens)))
     operator = find(node.op)

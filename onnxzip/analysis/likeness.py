@@ -57,7 +57,7 @@ def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
     return {linear.weight, linear.bias}
 
 
-def numbers_on_channels(coupling: Coupling, node: Node) -> dict[int, int]:
+def channel_numbers(coupling: Coupling, node: Node) -> dict[int, int]:
     """Positions of single numbers that act on the channels of a value, and its axis of channels: they may be others in nets
     that are alike."""
     net = coupling.net
@@ -72,7 +72,7 @@ def numbers_on_channels(coupling: Coupling, node: Node) -> dict[int, int]:
 
 def numbers_of(coupling: Coupling, node: Node) -> tuple[float, ...]:
     """The single numbers of a node that act on channels, by size: which operand of a sum comes first means nothing."""
-    return tuple(sorted(coupling.net.params[str(node.inputs[k])].item() for k in numbers_on_channels(coupling, node)))
+    return tuple(sorted(coupling.net.params[str(node.inputs[k])].item() for k in channel_numbers(coupling, node)))
 
 
 def local_key(coupling: Coupling, node: Node) -> Hashable:
@@ -112,3 +112,10 @@ def places_of(coupling: Coupling, node: Node) -> tuple[Hashable, ...]:
     read = [a for v in node.inputs if v is not None for e in coupling.exprs(v) for a in e.atoms()]
     written = [a for v in node.outputs for e in coupling.exprs(v) for a in e.atoms()]
     return (frozenset(coupling.names.get(node.name, ())), *(read.index(a) if a in read else -1 for a in written))
+
+
+def resemblance(ours: Coupling, node: Node, theirs: Coupling, other: Node) -> float:
+    """How alike two nodes are that do the same and have equal futures: below one."""
+    same_shapes = ours.net.shapes[node.outputs[0]] == theirs.net.shapes[other.outputs[0]]
+    same_places = places_of(ours, node) == places_of(theirs, other)
+    return 0.5 * same_shapes + 0.25 * same_places + 0.125 * (numbers_of(ours, node) == numbers_of(theirs, other))

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxzip.analysis.deepening import Deepened
-from onnxzip.analysis.likeness import numbers_of, numbers_on_channels
+from onnxzip.analysis.likeness import channel_numbers, numbers_of
 from onnxzip.net import Names, Net, Node, Shape
 
 Places = dict[tuple[str, int], int]  # node and position among its inputs -> axis of the channels
@@ -38,7 +38,7 @@ def _apart(found: Deepened) -> dict[str, Places]:
     for role in found.laid.roles:
         if len({numbers_of(couplings[t], node) for t, node in role.members.items()}) > 1:
             for task, node in role.members.items():
-                numbers = numbers_on_channels(couplings[task], node)
+                numbers = channel_numbers(couplings[task], node)
                 places[task] |= {(node.name, k): axis for k, axis in numbers.items()}
     return places
 

@@ -117,10 +117,6 @@ class _Zip:
             return None
         return StepStatistics(self.frontier, step, reads, self.members, self.method.repair_skips, self.peers)
 
-    def statistics_ahead(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
-        """What is known of the data of a step that is not yet to be fitted."""
-        return self.statistics(step, reads)
-
     def step(self, step: Step) -> None:
         """Match and fit one step."""
         self.walk()
@@ -143,8 +139,9 @@ class _Zip:
             self.members |= pair_inside(work, outer, number, self.exact, self.members)
         found = [fit_step(replace(work, reads=tuple(r for r in reads if r not in tied)), self.exact, self.members)]
         for r, uses in tied.items():
-            fits = self.needs_fit(step, r) and (self.method.rows is not Rows.ORIGINAL or len(r.owners) > 1)
-            found.append(fit_tied(work, r, uses if fits else (), self.exact, self.members, self.statistics_ahead))
+            beside = self.method.rows is Rows.ORIGINAL  # the merge beside this one knows nothing of steps to come
+            fits, ahead = self.needs_fit(step, r), (lambda *_: None) if beside else self.statistics
+            found.append(fit_tied(work, r, uses if fits else (), self.exact, self.members, ahead))
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, {k: a for f in found for k, a in f.params.items()}, made)
         self.params |= {name: self.keep(array) for name, array in params.items()}
@@ -247,10 +244,6 @@ class _ZipBeside(_Zip):
         return OriginalStatistics(
             self.plan, self.members, step, plan, self.apart.members, by_task, inner, self.method.shrink
         )
-
-    def statistics_ahead(self, step: Step, reads: Sequence[Reads]) -> Statistics | None:
-        """The merge beside it has come to this step only."""
-        return None
 
 
 def blas_threads(plan: Plan) -> AbstractContextManager[object]:
