@@ -674,3 +674,72 @@ def input_added_to_half(m: Maker, w: int, classes: int) -> str:
     half = m.op("Split", m.conv(x, (w + 3, w, 3, 3)), m.ints(3, w), outputs=2, axis=1)
     x = m.op("Concat", m.op("Add", half, "image"), m.relu(f"{half}_1"), axis=1)
     return m.pool_head(m.relu(m.conv(x, (2 * w, w + 3, 3, 3))), 2 * w, classes)
+
+
+@family()
+def fused_maps(m: Maker, w: int, classes: int) -> str:
+    """A weighted sum of maps, and activations, with single numbers of each net's own (BiFPN, PReLU)."""
+    def number() -> str:
+        return m.param(m.rng.uniform(0.3, 1.3, ()).astype(np.float32))
+
+    x = m.op("PRelu", m.conv("image", (2 * w, 3, 3, 3)), number())
+    y = m.conv(m.relu(m.conv(x, (w, 2 * w, 3, 3))), (2 * w, w, 3, 3))
+    x = m.op("Add", m.op("Mul", x, number()), m.op("Div", m.relu(y), number()))
+    return m.pool_head(m.relu(m.conv(m.op("Sub", x, number()), (3 * w, 2 * w, 3, 3))), 3 * w, classes)
+
+
+@family()
+def tied_gate(m: Maker, w: int, classes: int) -> str:
+    """Two layers that are applied to means and to maxima of channels alike (CBAM)."""
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    down, up = m.normal(w, 2 * w, 1, 1, scale=0.5), m.normal(2 * w, w, 1, 1, scale=0.5)
+    pools = (m.op(kind, x) for kind in ("GlobalAveragePool", "GlobalMaxPool"))
+    gates = [m.op("Conv", m.relu(m.op("Conv", p, down)), up) for p in pools]
+    x = m.op("Mul", x, m.op("Sigmoid", m.op("Add", *gates)))
+    return m.pool_head(m.relu(m.conv(x, (3 * w, 2 * w, 3, 3))), 3 * w, classes)
+
+
+@family()
+def split_attention(m: Maker, w: int, classes: int) -> str:
+    """A grouped layer makes two versions of each channel, of which a softmax chooses (ResNeSt)."""
+    x = m.relu(m.conv(m.relu(m.conv("image", (2 * w, 3, 3, 3))), (2 * w, w, 3, 3), group=2))
+    parts = m.op("Reshape", x, m.ints(0, 2, w, *IMAGE[1:]))
+    y = m.op("GlobalAveragePool", m.op("ReduceSum", parts, m.ints(1), keepdims=0))
+    y = m.conv(m.relu(m.conv(y, (w, w, 1, 1))), (2 * w, w, 1, 1))
+    chosen = m.op("Softmax", m.op("Reshape", y, m.ints(0, 2, w, 1, 1)), axis=1)
+    x = m.op("ReduceSum", m.op("Mul", parts, chosen), m.ints(1), keepdims=0)
+    return m.pool_head(m.relu(m.conv(x, (3 * w, w, 3, 3))), 3 * w, classes)
+
+
+@family()
+def channel_attention(m: Maker, w: int, classes: int) -> str:
+    """Channels attend to channels (DANet)."""
+    x = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
+    flat = m.op("Reshape", x, m.ints(0, 2 * w, IMAGE[1] * IMAGE[2]))
+    scores = m.op("MatMul", flat, m.op("Transpose", flat, perm=[0, 2, 1]))
+    scores = m.op("Mul", scores, m.param(np.float32(0.01)))
+    mixed = m.op("MatMul", m.op("Softmax", scores, axis=-1), flat)
+    x = m.op("Add", x, m.op("Reshape", mixed, m.ints(0, 2 * w, *IMAGE[1:])))
+    return m.pool_head(m.relu(m.conv(x, (3 * w, 2 * w, 3, 3))), 3 * w, classes)
+
+
+@family({"x": (6, 10)})
+def crossed_heads(m: Maker, w: int, classes: int) -> str:
+    """Channels attend to channels head by head; a number for each channel of queries, keys and values (Restormer, XCiT)."""
+    y = m.op("Mul", m.matmul(m.matmul("x", 10, 2 * w), 2 * w, 6 * w), m.positive(6 * w))
+    y = m.op("Transpose", m.op("Reshape", y, m.ints(0, 0, 3, w // 2, 4)), perm=[2, 0, 3, 4, 1])
+    q, k, v = (m.op("Gather", y, m.param(np.array(i)), axis=0) for i in range(3))
+    scores = m.op("Mul", m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2])), m.positive(w // 2, 1, 1))
+    mixed = m.op("Transpose", m.op("MatMul", m.op("Softmax", scores, axis=-1), v), perm=[0, 3, 1, 2])
+    y = m.relu(m.matmul(m.op("Reshape", mixed, m.ints(0, 0, 2 * w)), 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family()
+def channel_window(m: Maker, w: int, classes: int) -> str:
+    """A window that runs along the channels makes their gates (ECA)."""
+    x = m.conv(m.relu(m.conv("image", (w, 3, 3, 3))), (2 * w, w, 3, 3))
+    y = m.op("Transpose", m.op("Squeeze", m.op("GlobalAveragePool", x), m.ints(3)), perm=[0, 2, 1])
+    y = m.op("Transpose", m.conv(y, (1, 1, 3), bias=False), perm=[0, 2, 1])
+    x = m.op("Mul", x, m.op("Sigmoid", m.op("Unsqueeze", y, m.ints(3))))
+    return m.pool_head(m.relu(m.conv(m.relu(x), (3 * w, 2 * w, 3, 3))), 3 * w, classes)

@@ -13,6 +13,7 @@ from fusing import check_all_shared, check_tasks, check_valid, fuse, net_of, per
 from onnx import ModelProto, numpy_helper
 
 import onnxzip
+from onnxzip.analysis import analyse
 from onnxzip.net import Net
 
 BINS = 24
@@ -66,6 +67,31 @@ joined (float[n, 12, 20] x) => (float[n, 5] y) {{
     y = Gemm(f, w2, b2)
 }}"""
 JOINED_SHAPES = SHAPES | {"w3": (BINS, 12, 1), "b3": (BINS,)}
+WINDOW = """<ir_version: 8, opset_import: ["" : 17]>
+window (float[n, 3, 8, 8] x) => (float[n, 5] y) {
+    a = Conv<pads=[1, 1, 1, 1]>(x, w0, b0)
+    b = Relu(a)
+    c = Conv<pads=[1, 1, 1, 1]>(b, w1, b1)
+    d = GlobalAveragePool(c)
+    three = Constant<value_ints=[3]>()
+    e = Squeeze(d, three)
+    f = Transpose<perm=[0, 2, 1]>(e)
+    g = Conv<pads=[1, 1]>(f, w2)
+    h = Transpose<perm=[0, 2, 1]>(g)
+    i = Unsqueeze(h, three)
+    j = Sigmoid(i)
+    k = Mul(c, j)
+    l = Relu(k)
+    m = Conv(l, w3, b3)
+    o = Relu(m)
+    p = GlobalAveragePool(o)
+    q = Flatten(p)
+    y = Gemm(q, w4, b4)
+}"""
+WINDOW_SHAPES = {
+    "w0": (6, 3, 3, 3), "b0": (6,), "w1": (8, 6, 3, 3), "b1": (8,), "w2": (1, 1, 3), "w3": (10, 8, 1, 1), "b3": (10,),
+    "w4": (10, 5), "b4": (5,),
+}
 Shapes = dict[str, tuple[int, ...]]
 layouts = pytest.mark.parametrize("layout", ["strands", "wide"])
 
@@ -197,3 +223,49 @@ def test_bins_beside_others_are_shared_as_these_are(tmp_path: Path, layout: str)
         check_valid(fused, made)
         assert [s.shared for s in fused.plan.shared_spaces()] == [0, 0, 0]
         assert any("takes neighbours together" in r.why for r in fused.plan.refusals)
+
+
+@layouts
+def test_a_window_along_channels_is_found_again_in_a_copy_of_the_net(tmp_path: Path, layout: str) -> None:
+    """Efficient channel attention: the gated channels keep their order, those before and behind them need not."""
+    a, b = local_nets(tmp_path, WINDOW, WINDOW_SHAPES, {"a": 1, "b": 1})
+    copy = permuted(b, 5)
+    assert {name for name, array in b.params.items() if not np.array_equal(array, copy.params[name])} >= {"w0", "w3", "w4"}
+    np.testing.assert_array_equal(b.params["b1"], copy.params["b1"])
+    fused = fuse([a, copy], 1.0, layout)
+    check_all_shared(fused.plan)
+    check_tasks(fused, [a, b], 1e-4)
+
+
+@layouts
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_unlike_nets_share_all_channels_that_a_window_runs_along(tmp_path: Path, layout: str, share: float) -> None:
+    made = local_nets(tmp_path, WINDOW, WINDOW_SHAPES, {"one": 1, "two": 2, "three": 3})
+    fused = fuse(made, share, layout)
+    check_valid(fused, made)
+    found = {s.name: s for s in fused.plan.shared_spaces()}
+    gated = next(s for s in found.values() if s.ordered)
+    assert gated.shared == (8 if share else 0)
+    window = next(s for s in found.values() if s.sizes["one"] == 1)
+    assert window.shared == (1 if share else 0)
+
+
+@layouts
+@pytest.mark.parametrize("apart", ["window", "gated"])
+def test_a_window_is_shared_as_its_channels_are(tmp_path: Path, layout: str, apart: str) -> None:
+    made = local_nets(tmp_path, WINDOW, WINDOW_SHAPES, {"one": 1, "two": 2})
+    spaces = analyse(made).shared_spaces()
+    name = next(s.name for s in spaces if (s.sizes["one"] == 1 if apart == "window" else s.ordered))
+    fused = fuse(made, [("*", 1.0), (name, 0.0)], layout)
+    check_valid(fused, made)
+    assert [s.shared for s in fused.plan.shared_spaces() if s.ordered or s.sizes["one"] == 1] == [0, 0]
+
+
+@layouts
+def test_nets_of_different_width_keep_a_window_and_its_channels_apart(tmp_path: Path, layout: str) -> None:
+    wider = WINDOW_SHAPES | {"w1": (9, 6, 3, 3), "b1": (9,), "w3": (10, 9, 1, 1)}
+    made = [*local_nets(tmp_path, WINDOW, WINDOW_SHAPES, {"one": 1}), *local_nets(tmp_path, WINDOW, wider, {"two": 2})]
+    fused = fuse(made, 1.0, layout)
+    check_valid(fused, made)
+    assert fused.plan.shared_spaces()[0].shared == 6
+    assert any("keep their order" in r.why for r in fused.plan.refusals)

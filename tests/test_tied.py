@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from fusing import check_all_shared, check_tasks, check_valid, fuse, permuted
 from merging import fed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
 import onnxzip
+from onnxzip.fusion.assembling import assemble
+from onnxzip.loading import load
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
 net (float[N,1,6,6] image) => (float[N,4,6,6] fine, float[N,4,3,3] coarse) {
@@ -142,6 +146,34 @@ net (float[N,1,6,6] image) => (float[N,4] y, float[N,4] z) {
 }"""
 POOLED_SHAPES = {"w0": (60, 1, 3, 3), "b0": (60,), "w1": (4, 60), "b1": (4,)}
 
+LATER = """<ir_version: 8, opset_import: ["": 17]>
+net (float[N,1,6,6] image) => (float[N,4] y) {
+    [first] a = Conv <pads = [1,1,1,1]> (image, w0, b0)
+    b = Relu (a)
+    [tower_fine] c = Conv <pads = [1,1,1,1]> (b, w1)
+    d = Relu (c)
+    [behind_fine] e = Conv (d, w2, b2)
+    f = GlobalAveragePool (e)
+    p = MaxPool <kernel_shape = [2,2], strides = [2,2]> (b)
+    [coarse] g = Conv <pads = [1,1,1,1]> (p, w3, b3)
+    h = Relu (g)
+    hb = Add (h, p)
+    [tower_coarse] i = Conv <pads = [1,1,1,1]> (hb, w1)
+    j = Relu (i)
+    [behind_coarse] k = Conv (j, w2, b2)
+    l = GlobalAveragePool (k)
+    m = Add (f, l)
+    n = Flatten (m)
+    [last] y = Gemm <transB = 1> (n, w4, b4)
+}"""
+LATER_SHAPES = {
+    "w0": (6, 1, 3, 3), "b0": (6,), "w1": (6, 6, 3, 3), "w2": (8, 6, 1, 1), "b2": (8,), "w3": (6, 6, 3, 3), "b3": (6,),
+    "w4": (4, 8), "b4": (4,),
+}
+DEPTHWISE = LATER.replace("<pads = [1,1,1,1]> (b, w1)", "<pads = [1,1,1,1], group = 6> (b, w1)").replace(
+    "<pads = [1,1,1,1]> (hb, w1)", "<pads = [1,1,1,1], group = 6> (hb, w1)"
+)
+
 
 class TestSharedTrunk:
     """What the tied weights read is shared, so that they are fitted to it: once, for all of their uses."""
@@ -150,13 +182,33 @@ class TestSharedTrunk:
     def test_the_fused_net_is_smaller_than_its_originals(self, folder: Path, share: str) -> None:
         assert merged(share)["params_ratio"] < 1.0
         names = sizes(folder / "m.onnx")
-        assert sum("w1" in name for name in names) == sum("w2" in name for name in names) == 2
+        assert sum("w1" in name for name in names) == (1 if share == "1" else 3)
+        assert sum("w2" in name for name in names) == 2
 
     @pytest.mark.parametrize("method", ["zip", "mtz", "average", "zipit", "regmean"])
     @pytest.mark.parametrize("layout", ["strands", "wide"])
     def test_every_method_writes_them_once(self, folder: Path, method: str, layout: str) -> None:
         found = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, images(80), share=1.0, layout=layout, method=method)
-        assert sum("w1" in t.name for t in found.model.graph.initializer) == 2
+        assert sum("w1" in t.name for t in found.model.graph.initializer) == 1
+        assert sum("w2" in t.name for t in found.model.graph.initializer) == 2
+
+    @pytest.mark.parametrize("text", [LATER, DEPTHWISE], ids=["later", "depthwise"])
+    @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_a_net_is_found_again_in_its_copy(self, folder: Path, text: str, share: float, layout: str) -> None:
+        """Whatever comes before whichever use: all is shared, the tied weights are one param."""
+        shapes = LATER_SHAPES | ({"w1": (6, 1, 3, 3)} if text == DEPTHWISE else {})
+        net = load(write_net(folder / "c.onnx", 3, text, shapes), "c")
+        other = load(write_net(folder / "d.onnx", 4, text, shapes), "d")
+        fused = fuse([net, permuted(net, 5, "copy")], share, layout)
+        if share == 1:
+            check_all_shared(fused.plan)
+        if share != 0.5:
+            check_tasks(fused, [net, replace(net, name="copy")], 1e-4)
+        check_valid(fused, [net, replace(net, name="copy")])
+        check_valid(unlike := fuse([net, other], share, layout), [net, other])
+        written = {n.inputs[1] for n in assemble(unlike.plan, unlike.zipped.params, {}).nodes if "tower" in n.name}
+        assert len(written) == {0.0: 2, 0.5: 3 if layout == "strands" else 1, 1.0: 1}[share]
 
     def test_the_fit_is_better_than_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         nets = {"a": "a.onnx", "b": "b.onnx"}

@@ -1,5 +1,7 @@
 """A missing bias is a bias of zero: nodes with weights that differ in nothing else play the same part.
 
+Nodes that read the same weights are given one bias.
+
 The fused net has a bias at every node with weights; merged with a further net it meets nodes that have none.
 """
 
@@ -31,12 +33,13 @@ def _has_bias(node: Node, linear: Linear) -> bool:
 
 
 def _given(net: Net, ops: set[str]) -> Net:
-    names = Names({*net.shapes})
+    names, given = Names({*net.shapes}), dict[str, str]()
     nodes, zeros = list[Node](), dict[str, np.ndarray]()
     for node in net.nodes:
         linear, view = (_linear(net, node) if node.op in ops else None) or (None, None)
         if linear is not None and view is not None and not _has_bias(node, linear):
-            name = names.fresh(f"{node.name}.bias")
+            weight = str(node.inputs[linear.weight])
+            name = given[weight] if weight in given else given.setdefault(weight, names.fresh(f"{node.name}.bias"))
             zeros[name] = np.zeros(view.outputs[0][linear.channel(view)], net.dtypes[node.outputs[0]])
             node = replace(node, inputs=(*node.inputs[: linear.bias], name, *node.inputs[linear.bias + 1 :]))
         nodes.append(node)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
-from onnxzip.analysis.likeness import fingerprint, fitted_inputs, futures_of, local_key, parting, places_of
+from onnxzip.analysis.likeness import channel_numbers, fingerprint, fitted_inputs, futures_of, local_key, parting, resemblance
 from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
@@ -179,9 +179,7 @@ def _agreement(builder: _Builder, task: str, node: Node, draft: _Draft) -> float
     other_task, other = next(iter(draft.members.items()))
     a, b = builder.futures[task][node.name], builder.futures[other_task][other.name]
     rounds = next((k for k, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
-    shapes, others = builder.couplings[task].net.shapes, builder.couplings[other_task].net.shapes
-    same_places = places_of(builder.couplings[task], node) == places_of(builder.couplings[other_task], other)
-    return rounds + 0.5 * (shapes[node.outputs[0]] == others[other.outputs[0]]) + 0.25 * same_places
+    return rounds + resemblance(builder.couplings[task], node, builder.couplings[other_task], other)
 
 
 def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None:
@@ -273,8 +271,8 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
     """What a node must share with a role to play it, and the order of its inputs in which it does."""
     coupling = builder.couplings[task]
-    fitted = fitted_inputs(coupling, node)
-    tokens = [_token(builder, task, v, k in fitted) for k, v in enumerate(node.inputs)]
+    fitted, numbers = fitted_inputs(coupling, node), channel_numbers(coupling, node)
+    tokens = [_token(builder, task, v, k in fitted or k in numbers) for k, v in enumerate(node.inputs)]
     order = tuple(range(len(tokens)))
     operator = find(node.op)
     if operator is not None and operator.commutative:

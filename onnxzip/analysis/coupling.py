@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.crosswise import Makes, made_across, pin_entangled
+from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, produced_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, unify
-from onnxzip.net import Axis, Net, Node, consumers
+from onnxzip.net import Axis, Net, Node, consumers, follow_each_other
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, is_remaining, parse
 
@@ -230,7 +230,6 @@ def _finished(builder: _Builder) -> Coupling:
             pinned.setdefault(atom, why)
     _pin_tied(net, axes, pinned)
     pin_stacked(net, axes, pinned)
-    _pin_across_groups(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
@@ -240,10 +239,13 @@ def _finished(builder: _Builder) -> Coupling:
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    pin_entangled(net, axes, produced - set(nesting.inside), ordered, pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
-    whole = {n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) for n, spaces in builder.whole.items()}
+    square = against_themselves(net, axes)
+    whole = {
+        n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) | square[n] for n, spaces in builder.whole.items()
+    }
     return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, tuple(refusals))
 
 
@@ -274,24 +276,14 @@ def _makes(net: Net) -> dict[str, Makes]:
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-    """Weights that two nodes read would need one fit for both: their output channels stay as they are."""
+    """Weights that several nodes read are fitted once for all of them; where one reads what another has made of its own, or
+    does something else with them, there is no such fit: their output channels stay as they are."""
     for param, readers in consumers(net.nodes).items():
         if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
-            for node in readers:
-                if linear_view(net, node) is not None:
-                    for dim in range(len(net.shapes[node.outputs[0]])):
-                        for atom in axes[Axis(node.outputs[0], dim)].atoms():
-                            pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")
-
-
-def _pin_across_groups(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-    """A space that several groups of one node produce would need one fit over the inputs of all of them."""
-    for node in net.nodes:
-        operator, view = linear_view(net, node) or (None, None)
-        if operator is None or operator.linear is None or view is None or operator.linear.diagonal(view):
-            continue
-        if operator.linear.to_matrix(view, net.params[str(node.inputs[operator.linear.weight])]).shape[0] == 1:
-            continue
-        made = axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms()
-        for atom in {a for a in made if made.count(a) > 1}:
-            pinned.setdefault(atom, f"several groups of {node.op} {node.name!r} compute these channels")
+            linear = [node for node in readers if linear_view(net, node) is not None]
+            if len(linear) == len(readers) and not follow_each_other(net.nodes, readers):
+                continue
+            for node in linear:
+                for dim in range(len(net.shapes[node.outputs[0]])):
+                    for atom in axes[Axis(node.outputs[0], dim)].atoms():
+                        pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")

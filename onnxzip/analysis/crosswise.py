@@ -7,6 +7,7 @@ units that are made of them, keep their order, and the weights that make them ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from onnxzip.analysis.spaces import Expr
@@ -45,15 +46,40 @@ def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collecti
     return any(atom in free for expr in others for atom in expr.atoms())
 
 
-def pin_entangled(net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]) -> None:
-    """A computed value is split along one axis only, and a product has one factor that is split."""
+def pin_entangled(
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], ordered: frozenset[int], pinned: dict[int, str]
+) -> None:
+    """A computed value is split along one axis only, and a product has one factor that is split.
+
+    A window along channels in a fixed order makes one channel beside them: it is shared as they are, all or not at all.
+    Channels against themselves (a Gram matrix) need all of them at once, see `against_themselves`.
+    """
     for node in net.nodes:
         for value in node.outputs:
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
-            free = [{a for a in e.atoms() if a in produced} for e in exprs]
-            crowded = sum(bool(f) for f in free) > 1 or any(_entangled(e, produced - set(pinned)) for e in exprs)
-            for atom in (a for f in free for a in f if crowded):
+            free = [frozenset(a for a in e.atoms() if a in produced) for e in exprs]
+            crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free, ordered)
+            for atom in (a for f in free for a in f if crowded or any(_entangled(e, produced - set(pinned)) for e in exprs)):
                 pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
+
+
+def _beside_or_square(exprs: Sequence[Expr], free: Sequence[frozenset[int]], ordered: frozenset[int]) -> bool:
+    """Whether all axes with free channels but those of a single one are one in a fixed order, or the same one."""
+    long = [e for e, f in zip(exprs, free, strict=True) if f and e.size != 1]
+    if len(long) == 1:
+        return ordered.issuperset(long[0].atoms())
+    return len(long) == sum(map(bool, free)) and len(set(long)) == 1 and long[0].kind == "atom"
+
+
+def against_themselves(net: Net, axes: Mapping[Axis, Expr]) -> dict[str, frozenset[int]]:
+    """Per node, the atoms that stand on several axes of what it computes (channel attention: a softmax over X X')."""
+    found: dict[str, frozenset[int]] = {}
+    for node in net.nodes:
+        for value in node.outputs:
+            times = Counter(a for d in range(len(net.shapes[value])) for a in set(axes[Axis(value, d)].atoms()))
+            several = frozenset(a for a, count in times.items() if count > 1)
+            found[node.name] = found.get(node.name, frozenset()) | several
+    return found
 
 
 def _entangled(expr: Expr, produced: frozenset[int]) -> bool:

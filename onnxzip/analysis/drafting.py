@@ -48,8 +48,17 @@ class Draft:
         return any(self.sizes.carried(e) for e in self.overlay.exprs(laid, task))
 
     def stranded_axis(self, laid: str) -> int:
+        """The axis of channels; beside those that a window runs along, the one channel that it makes is none."""
         task = next(iter(self.overlay.values[laid]))
-        return next(d for d, e in enumerate(self.overlay.exprs(laid, task)) if self.sizes.carried(e))
+        axes = {d: e.size for d, e in enumerate(self.overlay.exprs(laid, task)) if self.sizes.carried(e)}
+        return max(axes, key=lambda d: axes[d] != 1)
+
+    def is_even(self, laid: str) -> bool:
+        """Whether the channels of all axes of a value are shared by the same tasks; those of one axis need not be."""
+        tasks = frozenset(self.overlay.values[laid])
+        axes = [self.sizes.carried(e) for e in self.overlay.exprs(laid, next(iter(tasks)))]
+        keys = {frozenset(s.key & tasks for s in self.spaces[n].strands) for numbers in axes for n in numbers}
+        return sum(map(bool, axes)) < 2 or len(keys) < 2
 
     def is_empty(self, laid: str, keys: tuple[Owners, ...]) -> bool:
         """Whether a value that has channels has none of them in some strands."""

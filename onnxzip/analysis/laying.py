@@ -37,20 +37,22 @@ class _Rules:
             self.add_plain(role)
             return
         self.tear_windows(role)
-        if step.diagonal:
-            self.add_diagonal(role, step)
-        else:
-            self.add_dense(role, step)
+        (self.add_diagonal if step.diagonal else self.add_dense)(role, step)
 
     def tear_windows(self, role: Role) -> None:
         """The windows of a node with weights run along channels only where each task has all of them in one piece."""
         task, source = next(iter(role.members)), str(role.inputs[0])
         linear, view = linear_of(self.draft.overlay, role, task)
+        if not self.draft.is_even(role.outputs[0]):
+            why = "runs along channels that are not shared as what it makes is"
+            self.tear(self.carried(role.outputs, task), role, task, why)
         if not self.draft.is_stranded(source) or self.draft.stranded_axis(source) == linear.channel(view):
             return
         if any(sum(t in p.owners for p in self.draft.pieces[source].values()) > 1 for t in role.members):
-            why = f"{role.op} {role.members[task].name!r} takes neighbours together, of which not all are shared alike"
-            self.draft.torn |= dict.fromkeys(self.carried([source], task), why)
+            self.tear(self.carried([source], task), role, task, "takes neighbours together, of which not all are shared alike")
+
+    def tear(self, numbers: Collection[int], role: Role, task: str, why: str) -> None:
+        self.draft.torn |= dict.fromkeys(numbers, f"{role.op} {role.members[task].name!r} {why}")
 
     def add_dense(self, role: Role, step: Step) -> None:
         """One node per strand of the output; it reads every piece that all its rows' owners can read."""

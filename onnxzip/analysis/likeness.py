@@ -16,6 +16,7 @@ from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
 _NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
+_ACTING = frozenset({"Mul", "Div", "Add", "Sub", "PRelu"})
 FUTURE = 12  # rounds of refinement towards the outputs
 
 
@@ -56,6 +57,24 @@ def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
     return {linear.weight, linear.bias}
 
 
+def channel_numbers(coupling: Coupling, node: Node) -> dict[int, int]:
+    """Positions of single numbers that act on the channels of a value, and its axis of channels: they may be others in nets
+    that are alike."""
+    net = coupling.net
+    found = {k: str(v) for k, v in enumerate(node.inputs) if v in net.params and net.params[str(v)].size == 1}
+    if node.op not in _ACTING or not found or not all(net.dtypes[v].kind == "f" for v in found.values()):
+        return {}
+    channels = coupling.produced | set(coupling.inside)
+    axis = next((d for d, e in enumerate(coupling.exprs(node.outputs[0])) if channels.issuperset(e.atoms())), None)
+    own = {k for k, v in found.items() if any(a in coupling.produced for e in coupling.exprs(v) for a in e.atoms())}
+    return {} if axis is None else dict.fromkeys(found.keys() - own, axis)
+
+
+def numbers_of(coupling: Coupling, node: Node) -> tuple[float, ...]:
+    """The single numbers of a node that act on channels, by size: which operand of a sum comes first means nothing."""
+    return tuple(sorted(coupling.net.params[str(node.inputs[k])].item() for k in channel_numbers(coupling, node)))
+
+
 def local_key(coupling: Coupling, node: Node) -> Hashable:
     """Operator and attributes, less those that follow from shapes."""
     operator = find(node.op)
@@ -93,3 +112,10 @@ def places_of(coupling: Coupling, node: Node) -> tuple[Hashable, ...]:
     read = [a for v in node.inputs if v is not None for e in coupling.exprs(v) for a in e.atoms()]
     written = [a for v in node.outputs for e in coupling.exprs(v) for a in e.atoms()]
     return (frozenset(coupling.names.get(node.name, ())), *(read.index(a) if a in read else -1 for a in written))
+
+
+def resemblance(ours: Coupling, node: Node, theirs: Coupling, other: Node) -> float:
+    """How alike two nodes are that do the same and have equal futures: below one."""
+    same_shapes = ours.net.shapes[node.outputs[0]] == theirs.net.shapes[other.outputs[0]]
+    same_places = places_of(ours, node) == places_of(theirs, other)
+    return 0.5 * same_shapes + 0.25 * same_places + 0.125 * (numbers_of(ours, node) == numbers_of(theirs, other))

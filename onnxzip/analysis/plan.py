@@ -15,6 +15,7 @@ from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.grouped import grouped_axes, uneven_groups
 from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
+from onnxzip.analysis.numbers import laid_over
 from onnxzip.analysis.proposals import Proposal, beside_own, proposals_of
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
@@ -110,7 +111,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     """
     _check(nets, shares, layout)
     nets = with_biases(nets)
-    found = deepened(nets) if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are(nets)
+    found = laid_over(nets, deepened if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are)
     laid = found.laid
     steps = find_steps(laid)
     proposals = proposals_of(laid, steps)
@@ -160,7 +161,7 @@ def _settle(
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
-        spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn))
+        spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
         uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
         given = {n for n in uneven if spaces[n].given}

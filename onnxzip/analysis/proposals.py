@@ -84,7 +84,7 @@ def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
         if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
     }
     scaled = {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()}
-    return (scaled | _made_beside(laid, steps, produced)) - produced
+    return (scaled | _made_beside(laid, steps, produced)) - produced - laid.inside.keys()
 
 
 def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> set[int]:
@@ -94,7 +94,7 @@ def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> se
         for task in part.members:
             linear, view = linear_of(laid, part, task)
             numbers = set(laid.exprs(part.outputs[0], task)[linear.channel(view)].atoms())
-            found |= numbers - laid.inside.keys() if numbers & produced else set()
+            found |= numbers if numbers & produced else set()
     return found
 
 

@@ -1,17 +1,23 @@
 """The order of the zip: steps, each of which fits all weights that together make one value.
 
 Weights whose products are summed before anything else reads them (a branch and its projection) are one least squares over
-the inputs of both. What else is added there (an identity skip) is part of the target.
+the inputs of both. What else is added there (an identity skip) is part of the target. Weights that several nodes read are one
+fit for all of them, so that each of these is a step by itself, and the first comes when the inputs of all are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from onnxzip.analysis.coupling import linear_view, makes_kept
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.ops import Linear, View, find
+
+Origin = frozenset[tuple[str, str]]  # of each task, its param
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,49 @@ def find_steps(overlay: Overlay) -> tuple[Step, ...]:
             done.update(p.name for p in step.parts)
             steps.append(step)
     place = {v: k for k, role in enumerate(overlay.roles) for v in role.outputs}
-    return tuple(sorted(steps, key=lambda s: place[s.sink]))
+    return _tied_together(overlay, sorted(steps, key=lambda s: place[s.sink]))
+
+
+def _tied_together(overlay: Overlay, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps, those with the same weights behind all that any of them reads, where the others allow it."""
+    number = {p.name: k for k, s in enumerate(steps) for p in s.parts}
+    before: dict[str, int] = {}  # value -> the steps that it needs, one bit each
+    needs = [0] * len(steps)
+    for role in overlay.roles:
+        found = 0
+        for value in role.inputs:
+            found |= before.get(value, 0) if value is not None else 0
+        if role.name in number:
+            needs[number[role.name]] |= found
+            found |= 1 << number[role.name]
+        before |= dict.fromkeys(role.outputs, found)
+    for k, step in enumerate(steps):
+        for value in step.skips:
+            needs[k] |= before.get(value, 0)
+    groups: dict[Origin, list[int]] = {}
+    for k, step in enumerate(steps):
+        groups.setdefault(_weights_of_all(overlay, step), []).append(k)
+    if all(len(group) == 1 for group in groups.values()):
+        return tuple(steps)
+    wanted = list(needs)
+    for group in groups.values():
+        together = reduce(or_, (needs[k] for k in group))
+        wanted = [w if k not in group else w | together for k, w in enumerate(wanted)]
+    done, order = 0, list[int]()
+    while len(order) < len(steps):
+        left = [k for k in range(len(steps)) if not done >> k & 1]
+        k = next((k for k in left if not wanted[k] & ~done), next(k for k in left if not needs[k] & ~done))
+        done |= 1 << k
+        order.append(k)
+    return tuple(steps[k] for k in order)
+
+
+def _weights_of_all(overlay: Overlay, step: Step) -> Origin:
+    """The params that are the weights of a step in the nets that take it."""
+    return frozenset(
+        (task, str(node.inputs[linear_of(overlay, part, task)[0].weight])) for part in step.parts
+        for task, node in part.members.items()
+    )
 
 
 class _Finder:
@@ -84,6 +132,7 @@ class _Finder:
         self.overlay = overlay
         self.maker: Mapping[str, Role] = {v: r for r in overlay.roles for v in r.outputs}
         self.readers: dict[str, list[Role]] = {}
+        self.uses = Counter((t, v) for r in overlay.roles for t, n in r.members.items() for v in n.inputs if v is not None)
         for role in overlay.roles:
             for value in dict.fromkeys(v for v in role.inputs if v is not None):
                 self.readers.setdefault(value, []).append(role)
@@ -101,15 +150,19 @@ class _Finder:
         found = weights_of(self.overlay, role, next(iter(role.members)))
         return found is not None and found[0].diagonal(found[1])
 
-    def works_whole(self, role: Role) -> bool:
-        """Whether a role with weights works in one group alone."""
-        return groups_of(self.overlay, role, next(iter(role.members))) == 1
+    def sums(self, role: Role) -> bool:
+        """Whether a role may be fitted with others whose products are added to its own: one that has its weights for itself,
+        and works in one group."""
+        task = next(iter(role.members))
+        linear, _ = linear_of(self.overlay, role, task)
+        tied = any(self.uses[t, str(node.inputs[linear.weight])] > 1 for t, node in role.members.items())
+        return not tied and not self.is_diagonal(role) and groups_of(self.overlay, role, task) == 1
 
     def step(self, role: Role) -> Step:
         """The step that a role with weights is part of."""
         sink = role.outputs[0]
         parts, skips = [role], list[str]()
-        if not self.is_diagonal(role) and self.works_whole(role):
+        if self.sums(role):
             while (adder := self.sole_adder(sink, role)) is not None:
                 sink = adder.outputs[0]
             parts, skips = self.addends(sink, role)
@@ -159,7 +212,7 @@ class _Finder:
         if summed and set(maker.members) == set(role.members):
             found = [self.addends(v, role) if v in summed else ([], [v]) for v in inner]
             return [p for f in found for p in f[0]], [s for f in found for s in f[1]]
-        joins = self.is_linear(maker) and not self.is_diagonal(maker) and self.works_whole(maker)
+        joins = self.is_linear(maker) and self.sums(maker)
         if joins and set(maker.members) == set(role.members) and self.sole_adder(value, role) is not None:
             return [maker], []
         return [], [value]

@@ -64,10 +64,13 @@ def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches:
 def akin_channels(
     work: Work, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]], matches: Matches
 ) -> list[dict[str, int]]:
-    """Groups of channels that do the same in all their nets."""
+    """Groups of channels that do the same in all their nets.
+
+    Those that are the same wherever they stand come first: a row of few columns is akin to the one in its place by chance.
+    """
     reads = shared_reads(work, space)
-    found = siblings(work, reads, space, room, same, matches)
-    found += alike(work, reads, space, room_of(room, found), [*same, *found], matches)
+    found = alike(work, reads, space, room, same, matches)
+    found += siblings(work, reads, space, room_of(room, found), [*same, *found], matches)
     room = room_of(room, found)
     if room and any(len(s.rows) > 1 for s in space.strands):  # rows read what is each net's own, too: weights do not tell
         terms = _terms(work, reads, space, sorted({t for o in room for t in o}), matches)

@@ -41,7 +41,7 @@ class Targets:
 
 
 def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str], matches: Matches) -> Targets:
-    """Targets of a space's channels, in the space's group of the step's node."""
+    """Targets of a space's channels, in the first group of the step's node that makes any."""
     group, mine = rows_of(work, space, tasks)
     stats = {t: work.statistics(t, reads, group, matches) for t in tasks}
     weight = work.weights({t: s.train.pp for t, s in stats.items()})
@@ -54,7 +54,7 @@ def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str],
 
 
 def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, dict[str, Rows]]:
-    """Which group of the step's node makes a space's rows; and per task the rows of that group that each channel has."""
+    """The first group of the step's node that makes rows of a space; and per task the rows there that each channel has."""
     part, found = work.step.parts[0], dict[str, Rows]()
     group = 0
     for task in tasks:
@@ -63,8 +63,14 @@ def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, di
         places = {n: inner_places(work.plan, expr, space, n, task) for n in (*space.inside, None)}
         each = view.outputs[0][linear.channel(view)] // work.reads[0].groups
         group = int(next(p for p in places.values() if p.size).min()) // each
-        found[task] = {n: p - group * each for n, p in places.items() if p.size}
+        found[task] = {n: _within(p, group * each, each) for n, p in places.items() if p.size}
     return group, found
+
+
+def _within(places: np.ndarray, start: int, length: int) -> np.ndarray:
+    """Of places [channels, inside, places of each], those in a part of the axis, counted from its start."""
+    inner = places - start
+    return inner[..., ((inner >= 0) & (inner < length)).all(axis=(0, 1))]
 
 
 def summed(q: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Tied weights that a task keeps for itself: one fit over the data of all nodes that read them.
+"""Tied weights: one fit over the data of all nodes that read them.
 
     w = argmin sum_k E_k (w.z_k - p_k)^2      k: the uses of w, whose moments add up
 
 The first use fits them for all. Where the inputs of the others are not known by then (a layer applied to its own output),
-where uses have biases of their own, or read other channels, the weights stay as they are: as many fits would be as many
-params, and a file larger than its originals.
+where uses have biases of their own, or read other channels, weights of one task stay as they are: as many fits would be as
+many params, and a file larger than its originals. Shared ones are fitted use by use then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.fitting import StepResult, fit_step
-from onnxzip.fusion.problem import Reads, original_rows, reads_of
+from onnxzip.fusion.problem import Reads, original_channels, original_rows, reads_of
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.tied import origins_of
 from onnxzip.fusion.work import Exact, Statistics, Work
@@ -41,17 +41,17 @@ Uses = Mapping[tuple[str, Owners], tuple[Use, ...]]  # (step, strand) -> all tha
 
 
 def uses_of(plan: Plan) -> Uses:
-    """The strands with tied weights of one task; those that cannot be fitted together with others stand alone."""
+    """The strands with tied weights; those that cannot be fitted together with others stand alone."""
     origins = origins_of(plan)
-    times = Counter(origins.values())
+    times = Counter((origins[w.name], w.key) for w in plan.layout.weights if not w.bias)
     together: dict[Hashable, list[Use]] = {}
     for step in plan.steps:
         for reads in reads_of(plan, step):
-            if any(len(origins[w]) == 1 and times[origins[w]] > 1 for w in reads.names):
+            if any(times[origins[w], reads.key] > 1 for w in reads.names):
                 key: Hashable = (step.name, reads.key)
-                if len(reads.names) == 1 and not step.diagonal:
+                if len(reads.names) == 1:
                     layout = tuple((b.taps, b.channels) for b in reads.blocks)
-                    key = (origins[reads.names[0]], origins[reads.bias], reads.groups, layout, step.bounds)
+                    key = (origins[reads.names[0]], origins[reads.bias], reads.key, reads.groups, layout, step.bounds)
                 together.setdefault(key, []).append(Use(step, reads))
     return {(use.step.name, use.reads.key): tuple(uses) for uses in together.values() for use in uses}
 
@@ -65,16 +65,14 @@ def fit_tied(
     Args:
         work: of the step.
         uses: all that might be fitted together; none where nothing is to be fitted.
-        statistics: what is known of the data of some strands of a step.
+        statistics: what is known of the data of some strands of a step that may be to come.
     """
-    alone = replace(work, reads=(reads,), stats=None)
+    alone = replace(work, reads=(reads,), stats=work.stats if len(reads.owners) > 1 else None)
     if len(uses) < 2 or uses[0].reads != reads or not _go_together(work.plan, uses, exact, matches):
         return fit_step(alone, exact, matches)
     known = [(statistics(use.step, [use.reads]), use.reads) for use in uses]
     parts = tuple((stats, some) for stats, some in known if stats is not None)
-    if len(parts) < len(known):
-        return fit_step(alone, exact, matches)
-    found = fit_step(replace(alone, stats=_Together(parts)), exact, matches)
+    found = fit_step(replace(alone, stats=_Together(parts)) if parts else alone, exact, matches)
     names = [dict(zip((*reads.names, reads.bias), (*u.reads.names, u.reads.bias), strict=True)) for u in uses]
     return replace(
         found,
@@ -89,7 +87,14 @@ def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches
         skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
         if not all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips)):
             return False
-    (task,) = uses[0].reads.owners
+    return all(_alike(plan, uses, task, matches) for task in uses[0].reads.owners)
+
+
+def _alike(plan: Plan, uses: Sequence[Use], task: str, matches: Matches) -> bool:
+    """Whether all uses have the same original rows in fused columns."""
+    if uses[0].step.diagonal:
+        channels = [original_channels(plan, use.step, use.reads.key, task, matches) for use in uses]
+        return all(np.array_equal(channels[0], other) for other in channels[1:])
     for group in range(uses[0].reads.groups):
         first, *others = (original_rows(plan, use.step, use.reads, group, task, matches) for use in uses)
         if not all(np.array_equal(first, rows) for rows in others):
@@ -129,9 +134,10 @@ class _Together:
         z, p = zip(*(stats.sampled(task, reads, group) for stats, reads in self.parts), strict=True)
         return np.concatenate(z), np.concatenate(p)
 
-    def of_channels(self, task: str, reads: Reads) -> tuple[ChannelMoments, ChannelMoments]:
-        """Of the first use: diagonal steps are not fitted together."""
-        return self.parts[0][0].of_channels(task, reads)
+    def of_channels(self, task: str, _: Reads) -> tuple[ChannelMoments, ChannelMoments]:
+        """Of a diagonal step: means over the rows of all uses."""
+        train, held = zip(*(stats.of_channels(task, reads) for stats, reads in self.parts), strict=True)
+        return _mean_of_channels(train), _mean_of_channels(held)
 
     def covariance(self, number: int, task: str) -> np.ndarray:
         """Of a space's channels in one original net."""
@@ -146,3 +152,8 @@ def _mean(means: Sequence[Moments]) -> Moments:
         count, reduce(add, [w * m.zz for w, m in parts]), reduce(add, [w * m.zp for w, m in parts]),
         reduce(add, [w * m.pp for w, m in parts]),
     )
+
+
+def _mean_of_channels(means: Sequence[ChannelMoments]) -> ChannelMoments:
+    count = sum(m.count for m in means)
+    return reduce(add, [ChannelMoments(m.count, *(m.count / count * x for x in (m.zz, m.zp, m.pp))) for m in means])

@@ -124,7 +124,7 @@ class _Zip:
         self.match_tables(step, reads)
         reads = tuple(r for r in reads if r.bias not in self.params)  # less those that were fitted with others
         tied = {r: self.uses[step.name, r.key] for r in reads if (step.name, r.key) in self.uses}
-        fitted = [r for r in reads if r not in tied and self.needs_fit(step, r)]
+        fitted = [r for r in reads if (r not in tied or len(r.owners) > 1) and self.needs_fit(step, r)]
         new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
@@ -139,8 +139,9 @@ class _Zip:
             self.members |= pair_inside(work, outer, number, self.exact, self.members)
         found = [fit_step(replace(work, reads=tuple(r for r in reads if r not in tied)), self.exact, self.members)]
         for r, uses in tied.items():
-            fits = self.method.rows is not Rows.ORIGINAL and self.needs_fit(step, r)
-            found.append(fit_tied(work, r, uses if fits else (), self.exact, self.members, self.statistics))
+            beside = self.method.rows is Rows.ORIGINAL  # the merge beside this one knows nothing of steps to come
+            fits, ahead = self.needs_fit(step, r), (lambda *_: None) if beside else self.statistics
+            found.append(fit_tied(work, r, uses if fits else (), self.exact, self.members, ahead))
         made = {key: m for key, m in self.members.items() if key[0] in {*new, *inside}}
         params, made = agreed(self.peers, step.name, {k: a for f in found for k, a in f.params.items()}, made)
         self.params |= {name: self.keep(array) for name, array in params.items()}

@@ -108,7 +108,8 @@ def _change(net: Net, node: Node, fused: Net, trace: Trace, task: str) -> tuple[
         return None, "no node of the fused net comes from it"
     found = [
         taken_change(net, fused.params[v], trace.params[v][task])
-        for f, _ in made for v in map(str, f.inputs) if v in fused.params and task in trace.params.get(v, {})
+        for f, _ in made for v in map(str, f.inputs)
+        if v in fused.params and task in (known := trace.params.get(v, {})) and known[task].param in net.params
     ]
     if any(t.turned for _, t in made):
         return None, "in the fused net along principal axes"

@@ -142,7 +142,7 @@ def taken_change(net: Net, array: np.ndarray, taken: Taken) -> Change:
     present = np.ones((), bool)
     for axis, channels in enumerate(taken.axes):
         if channels is not None:
-            original = np.take(original, np.maximum(channels, 0), axis=axis)
-            present = present & (channels >= 0).reshape([-1 if d == axis else 1 for d in range(original.ndim)])
+            original = original if original.size == 1 else np.take(original, np.maximum(channels, 0), axis=axis)
+            present = present & (channels >= 0).reshape([-1 if d == axis else 1 for d in range(len(taken.axes))])
     apart = np.where(present, array.astype(np.float64) - original, 0.0)
     return Change(float(np.square(apart).sum()), float(np.square(np.where(present, original, 0.0)).sum()))

@@ -21,6 +21,22 @@ def consumers(nodes: Iterable[Node]) -> dict[str, list[Node]]:
     return found
 
 
+def follow_each_other(nodes: Iterable[Node], some: Iterable[Node]) -> bool:
+    """Whether any of some nodes reads what another one has a part in.
+
+    Args:
+        nodes: of the net, in topological order.
+    """
+    names, made = {node.name for node in some}, set[str]()
+    for node in nodes:
+        follows = not made.isdisjoint(v for v in node.inputs if v is not None)
+        if follows and node.name in names:
+            return True
+        if follows or node.name in names:
+            made.update(node.outputs)
+    return False
+
+
 def reachable(net: Net, outputs: Iterable[str]) -> tuple[Node, ...]:
     """The nodes that the given values need, in topological order."""
     by_output = producers(net.nodes)

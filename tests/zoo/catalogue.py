@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from zoo import convolutional, transformers
+from zoo import attentive, convolutional, mobile, pyramids, sequences, transformers
 
 from onnxzip.net import Net
 
@@ -38,6 +38,7 @@ class Entry:
     free: Mapping[int, str] = field(default_factory=dict)
 
 
+SOUND, IDS = {"x": (1, 64)}, {"ids": (transformers.TOKENS,)}
 TEXT = {"ids": (transformers.TOKENS,), "mask": (transformers.TOKENS,)}
 ZOO: dict[str, Entry] = {
     "ResNet": Entry(convolutional.resnet),
@@ -51,9 +52,33 @@ ZOO: dict[str, Entry] = {
     "U-Net": Entry(convolutional.UNet),
     "YOLO": Entry(convolutional.Yolo),
     "CRNN": Entry(convolutional.Crnn),
+    "ECA-Net": Entry(attentive.eca_net),
+    "CBAM": Entry(attentive.cbam_net),
+    "CoordAtt": Entry(attentive.coordatt),
+    "SKNet": Entry(attentive.sknet),
+    "ResNeSt": Entry(attentive.resnest),
+    "DANet": Entry(attentive.DaNet),
+    "Restormer": Entry(attentive.restormer),
+    "EfficientDet": Entry(pyramids.EfficientDet),
+    "RetinaNet": Entry(pyramids.RetinaNet),
+    "PANet": Entry(pyramids.PaNet),
+    "DeepLabV3+": Entry(pyramids.DeepLab),
+    "HRNet": Entry(pyramids.HrNet),
+    "Attention U-Net": Entry(pyramids.AttentionUNet),
+    "GhostNet": Entry(mobile.ghostnet),
+    "RepVGG": Entry(mobile.repvgg),
+    "MobileOne": Entry(mobile.mobileone),
+    "MobileViT": Entry(mobile.mobilevit),
+    "EfficientFormer": Entry(mobile.EfficientFormer),
+    "ConvNeXt V2": Entry(mobile.convnext2),
+    "Conv-TasNet": Entry(sequences.ConvTasNet, SOUND),
+    "WaveNet": Entry(sequences.WaveNet, SOUND),
     "ViT": Entry(transformers.Vit),
     "Swin": Entry(transformers.Swin),
     "BERT": Entry(transformers.Bert, TEXT, {"ids": transformers.VOCABULARY, "mask": 2}),
+    "T5": Entry(sequences.T5, IDS, {"ids": transformers.VOCABULARY}),
+    "Llama": Entry(sequences.Llama, IDS, {"ids": transformers.VOCABULARY}),
+    "Gated convolutions": Entry(sequences.GatedConvs, IDS, {"ids": transformers.VOCABULARY}),
 }
 
 
