@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.stored import HALVES
 from onnxzip.loading.vendor_norms import with_norms_of_vendor
@@ -60,9 +61,11 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
-    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(model if strange else str(path))
+        if with_norms_of_vendor(model):
+            check_changed(path, model)
+        else:
+            onnx.checker.check_model(str(path))
         load(path, model)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
