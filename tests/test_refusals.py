@@ -72,6 +72,24 @@ class TestFiles:
     def test_the_checker_refuses(self, tmp_path: Path) -> None:
         refused(InvalidModelError, write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Relu(z) }"), "checker", "z")
 
+    def test_nodes_in_a_circle(self, tmp_path: Path) -> None:
+        nodes = "[first] a = Add(x, c) [second] b = Relu(a) c = Tanh(b) y = Neg(c)"
+        path = write(tmp_path, f"g (float[N,5] x) => (float[N,5] y) {{ {nodes} }}")
+        refused(InvalidModelError, path, "'first' (Add) -> 'second' (Relu) -> 'c' (Tanh) -> 'first' (Add)")
+
+    def test_a_name_that_a_param_and_a_value_have_makes_no_circle(self, tmp_path: Path) -> None:
+        graph = "g (float[N,5] x) => (float[N,5] y) <float[5] b = {1, 2, 3, 4, 5}> { a = Add(x, b) b = Relu(a) y = Neg(b) }"
+        refused(InvalidModelError, write(tmp_path, graph), "checker", "SSA")
+
+    def test_a_node_that_reads_itself(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { [sum] y = Add(x, y) }")
+        refused(InvalidModelError, path, "'sum' (Add) -> 'sum' (Add)")
+
+    def test_a_long_circle(self, tmp_path: Path) -> None:
+        chain = " ".join(f"[n{k}] v{k} = Relu(v{k - 1})" for k in range(1, 40))
+        path = write(tmp_path, f"g (float[N,5] x) => (float[N,5] y) {{ [n0] v0 = Add(x, v39) {chain} y = Neg(v3) }}")
+        assert "'n7' (Relu) -> 32 more -> 'n0' (Add)" in refused(InvalidModelError, path)
+
     def test_an_unknown_operator(self, tmp_path: Path) -> None:
         refused(InvalidModelError, write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Rleu(x) }"), "Rleu")
 

@@ -15,6 +15,7 @@ from onnx.external_data_helper import uses_external_data
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
+from onnxzip.loading.ordering import put_in_order
 from onnxzip.loading.stored import HALVES
 from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
@@ -62,7 +63,7 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
     try:
-        if with_norms_of_vendor(model):
+        if _put_right(path, model):
             check_changed(path, model)
         else:
             onnx.checker.check_model(str(path))
@@ -91,12 +92,21 @@ def parse(content: bytes, where: Path) -> ModelProto:
     _refuse_versions(where, model)
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
-    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(model if strange else content)
+        onnx.checker.check_model(model if _put_right(where, model) else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model
+
+
+def _put_right(path: Path, model: ModelProto) -> bool:
+    """Make a file valid, in place, that ONNX Runtime takes and onnx does not; whether it was one.
+
+    Raises:
+        InvalidModelError: as `put_in_order`.
+    """
+    disordered = put_in_order(path, model)
+    return with_norms_of_vendor(model) or disordered
 
 
 def has_external_data(model: ModelProto) -> bool:
