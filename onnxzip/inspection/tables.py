@@ -10,6 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxzip.analysis.refusals import by_reason, named
+
 Report = Mapping[str, Any]
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -140,14 +142,14 @@ def _refusals(report: Report) -> Iterator[RenderableType]:
 
 
 def place_tables(entries: Sequence[Report], title: str) -> Iterator[RenderableType]:
-    """Places with what is to be said of them; nothing where there are none."""
+    """Places with what is to be said of them, once of all of which it is the same; nothing where there are none."""
     if not entries:
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("why", overflow="fold")
-    for entry in entries:
-        table.add_row(Text(entry["where"]), Text(entry["why"]))
+    for why, places in by_reason((entry["where"], entry["why"]) for entry in entries).items():
+        table.add_row(Text(named(places)), Text(why))
     yield table
 
 
