@@ -35,6 +35,7 @@ from onnxzip.exporting.write import check_unread
 from onnxzip.fusion.assembling import check_output_names
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
+from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
 from onnxzip.ops.lazy import execute, torch
@@ -248,7 +249,7 @@ def _check(plan: Plan, evidence: Mapping[str, Evidence], retrained: bool) -> Non
     sharing = {t for space in plan.spaces.values() if not space.given for s in space.strands if len(s.key) > 1 for t in s.key}
     if sharing and retrained:
         return
-    allowed = UNSHARED_ERROR if all(n.stored == "FLOAT" for n in plan.nets.values()) else ROUNDED_ERROR
+    allowed = UNSHARED_ERROR if plan.stored == FLOAT32 else ROUNDED_ERROR
     for task, found in evidence.items():
         if task not in sharing and not found.relative_error < allowed:
             raise VerificationError(

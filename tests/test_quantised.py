@@ -1,4 +1,7 @@
-"""Nets whose weights lie as integers in their files: with DequantizeLinear behind them they are refused, for one reason."""
+"""Nets whose weights lie as integers in their files.
+
+With DequantizeLinear behind them they are refused, for one reason; with a Cast they are nets of float32.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from merging import failed, run, write_net
+import pytest
+from merging import failed, images, run, write_net
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+import onnxzip
 from onnxzip.inspection.inspecting import inspect
+from onnxzip.loading.weights import weights_by_type
 
 WEIGHTS = ("w0", "w1", "w2")
 INVALID = 3
@@ -27,11 +33,28 @@ def quantised(path: Path, seed: int) -> Path:
     return saved(path, model, nodes)
 
 
-def eight_bits(tensor: TensorProto) -> TensorProto:
-    """Make a tensor one of int8; its scale."""
+def cast(path: Path, seed: int, zero: int = 0) -> Path:
+    """A small net with weights of eight bits, each with a Cast behind it, and what makes floats of its numbers."""
+    model = onnx.load(write_net(path, seed))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(zero), "zero"))
+    nodes = []
+    for tensor in [t for t in model.graph.initializer if t.name in WEIGHTS]:
+        scale, name = eight_bits(tensor, zero), tensor.name.removesuffix(".q")
+        model.graph.initializer.append(scale)
+        nodes += [
+            helper.make_node("Cast", [tensor.name], [f"{name}.cast"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", [f"{name}.cast", "zero"], [f"{name}.about"]),
+            helper.make_node("Mul", [f"{name}.about", scale.name], [name]),
+        ]
+    return saved(path, model, nodes)
+
+
+def eight_bits(tensor: TensorProto, zero: int = 0) -> TensorProto:
+    """Make a tensor one of int8, of uint8 where its zero is another number; its scale."""
     array, name = numpy_helper.to_array(tensor), tensor.name
     scale = np.float32(np.abs(array).max() / 127)
-    tensor.CopyFrom(numpy_helper.from_array(np.round(array / scale).astype(np.int8), f"{name}.q"))
+    numbers = np.round(array / scale) + zero
+    tensor.CopyFrom(numpy_helper.from_array(numbers.astype(np.uint8 if zero else np.int8), f"{name}.q"))
     return numpy_helper.from_array(scale, f"{name}.scale")
 
 
@@ -56,3 +79,26 @@ def test_tables_tell_a_reason_once_and_the_report_every_place(tmp_path: Path) ->
     assert [r["where"] for r in inspect(path)["refusals"]] == ["w0.back", "w1.back", "w2.back"]
     told = run("inspect", path).out
     assert "w0.back, w1.back, w2.back" in told and told.count("DequantizeLinear is not registered") == 1
+
+
+@pytest.mark.parametrize("zero", [0, 128])
+def test_weights_of_integers_count_as_such(tmp_path: Path, zero: int) -> None:
+    """The net with float32 weights has as many, and so does the fused file."""
+    nets = {name: cast(tmp_path / f"{name}.onnx", seed, zero) for seed, name in enumerate("ab")}
+    float32 = {name: write_net(tmp_path / f"{name}{name}.onnx", seed) for seed, name in enumerate("ab")}
+    planned, wanted = onnxzip.plan(nets), onnxzip.plan(float32)
+    added = len(("zero", *WEIGHTS))
+    for name in nets:
+        assert planned["tasks"][name]["params"] == wanted["tasks"][name]["params"] + added
+    assert planned["merged"]["params"] == wanted["merged"]["params"] and planned["merged"]["params_ratio"] < 0.55
+    report = onnxzip.merge(nets, images(64), share=0.0).report
+    assert report["tasks"]["a"]["params"] == planned["tasks"]["a"]["params"]
+    assert max(t["fidelity"]["relative_error"] for t in report["tasks"].values()) < 1e-5
+
+
+def test_integers_that_no_floats_are_made_of_are_no_weights() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> n (float[N,3,2] x) => (float[N,6] y)
+        <int64[2] shape = {0, 6}, int8[3] order = {2, 0, 1}, float half = {0.5}>
+        { a = Constant <value = int8[2] {3, 4}> () b = Cast <to = 1> (a) i = Cast <to = 7> (order) c = Gather <axis = 1> (x, i)
+          d = Mul (c, b) e = Mul (d, half) y = Reshape (e, shape) }"""
+    assert weights_by_type(onnx.parser.parse_model(text)) == {"FLOAT": 1, "INT8": 2}

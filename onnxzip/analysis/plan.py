@@ -22,6 +22,7 @@ from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
 from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.weights import common_type
 from onnxzip.net import Net, Sizes
 
 
@@ -68,6 +69,11 @@ class Plan:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.nets)
+
+    @property
+    def stored(self) -> str:
+        """Type in which the file of the fused net holds its weights, as ONNX calls it."""
+        return common_type(n.stored for n in self.nets.values())
 
     @cached_property
     def dtypes(self) -> Mapping[str, np.dtype]:

@@ -28,7 +28,6 @@ def assemble(
         named: (task, output of its net) -> what the fused net calls it.
     """
     first = plan.nets[plan.tasks[0]]
-    stored = {n.stored for n in plan.nets.values()}
     layout = plan.layout
     renames, extra, outputs = _name_outputs(plan, named)
     shapes = {renames.get(v, v): s for v, s in layout.shapes.items()}
@@ -46,7 +45,7 @@ def assemble(
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
-        stored=stored.pop() if len(stored) == 1 else "FLOAT",
+        stored=plan.stored,
         sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
     )

@@ -2,7 +2,7 @@
 
     files      read, with every check of a file (ordering, vendor_norms: made valid, checking: what was; mapped: large params
                that stay in files of their own)
-    halves     weights of half types as float32
+    halves     weights of half types as float32 (weights: what a file's weights are, and of which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
@@ -32,9 +32,9 @@ from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.faithful import widened as widened_throughout
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
-from onnxzip.loading.halves import stored_type
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.loading.sized import Loaded, load_sized
+from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
 
 __all__ = ["Family", "Loaded", "family", "load", "load_all", "load_family", "load_model", "look_at"]

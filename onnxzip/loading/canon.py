@@ -18,6 +18,7 @@ from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
+from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
@@ -34,7 +35,7 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     Raises:
         InvalidModelError, UnsupportedError: its shapes contradict each other, or it cannot be merged.
     """
-    wide, stored = widened(path, model)
-    prepared = prepare(path, wide, opset)
-    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
+    prepared = prepare(path, widened(path, model), opset)
+    runs = fold_for_both_batches(path, prepared)
+    net = replace(to_net(path, name, prepared, runs, floats), stored=stored_type(model))
     return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))
