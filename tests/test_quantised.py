@@ -81,9 +81,9 @@ def test_tables_tell_a_reason_once_and_the_report_every_place(tmp_path: Path) ->
     assert "w0.back, w1.back, w2.back" in told and told.count("DequantizeLinear is not registered") == 1
 
 
-@pytest.mark.parametrize("zero", [0, 128])
-def test_weights_of_integers_count_as_such(tmp_path: Path, zero: int) -> None:
-    """The net with float32 weights has as many, and so does the fused file."""
+@pytest.mark.parametrize(("zero", "kind"), [(0, "int8"), (128, "uint8")])
+def test_weights_of_integers_count_as_such(tmp_path: Path, zero: int, kind: str) -> None:
+    """The net with float32 weights has as many; the fused file has those, and tells why it is larger."""
     nets = {name: cast(tmp_path / f"{name}.onnx", seed, zero) for seed, name in enumerate("ab")}
     float32 = {name: write_net(tmp_path / f"{name}{name}.onnx", seed) for seed, name in enumerate("ab")}
     planned, wanted = onnxzip.plan(nets), onnxzip.plan(float32)
@@ -91,8 +91,10 @@ def test_weights_of_integers_count_as_such(tmp_path: Path, zero: int) -> None:
     for name in nets:
         assert planned["tasks"][name]["params"] == wanted["tasks"][name]["params"] + added
     assert planned["merged"]["params"] == wanted["merged"]["params"] and planned["merged"]["params_ratio"] < 0.55
+    assert planned["stored"] == {"merged": "float32", "tasks": {"a": kind, "b": kind}}
+    assert f"Weights are float32 in the fused file ({kind} in a, b)" in run("plan", *nets.values()).out
     report = onnxzip.merge(nets, images(64), share=0.0).report
-    assert report["tasks"]["a"]["params"] == planned["tasks"]["a"]["params"]
+    assert report["stored"] == planned["stored"] and report["tasks"]["a"]["params"] == planned["tasks"]["a"]["params"]
     assert max(t["fidelity"]["relative_error"] for t in report["tasks"].values()) < 1e-5
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, load, load_from_string, numpy_helper
+from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxzip.analysis import Plan
@@ -68,8 +68,9 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
         skeleton: the fused net without params.
     """
     shapes = distinct_shapes(plan)
+    width = dtype_of(plan.stored).itemsize
     payload = sum(
-        4 * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
+        width * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
         for n, s in shapes.items()
     )
     params = sum(math.prod(s) for s in shapes.values())
@@ -169,6 +170,16 @@ def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def stored_entry(plan: Plan) -> dict[str, Any]:
+    """Types in which most weights lie, of the nets and of the fused one."""
+    return {"merged": dtype_of(plan.stored).name, "tasks": {t: dtype_of(n.stored).name for t, n in plan.nets.items()}}
+
+
+def dtype_of(stored: str) -> np.dtype:
+    """The numpy dtype of a type as ONNX calls it."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(stored)))
+
+
 def macs_before(plan: Plan, task: str) -> int:
     """Multiply-accumulates per sample of a net as it came."""
     net, added = plan.nets[task], plan.added(task)
@@ -202,6 +213,7 @@ def merge_report(
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "sizes": sizes_entry(plan),
+        "stored": stored_entry(plan),
         "seconds": dict(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "retrain": None,
@@ -246,6 +258,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "sizes": sizes_entry(plan),
+        "stored": stored_entry(plan),
         "layout": layout,
     }
 
