@@ -147,6 +147,18 @@ class TestFiles:
         check_same(path, net)
         assert snapshot(tmp_path) == before
 
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_outputs_without_type_or_shape(self, tmp_path: Path, beside: bool) -> None:
+        """As those leave them who make an inner value an output."""
+        graph = "g (float[N,5] x, float[5,5] w) => (float[] y) { a = MatMul (x, w) b = Relu (a) y = Neg (b) }"
+        path = written(tmp_path, graph)
+        model = onnx.load(path)
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        model.graph.output.append(onnx.ValueInfoProto(name="a"))
+        onnx.save(model, path, save_as_external_data=beside, location="net.data", size_threshold=0)
+        net = loaded(path)
+        assert [(p.name, p.shape) for p in net.outputs] == [("y", (-1, 5)), ("a", (-1, 5))]
+
     def test_nodes_in_order_stay_where_they_are(self, tmp_path: Path) -> None:
         """A name inside of a branch is another one than the same name behind it."""
         path = written(

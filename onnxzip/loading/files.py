@@ -16,6 +16,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.ordering import put_in_order
+from onnxzip.loading.outputs import with_typed_outputs
 from onnxzip.loading.stored import HALVES
 from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
@@ -105,8 +106,7 @@ def _put_right(path: Path, model: ModelProto) -> bool:
     Raises:
         InvalidModelError: as `put_in_order`.
     """
-    disordered = put_in_order(path, model)
-    return with_norms_of_vendor(model) or disordered
+    return any([put_in_order(path, model), with_norms_of_vendor(model), with_typed_outputs(model)])
 
 
 def has_external_data(model: ModelProto) -> bool:
