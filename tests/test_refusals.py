@@ -179,6 +179,13 @@ class TestShapes:
         )
         refused(UnsupportedError, path, "'a'", "'odd'", "com.strange")
 
+    @pytest.mark.parametrize("domain", ["com.microsoft.nchwc", "com.ms.internal.nhwc"])
+    def test_a_layout_for_one_machine(self, tmp_path: Path, domain: str) -> None:
+        """What ONNX Runtime writes with ORT_ENABLE_ALL."""
+        graph = f"g (float[N,8,4,4] x) => (float[N,8,4,4] y) {{ [wide] y = {domain}.Conv(x, x) }}"
+        path = write(tmp_path, graph, domains=f', "{domain}": 1')
+        refused(UnsupportedError, path, "'wide' (Conv)", "machine", "ORT_ENABLE_EXTENDED")
+
     def test_a_loop_that_gives_a_row_for_every_step(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,

@@ -22,6 +22,7 @@ from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
+_LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
 _QUANTISED = re.compile("Quantize|Integer|NBits|Bnb4|^QLinear|^QAttention|^QGemm|^QMoE")
 _OTHER_FLOATS = {
     kind: TensorProto.DataType.Name(kind) for kind in TensorProto.DataType.values()
@@ -63,6 +64,7 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
+    _refuse_layouts(path, model)
     try:
         if _put_right(path, model):
             check_changed(path, model)
@@ -150,6 +152,15 @@ def _refuse_versions(path: Path, model: ModelProto) -> None:
             f"{path}: has ONNX IR version {model.ir_version}; versions 3 to {newest_ir} are supported. "
             "Export the net again with a release of onnx that fits."
         )
+
+
+def _refuse_layouts(path: Path, model: ModelProto) -> None:
+    for node in model.graph.node:
+        if node.domain in _LAID_OUT:
+            raise UnsupportedError(
+                f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is in a layout that ONNX Runtime chose for "
+                "one machine. Give the net as it was before it was optimised, or optimise it with ORT_ENABLE_EXTENDED."
+            )
 
 
 def _refuse_number_formats(path: Path, model: ModelProto) -> None:
