@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
-from onnxzip.errors import UsageError
+from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.tied import tied
 from onnxzip.net import Axis, Net, Node, Port, Sizes, output_name
 
@@ -51,12 +51,19 @@ def assemble(
     )
 
 
-def check_output_names(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:
-    """Refuse nets whose outputs the fused net could not tell apart, from one another or from its inputs.
+def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:
+    """Refuse nets that do not take samples one at a time, or whose outputs could not be told apart.
 
     Raises:
-        UsageError: saying which, and what to do.
+        UnsupportedError: an input has no axis for the batch, or one of several samples.
+        UsageError: an output would have the name of another one, or of an input.
     """
+    for port in plan.nets[plan.tasks[0]].inputs:
+        if not port.shape or port.shape[0] > 1:
+            raise UnsupportedError(
+                f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
+                "for the batch, dynamic or 1."
+            )
     known = {p.name: f"input {p.name!r}" for p in plan.nets[plan.tasks[0]].inputs}
     for task in plan.tasks:
         for original, _ in plan.layout.outputs[task]:
