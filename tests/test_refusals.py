@@ -186,6 +186,15 @@ class TestShapes:
         path = write(tmp_path, graph, domains=f', "{domain}": 1')
         refused(UnsupportedError, path, "'wide' (Conv)", "machine", "ORT_ENABLE_EXTENDED")
 
+    @pytest.mark.parametrize(
+        "node",
+        ["y, m, v = BatchNormalization <training_mode = 1> (x, s, s, s, s)", "y = Dropout (x, r, t)", "y = Dropout (x, , t)"],
+    )
+    def test_training_mode(self, tmp_path: Path, node: str) -> None:
+        params = "<float[3] s = {1, 2, 3}, float r = {0.1}, bool t = {1}>"
+        graph = f"g (float[N,3,4,4] x) => (float[N,3,4,4] y) {params} {{ [odd] {node} }}"
+        refused(UnsupportedError, write(tmp_path, graph, opset=15), "'odd'", "training mode", "model.eval()")
+
     def test_a_loop_that_gives_a_row_for_every_step(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,

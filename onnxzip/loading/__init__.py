@@ -27,7 +27,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxzip.loading.canon import ANY_FLOAT, net_of
+from onnxzip.loading.canon import ANY_FLOAT, mergeable, net_of
 from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.faithful import widened as widened_throughout
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
@@ -64,7 +64,7 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
         UnsupportedError, UsageError: as `load`.
     """
     opset = opset or max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    return at_usual_sizes(where, model, lambda sized, _: net_of(where, name or where.stem, sized, opset))
+    return at_usual_sizes(where, model, lambda sized, _: mergeable(where, name or where.stem, sized, opset))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import widened
@@ -23,6 +24,22 @@ from onnxzip.net import Net
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
+
+
+def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
+    """As `net_of`, of a net that can be merged: what it gives for a sample does not depend on others, or on chance.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `net_of`; it is in training mode.
+    """
+    net = net_of(path, name, model, opset)
+    for node in net.nodes:
+        if node.attrs.get("training_mode") and node.attrs.get("ratio") != 0:
+            raise UnsupportedError(
+                f"{path}: node {node.name!r} ({node.op}) is in training mode. Export the net in evaluation mode: after "
+                "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
+            )
+    return net
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
