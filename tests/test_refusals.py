@@ -151,6 +151,12 @@ class TestShapes:
         )
         refused(UnsupportedError if onnx_accepts(path) else InvalidModelError, path)
 
+    def test_an_output_that_is_no_tensor(self, tmp_path: Path) -> None:
+        """As scikit-learn's classifiers have them."""
+        nodes = "y = Softmax(x) z = ai.onnx.ml.ZipMap <classlabels_int64s = [0, 1, 2]> (y)"
+        graph = f"g (float[N,3] x) => (float[N,3] y, seq(map(int64, float)) z) {{ {nodes} }}"
+        refused(UnsupportedError, write(tmp_path, graph, domains=', "ai.onnx.ml": 3'), "'z'", "zipmap=False")
+
     def test_a_size_that_depends_on_the_data(self, tmp_path: Path) -> None:
         path = write(tmp_path, "g (float[N,5] x) => (int64[2,M] y) { [finder] n = NonZero(x) y = Neg(n) }")
         refused(UnsupportedError, path, "'n'", "'finder'", "NonZero")

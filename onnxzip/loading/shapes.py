@@ -53,8 +53,10 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
 
     Raises:
         InvalidModelError: shapes contradict each other.
-        UnsupportedError: an input has a dynamic axis behind the batch; the graph depends on the batch.
+        UnsupportedError: an input or output is no tensor; an input has a dynamic axis behind the batch; the graph depends on
+            the batch.
     """
+    _refuse_other_kinds(path, model)
     batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
     if not batched:
         graph = _folded(path, model, mapped, {}, frozenset())
@@ -103,14 +105,23 @@ def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
     return tuple(dims)
 
 
+def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
+    """Only tensors are known, no sequences, maps or optional values."""
+    for kind, ports in (("input", model.graph.input), ("output", model.graph.output)):
+        for port in ports:
+            if port.type.WhichOneof("value") != "tensor_type":
+                raise UnsupportedError(
+                    f"{path}: {kind} {port.name!r} is not a tensor; only nets over tensors can be merged. Export the net "
+                    "without it (scikit-learn: `zipmap=False`)."
+                )
+
+
 def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     params = {t.name for t in model.graph.initializer}
     batched = []
     for port in model.graph.input:
         if port.name in params:
             continue
-        if port.type.WhichOneof("value") != "tensor_type":
-            raise UnsupportedError(f"{path}: input {port.name!r} is not a tensor; only nets over tensors can be merged.")
         if not port.type.tensor_type.HasField("shape"):
             raise UnsupportedError(f"{path}: input {port.name!r} has no shape. Export the net with its input shapes.")
         dynamic = [k for k, dim in enumerate(port.type.tensor_type.shape.dim) if dim.dim_value <= 0]
