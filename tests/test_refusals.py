@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,20 @@ class TestFiles:
         model.graph.initializer.append(weight)
         path.write_bytes(model.SerializeToString())
         refused(InvalidModelError, path)
+
+
+    def test_external_data_in_a_cache(self, tmp_path: Path) -> None:
+        """Those of the Hugging Face hub are links, which onnx does not follow."""
+        path, data = write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Mul(x, w) }"), tmp_path / "net.onnx_data"
+        model = onnx.load(path)
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(5, np.float32), "w"))
+        onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=0)
+        data.rename(tmp_path / "blob")
+        data.symlink_to("blob")
+        refused(InvalidModelError, path, "link", "Put a copy of that file there")
+        data.unlink()
+        shutil.copy(tmp_path / "blob", data)
+        assert load(path).size == 5
 
 
 class TestVersions:

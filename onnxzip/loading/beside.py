@@ -20,6 +20,11 @@ def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
     return list(found)
 
 
+def is_linked(file: Path) -> bool:
+    """Whether a file is a link, or is one of several names of what it holds: caches of downloads are made of these."""
+    return file.is_symlink() or (file.is_file() and file.stat().st_nlink > 1)
+
+
 def _locations(path: Path) -> list[str]:
     """Where a file says that its external data lie, relative to its folder."""
     try:

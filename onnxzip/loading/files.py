@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.beside import is_linked, with_external_data
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.ordering import put_in_order
@@ -72,7 +73,9 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
             onnx.checker.check_model(str(path))
         load(path, model)
     except onnx.checker.ValidationError as error:
-        raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
+        linked = any(is_linked(file) for file in with_external_data([path])[1:])
+        advice = "Put a copy of that file there" if linked else "Export the net again"
+        raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. {advice}.") from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"{path}: its external data cannot be read: {plain(error)}. Keep it beside.") from error
     return model
