@@ -180,6 +180,12 @@ class TestShapes:
         path = write(tmp_path, "g (float[N,5] x) => (float[M,5] y) <float[1,5] w = {1,2,3,4,5}> { y = Concat<axis=0>(x, w) }")
         refused(UnsupportedError, path, "'y'", "multiple of the batch")
 
+    def test_a_reshape_for_a_batch_of_one(self, tmp_path: Path) -> None:
+        """onnx believes it for any batch."""
+        graph = "g (float[N,5] x) => (float[1,5] y) <int64[2] s = {1, 5}> { a = Relu(x) [flat] y = Reshape(a, s) }"
+        refused(InvalidModelError, write(tmp_path, graph), "'flat'", "[1, 5] of [2, 5]", "batch of 1")
+        assert load(write(tmp_path, graph.replace("N", "1", 1))).outputs[0].shape == (1, 5)
+
     def test_a_number_that_depends_on_the_batch(self, tmp_path: Path) -> None:
         path = write(
             tmp_path, "g (float[N,5] x) => (float[N,5] y) { s = Shape(x) n = Cast<to=1>(s) m = ReduceProd(n) y = Div(x, m) }"

@@ -52,7 +52,7 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     A constant that grows with the batch because a node expands it (a class token repeated for every sample) is not folded.
 
     Raises:
-        InvalidModelError: shapes contradict each other.
+        InvalidModelError: shapes contradict each other, or what a Reshape reads.
         UnsupportedError: an input or output is no tensor; an input has a dynamic axis behind the batch; the graph depends on
             the batch.
     """
@@ -159,7 +159,19 @@ def _folded(
         _plain_casts(graph)
         with_state_shapes(graph)
         before, now = now, _progress(path, graph)
+    _refuse_other_counts(path, graph)
     return without_counting_gathers(graph)
+
+
+def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
+    """onnx believes what a Reshape says that it gives, whatever it reads."""
+    for node in (n for n in graph.nodes if n.op == "Reshape"):
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if _is_static(before) and _is_static(after) and math.prod(before) != math.prod(after):
+            raise InvalidModelError(
+                f"{path}: node {node.name!r} (Reshape) cannot make {list(after)} of {list(before)}: it is made for another "
+                "size of the input, or a batch of 1. Export the net with that size fixed."
+            )
 
 
 def _may_fold(graph: gs.Graph) -> bool:
