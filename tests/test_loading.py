@@ -159,6 +159,22 @@ class TestFiles:
         net = loaded(path)
         assert [(p.name, p.shape) for p in net.outputs] == [("y", (-1, 5)), ("a", (-1, 5))]
 
+    @pytest.mark.parametrize("strange", ["graph without a name", "domain written out", "params that are no inputs"])
+    def test_what_onnx_runtime_takes_and_the_checker_does_not(self, tmp_path: Path, strange: str) -> None:
+        path = written(tmp_path, "g (float[N,5] x, float[5,5] w) => (float[] y) { a = MatMul (x, w) y = Relu (a) }", 9)
+        model = onnx.load(path)
+        if strange == "graph without a name":
+            model.graph.name = ""
+        elif strange == "domain written out":
+            for node in model.graph.node:
+                node.domain = "ai.onnx"
+        else:
+            model.ir_version = 3
+        onnx.save(model, path)
+        with pytest.raises(onnx.checker.ValidationError):
+            onnx.checker.check_model(str(path))
+        assert ops(loaded(path)) == ["Gemm", "Relu"]
+
     def test_nodes_in_order_stay_where_they_are(self, tmp_path: Path) -> None:
         """A name inside of a branch is another one than the same name behind it."""
         path = written(

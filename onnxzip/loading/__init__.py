@@ -1,7 +1,7 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file (ordering, outputs, vendor_norms: made valid, checking: what was; mapped:
-               large params that stay in files of their own)
+    files      read, with every check of a file (repairing: made valid; checking: what was changed; mapped: large params that
+               stay in files of their own)
     halves     weights of half types as float32 (weights: what a file's weights are, and of which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size

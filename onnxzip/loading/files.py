@@ -16,10 +16,8 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.beside import is_linked, with_external_data
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
-from onnxzip.loading.ordering import put_in_order
-from onnxzip.loading.outputs import with_typed_outputs
+from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
-from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
@@ -67,7 +65,7 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_versions(path, model)
     _refuse_layouts(path, model)
     try:
-        if _put_right(path, model):
+        if put_right(path, model):
             check_changed(path, model)
         else:
             onnx.checker.check_model(str(path))
@@ -99,19 +97,10 @@ def parse(content: bytes, where: Path) -> ModelProto:
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
     try:
-        onnx.checker.check_model(model if _put_right(where, model) else content)
+        onnx.checker.check_model(model if put_right(where, model) else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model
-
-
-def _put_right(path: Path, model: ModelProto) -> bool:
-    """Make a file valid, in place, that ONNX Runtime takes and onnx does not; whether it was one.
-
-    Raises:
-        InvalidModelError: as `put_in_order`.
-    """
-    return any([put_in_order(path, model), with_norms_of_vendor(model), with_typed_outputs(model)])
 
 
 def has_external_data(model: ModelProto) -> bool:
