@@ -19,7 +19,7 @@ from onnxzip.exporting.originals import fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
-from onnxzip.fusion.assembling import assemble, check_output_names
+from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read
 from onnxzip.progress import Progress, Silent, Stages
@@ -51,7 +51,7 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     """`plan` with its options in a record."""
     files = checked_files(nets)
     found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
-    check_output_names(found)
+    check_ports(found)
     return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
 
 

@@ -32,9 +32,10 @@ from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
-from onnxzip.fusion.assembling import check_output_names
+from onnxzip.fusion.assembling import check_ports
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
+from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
 from onnxzip.ops.lazy import execute, torch
@@ -118,7 +119,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    _check_ports(plan)
+    check_ports(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         seen, judging = _parted(given, options)
@@ -223,17 +224,6 @@ def _retrained(
     return done.content, done.as_dict()
 
 
-def _check_ports(plan: Plan) -> None:
-    """Refuse fixed batches, and outputs that would have the same name."""
-    check_output_names(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
-    for port in plan.nets[plan.tasks[0]].inputs:
-        if not port.shape or port.shape[0] > 1:
-            raise UnsupportedError(
-                f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
-                "for the batch, dynamic or 1."
-            )
-
-
 def feeds_of(plan: Plan) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
     ports = {task: plan.at(task).nets[plan.tasks[0]].inputs for task in plan.tasks}
@@ -248,7 +238,7 @@ def _check(plan: Plan, evidence: Mapping[str, Evidence], retrained: bool) -> Non
     sharing = {t for space in plan.spaces.values() if not space.given for s in space.strands if len(s.key) > 1 for t in s.key}
     if sharing and retrained:
         return
-    allowed = UNSHARED_ERROR if all(n.stored == "FLOAT" for n in plan.nets.values()) else ROUNDED_ERROR
+    allowed = UNSHARED_ERROR if plan.stored == FLOAT32 else ROUNDED_ERROR
     for task, found in evidence.items():
         if task not in sharing and not found.relative_error < allowed:
             raise VerificationError(

@@ -128,6 +128,19 @@ class TestAttributes:
         )
         assert loaded(path).nodes[0].attrs["pads"] == (0, 0, 1, 0, 0, 2)
 
+    @pytest.mark.parametrize("opset", [11, 13, 18])
+    @pytest.mark.parametrize(("call", "given"), [("Resize(x, e, s)", "scales"), ("Resize(x, e, e, z)", "sizes")])
+    def test_an_empty_tensor_gives_a_resize_nothing(self, tmp_path: Path, opset: int, call: str, given: str) -> None:
+        path = written(
+            tmp_path,
+            f"g (float[1,2,3,4] x, float[0] e, float[4] s, int64[4] z) => (float[] y) {{ a = {call} y = Relu(a) }}",
+            opset,
+            s=np.float32([1, 1, 2, 2]),
+            z=np.array([1, 2, 5, 6]),
+        )
+        attrs = loaded(path, (1,)).nodes[0].attrs
+        assert {key for key in ("roi", "scales", "sizes") if attrs[key] is not None} == {given}
+
     def test_limits_that_are_computed_stay_inputs(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,4] x) => (float[] y) { m = ReduceMax<keepdims=0>(x) y = Clip(x, , m) }")
         node = loaded(path).nodes[1]

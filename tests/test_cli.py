@@ -249,6 +249,16 @@ class TestPlan:
         assert report["refusals"] and all(r["where"] and r["why"] for r in report["refusals"])
 
 
+    @pytest.mark.parametrize("batch", ["1", "4"])
+    def test_it_refuses_what_a_merge_refuses(self, folder: Path, batch: str) -> None:
+        nets = [write_net(folder / f"{name}.onnx", seed, batch=batch) for seed, name in enumerate("cd")]
+        for command in (("plan", *nets), ("merge", *nets, "-o", "m.onnx")):
+            if batch == "1":
+                assert run(*command).code == 0
+            else:
+                failed(3, *command, words=("'image'", "[4, 1, 6, 6] only"))
+
+
 class TestProcess:
     def test_torch_is_not_executed(self) -> None:
         nets = [str(MODELS / f"lenet5-{task}.onnx") for task in ("digits", "animals")]

@@ -211,6 +211,13 @@ class TestCopies:
         check_copies(tmp_path, made)
 
 
+    @pytest.mark.parametrize("op", ["ReduceMax", "ReduceMean", "ReduceL2"])
+    def test_a_number_that_is_made_of_all_channels(self, op: str, tmp_path: Path) -> None:
+        """It has no axes at all; so has what is computed from it."""
+        number = f"m = {op} <keepdims = 0> (d) n = Add (m, one) z = Div (d, n)"
+        check_copies(tmp_path, model(conv_net("Identity (d)").replace("z = Identity (d)", number)))
+
+
 FUSED_CONV = 'b = com.microsoft.FusedConv <pads = [1,1,1,1], activation = "Relu"> (x, c1, c1b)'
 SKIPPED = "a2 = Tanh (a) n = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> (a, a2, s, t, b3)"
 HALF_PRODUCT = "com.microsoft.FusedMatMul <alpha = 0.5> (n, w2)"
@@ -251,3 +258,11 @@ class TestVendor:
         assert {n.domain for n in optimised.graph.node} > {""}
         assert ("SimplifiedLayerNormalization" in {n.op_type for n in optimised.graph.node}) == (family == "rms")
         check_copies(tmp_path, optimised)
+
+    def test_an_optimised_file_with_params_beside_it(self, tmp_path: Path) -> None:
+        """A norm that ONNX does not have yet makes the file another one before onnx checks it."""
+        early, path = model(token_net(LAYER_NORM, "u = Relu (c)"), TOKENS), tmp_path / "net.onnx"
+        early.opset_import[0].version = 13
+        onnx.save(early, path, save_as_external_data=True, location="net.data", size_threshold=0)
+        plain = load(saved(tmp_path, "plain", model(token_net(LAYER_NORM, "u = Relu (c)"), TOKENS)))
+        assert {k: a.tobytes() for k, a in load(path).params.items()} == {k: a.tobytes() for k, a in plain.params.items()}

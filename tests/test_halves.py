@@ -93,6 +93,29 @@ def test_a_net_of_halves_and_one_of_float32_give_float32(folder: Path) -> None:
     assert kinds(folder / "m.onnx") == {TensorProto.FLOAT}
 
 
+def test_two_half_types_give_float32_and_this_is_told(folder: Path) -> None:
+    halved(write_net(folder / "a.onnx", 1), TensorProto.FLOAT16)
+    halved(write_net(folder / "b.onnx", 2), TensorProto.BFLOAT16)
+    ran = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--share", "0", "-o", "m.onnx", "--report", "r.json")
+    assert ran.code == 0 and kinds(folder / "m.onnx") == {TensorProto.FLOAT}
+    told = "Weights are float32 in the fused file (float16 in a; bfloat16 in b). Convert or quantise it to make it smaller."
+    assert told in " ".join(ran.out.split()) and told in " ".join(run("plan", "a.onnx", "b.onnx").out.split())
+    types = json.loads((folder / "r.json").read_text())["stored"]
+    assert types == {"merged": "float32", "tasks": {"a": "float16", "b": "bfloat16"}}
+
+
+@each
+def test_a_plan_counts_two_bytes_for_a_half(folder: Path, kind: str) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        write_net(folder / f"{name}.onnx", seed, width=64)
+    bytes32 = onnxzip.plan({"a": "a.onnx", "b": "b.onnx"})["merged"]["bytes"]
+    for name in "ab":
+        halved(folder / f"{name}.onnx", KINDS[kind])
+    planned = onnxzip.plan({"a": "a.onnx", "b": "b.onnx"})
+    assert planned["merged"]["bytes"] == pytest.approx(bytes32 / 2, rel=0.02)
+    assert planned["stored"]["merged"] == kind and "in the fused file" not in run("plan", "a.onnx", "b.onnx").out
+
+
 def test_a_retrained_result_keeps_the_type(folder: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         halved(write_net(folder / f"{name}.onnx", seed), TensorProto.FLOAT16)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from merging import snapshot
 from netfiles import check_canonical, check_same, loaded, ops, written
 from onnx import parser
 
 from onnxzip.errors import UsageError
-from onnxzip.loading import load, load_all
+from onnxzip.loading import load, load_all, mapped
 from onnxzip.runtime import to_model
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -124,6 +125,65 @@ class TestFiles:
         path = written(tmp_path, "g (float[N,50] x, float[40,50] w) => (float[] y) { y = Gemm<transB=1>(x, w) }")
         onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
         assert (tmp_path / "weights.bin").exists() and loaded(path).size == 2000
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_nodes_in_disorder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+        """As converters leave them: what they add stands behind all others."""
+        monkeypatch.setattr(mapped, "SMALLEST", 64)
+        path = written(
+            tmp_path,
+            """g (float[N,5] x, float[5,5] w) => (float[] y, float[] z) { r = Relu (x) p = MatMul (r, w) z = Neg (p)
+            t = Tanh (p) m = ReduceMax <keepdims = 0> (x) i = IsInf (m) y = If (i) <
+            then_branch = u () => (float[N,5] o) { o = Neg (t) }, else_branch = v () => (float[N,5] q) { q = Exp (t) }> }""",
+        )
+        model = onnx.load(path)
+        nodes = list(model.graph.node)[::-1]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        onnx.save(model, path, save_as_external_data=beside, location="net.data", size_threshold=0)
+        before = snapshot(tmp_path)
+        net = load(path)
+        assert any(map(mapped.is_mapped, net.params.values())) == beside
+        check_same(path, net)
+        assert snapshot(tmp_path) == before
+
+    @pytest.mark.parametrize("beside", [False, True])
+    def test_outputs_without_type_or_shape(self, tmp_path: Path, beside: bool) -> None:
+        """As those leave them who make an inner value an output."""
+        graph = "g (float[N,5] x, float[5,5] w) => (float[] y) { a = MatMul (x, w) b = Relu (a) y = Neg (b) }"
+        path = written(tmp_path, graph)
+        model = onnx.load(path)
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        model.graph.output.append(onnx.ValueInfoProto(name="a"))
+        onnx.save(model, path, save_as_external_data=beside, location="net.data", size_threshold=0)
+        net = loaded(path)
+        assert [(p.name, p.shape) for p in net.outputs] == [("y", (-1, 5)), ("a", (-1, 5))]
+
+    @pytest.mark.parametrize("strange", ["graph without a name", "domain written out", "params that are no inputs"])
+    def test_what_onnx_runtime_takes_and_the_checker_does_not(self, tmp_path: Path, strange: str) -> None:
+        path = written(tmp_path, "g (float[N,5] x, float[5,5] w) => (float[] y) { a = MatMul (x, w) y = Relu (a) }", 9)
+        model = onnx.load(path)
+        if strange == "graph without a name":
+            model.graph.name = ""
+        elif strange == "domain written out":
+            for node in model.graph.node:
+                node.domain = "ai.onnx"
+        else:
+            model.ir_version = 3
+        onnx.save(model, path)
+        with pytest.raises(onnx.checker.ValidationError):
+            onnx.checker.check_model(str(path))
+        assert ops(loaded(path)) == ["Gemm", "Relu"]
+
+    def test_nodes_in_order_stay_where_they_are(self, tmp_path: Path) -> None:
+        """A name inside of a branch is another one than the same name behind it."""
+        path = written(
+            tmp_path,
+            """g (float[N,5] x, bool c) => (float[] y) { a = Relu (x) [if] b = If (c) <then_branch = u () => (float[N,5] o)
+            { t = Tanh (a) o = Neg (t) }, else_branch = v () => (float[N,5] q) { q = Exp (a) }> t = Sin (b) y = Cos (t) }""",
+            c=np.array(True),
+        )
+        assert ops(loaded(path)) == ["Relu", "Tanh", "Neg", "Sin", "Cos"]
 
     def test_metadata_survive_and_loading_twice_gives_the_same_bytes(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,5] x, float[5,4] w) => (float[] y) { a = MatMul(x, w) y = Relu(a) }", opset=11)

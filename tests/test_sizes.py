@@ -93,6 +93,16 @@ FIXED = """fixed (float[N,3,L] x, float[6,3,3] w, float[6,7] p, float[2,6] h) =>
     d = ReduceMean<axes=[2], keepdims=0>(c)
     y = Gemm<transB=1>(d, h)
 }"""
+BELIEVED = """believed (float[N,S,4] x, float[28,6] w, float[6,2] h) => (float[N,2] y)
+<int64[1] first = {0}, int64[1] width = {28}> {
+    shape = Shape(x)
+    batch = Gather<axis=0>(shape, first)
+    wanted = Concat<axis=0>(batch, width)
+    a = Reshape(x, wanted)
+    b = MatMul(a, w)
+    c = Relu(b)
+    y = MatMul(c, h)
+}"""
 # every token sees those before it, the nearer ones more: tables made for the length
 CAUSAL = """causal (float[N,S,4] x, float[4,6] w, float[6,6] v, float[6,2] h) => (float[N,2] y)
 <int64[1] one = {1}, int64 none = {0}, int64 step = {%d}, float tenth = {0.1}> {
@@ -398,6 +408,14 @@ class TestFixedInTruth:
     def test_and_with_data(self, tmp_path: Path) -> None:
         fused = fused_with_copy(written(tmp_path, FIXED, 17), pictures(60, 3, 7), {"L": 7})
         assert input_dims(fused) == {"x": ["N", 3, 7]} and "keeps its size, 7" in fused.plan.refusals[-1].why
+
+
+    def test_a_reshape_to_one_size(self, tmp_path: Path) -> None:
+        """As torch traces an attention: onnx believes that it gives so many entries whatever it reads."""
+        path = written(tmp_path, BELIEVED, 17)
+        failed(3, "plan", f"a={path}", f"b={path}", words=("no number for axis 1 of input 'x'", "--data", "128"))
+        fused = fused_with_copy(path, pictures(60, 7, 4), {"S": 7})
+        assert input_dims(fused) == {"x": ["N", 7, 4]} and "keeps its size, 7" in fused.plan.refusals[-1].why
 
 
 class TestRandomNets:

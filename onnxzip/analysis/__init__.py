@@ -6,11 +6,12 @@
     steps           which weights are fitted together
     strands         how many channels are shared by whom (grouped: as many in all groups of a node)
     layout          the fused net before its weights are known (drafting: the sheet; laying: the rules)
-    plan            all of it
+    plan            all of it (refusals: what stays unmerged)
     sizing          what of it follows the size of the input (following: without a word)
 """
 
-from onnxzip.analysis.plan import Plan, Refusal, analyse
+from onnxzip.analysis.plan import Plan, analyse
+from onnxzip.analysis.refusals import Refusal
 from onnxzip.analysis.sizing import analyse_sized
 
 __all__ = ["Plan", "Refusal", "analyse", "analyse_sized"]

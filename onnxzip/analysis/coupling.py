@@ -127,7 +127,7 @@ class _Builder:
 
     def couple(self, node: Node, line: Line, present: list[str]) -> None:
         left, right = parse(line.text)
-        left = left or ((),) * len(present)  # scalars have no axes
+        left, right = left or ((),) * len(present), right or ((),) * len(node.outputs)  # single numbers have no axes
         values = [*present, *node.outputs]
         if len(left) + len(right) != len(values):
             raise SpaceMismatch(f"line {line.text!r} does not fit {len(present)} inputs and {len(node.outputs)} outputs")

@@ -17,20 +17,14 @@ from onnxzip.analysis.laying import lay_out
 from onnxzip.analysis.layout import Layout
 from onnxzip.analysis.numbers import laid_over
 from onnxzip.analysis.proposals import Proposal, beside_own, proposals_of
+from onnxzip.analysis.refusals import STARVED, Refusal, nothing_shared
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
 from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.weights import common_type
 from onnxzip.net import Net, Sizes
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A place left unmerged, with its reason."""
-
-    where: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +71,11 @@ class Plan:
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.nets)
 
+    @property
+    def stored(self) -> str:
+        """Type in which the file of the fused net holds its weights, as ONNX calls it."""
+        return common_type(n.stored for n in self.nets.values())
+
     @cached_property
     def dtypes(self) -> Mapping[str, np.dtype]:
         """The numpy dtype of every value and param of the fused net."""
@@ -118,18 +117,16 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names:
         apart = {n: _space(n, p, set(), 0.0, False, frozenset(laid.tasks)) for n, p in proposals.items()}
-        raise UnsupportedError(_nothing_shared(nets, _refusals(laid, steps, apart, {}, found.refused)))
+        raise UnsupportedError(nothing_shared(laid.tasks, _refusals(laid, steps, apart, {}, found.refused)))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
     refusals = _refusals(laid, steps, spaces, torn, found.refused)
     if _asked_of_all(proposals, shares) and not any(p.shares_any for p in spaces.values()):
-        raise UnsupportedError(_nothing_shared(nets, refusals))
+        raise UnsupportedError(nothing_shared(laid.tasks, refusals))
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
 
 UNLIKE = "its channels keep their order, and not all nets have as many"
-LISTED = 8  # places that a message names
-STARVED = "all that its shared channels could read is each task's own"
 
 
 def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
@@ -263,12 +260,3 @@ def _refusals(
     for where, why in (*deeper, *laid.partings):
         found.setdefault(where, why)
     return [Refusal(where, why) for where, why in found.items()]
-
-
-def _nothing_shared(nets: Sequence[Net], refusals: Sequence[Refusal]) -> str:
-    """What to tell of nets that share nothing: causes before what follows from them."""
-    ordered = sorted(refusals, key=lambda r: r.why == STARVED)
-    listed = "; ".join(f"{r.where}: {r.why}" for r in ordered[:LISTED])
-    listed = listed or "no node with weights and inner channels corresponds"
-    more = f"; and {len(ordered) - LISTED} more places" if len(ordered) > LISTED else ""
-    return f"{', '.join(n.name for n in nets)} share nothing ({listed}{more})"

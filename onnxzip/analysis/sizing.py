@@ -14,7 +14,8 @@ import numpy as np
 
 from onnxzip.analysis.following import auto_pad, reshaped, sliced
 from onnxzip.analysis.layout import Placed
-from onnxzip.analysis.plan import Plan, Refusal, analyse
+from onnxzip.analysis.plan import Plan, analyse
+from onnxzip.analysis.refusals import Refusal
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading import Loaded
 from onnxzip.net import BATCH, Axis, Measure, Node, Sizes

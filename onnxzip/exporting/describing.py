@@ -26,7 +26,7 @@ from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
 from onnxzip.loading.dims import RECORDED
-from onnxzip.loading.halves import FLOAT32
+from onnxzip.loading.weights import FLOAT32
 from onnxzip.net import Axis, Net
 from onnxzip.peers import Peers
 from onnxzip.runtime import open_file, open_session, to_model
@@ -81,7 +81,7 @@ def shelf_for(plan: Plan) -> Shelf | None:
     """A shelf for the params of a fused net that one file cannot hold."""
     names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
     large = 4 * sum(math.prod(plan.layout.shapes[n]) for n in names) > LARGEST_FILE
-    return Shelf() if large and all(n.stored == FLOAT32 for n in plan.nets.values()) else None
+    return Shelf() if large and plan.stored == FLOAT32 else None
 
 
 def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto, TensorProto, load, load_from_string, numpy_helper
+from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxzip.analysis import Plan
@@ -26,15 +26,15 @@ from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipping import Zipped
+from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Axis, Net, macs, macs_of
 
 SCHEMA_VERSION = 1
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a net costs: floating-point params, bytes of its file, multiply-accumulates per sample."""
+    """What a net costs: params (`weights_by_type`), bytes of its file, multiply-accumulates per sample."""
 
     params: int
     bytes: int
@@ -53,19 +53,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def params_of(model: ModelProto) -> int:
-    """Floating-point numbers among the constants of a model."""
-    tensors = list(model.graph.initializer)
-    tensors += [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
-    return sum(math.prod(t.dims) for t in tensors if t.data_type in _FLOATS)
-
-
 def source_size(path: Path, multiplications: int) -> Size:
     """Of an original file, external data included."""
     model = load(path, load_external_data=False)
     beside = {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}
     total = path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
-    return Size(params_of(model), total, multiplications)
+    return Size(weights_by_type(model).total(), total, multiplications)
 
 
 def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
@@ -75,8 +68,9 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
         skeleton: the fused net without params.
     """
     shapes = distinct_shapes(plan)
+    width = dtype_of(plan.stored).itemsize
     payload = sum(
-        4 * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
+        width * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
         for n, s in shapes.items()
     )
     params = sum(math.prod(s) for s in shapes.values())
@@ -176,6 +170,16 @@ def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def stored_entry(plan: Plan) -> dict[str, Any]:
+    """Types in which most weights lie, of the nets and of the fused one."""
+    return {"merged": dtype_of(plan.stored).name, "tasks": {t: dtype_of(n.stored).name for t, n in plan.nets.items()}}
+
+
+def dtype_of(stored: str) -> np.dtype:
+    """The numpy dtype of a type as ONNX calls it."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(stored)))
+
+
 def macs_before(plan: Plan, task: str) -> int:
     """Multiply-accumulates per sample of a net as it came."""
     net, added = plan.nets[task], plan.added(task)
@@ -196,7 +200,7 @@ def merge_report(
 ) -> dict[str, Any]:
     """All of a merge; `beside`: bytes of its file of weights."""
     sizes = {t: size for t, (_, origin) in originals.items() if (size := original_size(origin)) is not None}
-    merged = Size(params_of(load_from_string(content)), len(content) + beside, macs(net))
+    merged = Size(weights_by_type(load_from_string(content)).total(), len(content) + beside, macs(net))
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {
@@ -209,6 +213,7 @@ def merge_report(
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "sizes": sizes_entry(plan),
+        "stored": stored_entry(plan),
         "seconds": dict(seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "retrain": None,
@@ -253,6 +258,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "extensions": extensions_entry(plan),
         "refusals": refusals_entry(plan),
         "sizes": sizes_entry(plan),
+        "stored": stored_entry(plan),
         "layout": layout,
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
-from onnxzip.errors import UsageError
+from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.tied import tied
 from onnxzip.net import Axis, Net, Node, Port, Sizes, output_name
 
@@ -28,7 +28,6 @@ def assemble(
         named: (task, output of its net) -> what the fused net calls it.
     """
     first = plan.nets[plan.tasks[0]]
-    stored = {n.stored for n in plan.nets.values()}
     layout = plan.layout
     renames, extra, outputs = _name_outputs(plan, named)
     shapes = {renames.get(v, v): s for v, s in layout.shapes.items()}
@@ -46,18 +45,25 @@ def assemble(
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
-        stored=stored.pop() if len(stored) == 1 else "FLOAT",
+        stored=plan.stored,
         sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
     )
 
 
-def check_output_names(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:
-    """Refuse nets whose outputs the fused net could not tell apart, from one another or from its inputs.
+def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:
+    """Refuse nets that do not take samples one at a time, or whose outputs could not be told apart.
 
     Raises:
-        UsageError: saying which, and what to do.
+        UnsupportedError: an input has no axis for the batch, or one of several samples.
+        UsageError: an output would have the name of another one, or of an input.
     """
+    for port in plan.nets[plan.tasks[0]].inputs:
+        if not port.shape or port.shape[0] > 1:
+            raise UnsupportedError(
+                f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
+                "for the batch, dynamic or 1."
+            )
     known = {p.name: f"input {p.name!r}" for p in plan.nets[plan.tasks[0]].inputs}
     for task in plan.tasks:
         for original, _ in plan.layout.outputs[task]:

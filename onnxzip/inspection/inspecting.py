@@ -13,7 +13,7 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxzip.analysis.coupling import couple
-from onnxzip.exporting.report import params_of, sha256_of, source_size
+from onnxzip.exporting.report import sha256_of, source_size
 from onnxzip.exporting.splitting import needed_nodes, read_by, split_model
 from onnxzip.exporting.traces import is_fused, read_trace
 from onnxzip.inspection.merged import Needs, merged_entries, owned_entry
@@ -56,7 +56,7 @@ def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
         "schema_version": INSPECT_VERSION,
         "kind": "net",
         "file": {
-            "source": str(file), "sha256": sha256_of(file), **size.as_dict(), "params": params_of(model),
+            "source": str(file), "sha256": sha256_of(file), **size.as_dict(),
             "opset": opset_of(model), "ir_version": int(model.ir_version), "producer": model.producer_name,
         },
         "unused": unused(model),

@@ -10,6 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxzip.analysis.refusals import by_reason, named
+
 Report = Mapping[str, Any]
 _UNITS = ("B", "kB", "MB", "GB")
 
@@ -19,6 +21,7 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield from noise_line(report, "Zipped")
     yield _task_table(report)
     yield _size_table(report)
+    yield from _type_line(report)
     yield _space_table(report, fitted=True)
     yield from _size_lines(report)
     if report["retrain"]:
@@ -30,6 +33,7 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge would make."""
     yield _space_table(report, fitted=False)
     yield _size_table(report)
+    yield from _type_line(report)
     yield from _size_lines(report)
     yield from _refusals(report)
 
@@ -73,6 +77,15 @@ def noise_line(report: Report, verb: str) -> Iterator[Text]:
     if noise is not None:
         count, seed = noise["samples"], noise["seed"]
         yield Text(f"{verb} on {count:,} samples of noise (seed {seed}): no data were given. Use --data.")
+
+
+def _type_line(report: Report) -> Iterator[Text]:
+    """Says that weights have another type in the fused file than they had."""
+    merged = report["stored"]["merged"]
+    others = by_reason((task, kind) for task, kind in report["stored"]["tasks"].items() if kind != merged)
+    if others:
+        told = "; ".join(f"{kind} in {', '.join(tasks)}" for kind, tasks in others.items())
+        yield Text(f"Weights are {merged} in the fused file ({told}). Convert or quantise it to make it smaller.")
 
 
 def _size_lines(report: Report) -> Iterator[Text]:
@@ -140,14 +153,14 @@ def _refusals(report: Report) -> Iterator[RenderableType]:
 
 
 def place_tables(entries: Sequence[Report], title: str) -> Iterator[RenderableType]:
-    """Places with what is to be said of them; nothing where there are none."""
+    """Places with what is to be said of them, once of all of which it is the same; nothing where there are none."""
     if not entries:
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("where", overflow="fold")
     table.add_column("why", overflow="fold")
-    for entry in entries:
-        table.add_row(Text(entry["where"]), Text(entry["why"]))
+    for why, places in by_reason((entry["where"], entry["why"]) for entry in entries).items():
+        table.add_row(Text(named(places)), Text(why))
     yield table
 
 

@@ -1,7 +1,8 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file (mapped: large params that stay in files of their own)
-    halves     weights of half types as float32
+    files      read, with every check of a file (repairing: made valid; checking: what was changed; mapped: large params that
+               stay in files of their own)
+    halves     weights of half types as float32 (weights: what a file's weights are, and of which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
@@ -26,14 +27,14 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxzip.loading.canon import ANY_FLOAT, net_of
+from onnxzip.loading.canon import ANY_FLOAT, mergeable, net_of
 from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.faithful import widened as widened_throughout
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
-from onnxzip.loading.halves import stored_type
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.loading.sized import Loaded, load_sized
+from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
 
 __all__ = ["Family", "Loaded", "family", "load", "load_all", "load_family", "load_model", "look_at"]
@@ -63,7 +64,7 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
         UnsupportedError, UsageError: as `load`.
     """
     opset = opset or max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    return at_usual_sizes(where, model, lambda sized, _: net_of(where, name or where.stem, sized, opset))
+    return at_usual_sizes(where, model, lambda sized, _: mergeable(where, name or where.stem, sized, opset))
 
 
 def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:

@@ -20,16 +20,21 @@ def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
     return list(found)
 
 
+def is_linked(file: Path) -> bool:
+    """Whether a file is a link, or is one of several names of what it holds: caches of downloads are made of these."""
+    return file.is_symlink() or (file.is_file() and file.stat().st_nlink > 1)
+
+
 def _locations(path: Path) -> list[str]:
     """Where a file says that its external data lie, relative to its folder."""
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False) if os.path.isfile(path) else onnx.ModelProto()
     except (OSError, DecodeError):
         return []  # whoever reads the file says what is wrong with it
-    return [entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"]
+    return [entry.value for tensor in tensors_in(model) for entry in tensor.external_data if entry.key == "location"]
 
 
-def _tensors(message: Message) -> Iterator[TensorProto]:
+def tensors_in(message: Message) -> Iterator[TensorProto]:
     """Every tensor at any depth of a message: initializers, attributes, branches, functions."""
     if isinstance(message, TensorProto):
         yield message
@@ -37,4 +42,4 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in value if isinstance(value, Iterable) else [value]:
-                yield from _tensors(part)
+                yield from tensors_in(part)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import widened
@@ -18,10 +19,27 @@ from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
+from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
+
+
+def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
+    """As `net_of`, of a net that can be merged: what it gives for a sample does not depend on others, or on chance.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `net_of`; it is in training mode.
+    """
+    net = net_of(path, name, model, opset)
+    for node in net.nodes:
+        if node.attrs.get("training_mode") and node.attrs.get("ratio") != 0:
+            raise UnsupportedError(
+                f"{path}: node {node.name!r} ({node.op}) is in training mode. Export the net in evaluation mode: after "
+                "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
+            )
+    return net
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
@@ -34,7 +52,7 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     Raises:
         InvalidModelError, UnsupportedError: its shapes contradict each other, or it cannot be merged.
     """
-    wide, stored = widened(path, model)
-    prepared = prepare(path, wide, opset)
-    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
+    prepared = prepare(path, widened(path, model), opset)
+    runs = fold_for_both_batches(path, prepared)
+    net = replace(to_net(path, name, prepared, runs, floats), stored=stored_type(model))
     return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

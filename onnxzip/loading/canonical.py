@@ -94,6 +94,11 @@ def _pad(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[st
     return attrs | {"pads": pads, "constant_value": 0.0 if constant is None else constant}
 
 
+def _resize(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:
+    """Until opset 13 what is not given is an empty tensor."""
+    return {key: None if value == () else value for key, value in attrs.items()}
+
+
 def _transpose(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:
     return attrs | {"perm": tuple(attrs.get("perm") or range(len(x) - 1, -1, -1))}
 
@@ -106,5 +111,6 @@ _RULES: dict[str, Rule] = {
     "Split": _split,
     "Slice": _slice,
     "Pad": _pad,
+    "Resize": _resize,
     "Transpose": _transpose,
 }

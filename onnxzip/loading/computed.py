@@ -41,8 +41,7 @@ def computing(path: Path, model: ModelProto, names: Mapping[str, np.dtype], opse
     Raises:
         InvalidModelError, UnsupportedError: as of any net.
     """
-    wide, _ = widened(path, model)
-    prepared = prepare(path, wide, opset)
+    prepared = prepare(path, widened(path, model), opset)
     if not set(names) <= {v for node in prepared.graph.node for v in node.output}:
         raise UnsupportedError(f"{path}: a constant that differs with the size of the input was changed by loading.")
     _cut(prepared.graph, names)

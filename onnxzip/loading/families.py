@@ -14,7 +14,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.canon import net_of
+from onnxzip.loading.canon import mergeable
 from onnxzip.loading.dims import bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
@@ -89,13 +89,13 @@ class Family:
         return nets
 
     def _alone(self, path: Path, task: str, model: ModelProto) -> Net:
-        net = net_of(path, task, model, self.opset)
+        net = mergeable(path, task, model, self.opset)
         if self.groups and sum(a.nbytes for a in net.params.values()) > LARGE_BYTES:
             gc.collect()
         return net
 
     def _freed(self, path: Path, model: ModelProto, net: Net) -> Net:
-        return freed(path, model, net, lambda free: net_of(path, net.name, free, self.opset))
+        return freed(path, model, net, lambda free: mergeable(path, net.name, free, self.opset))
 
     def usual(self) -> tuple[dict[str, int], tuple[Net, ...]]:
         """Sizes for nets without data, and the nets: numbers of the files, else the first usual ones at which all nets work.

@@ -13,12 +13,15 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.beside import is_linked, with_external_data
+from onnxzip.loading.checking import check_changed
 from onnxzip.loading.mapped import read_small
+from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
-from onnxzip.loading.vendor_norms import with_norms_of_vendor
 from onnxzip.runtime import newest_versions
 
 OLDEST_OPSET = 7
+_LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
 _QUANTISED = re.compile("Quantize|Integer|NBits|Bnb4|^QLinear|^QAttention|^QGemm|^QMoE")
 _OTHER_FLOATS = {
     kind: TensorProto.DataType.Name(kind) for kind in TensorProto.DataType.values()
@@ -60,12 +63,17 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     if not model.graph.node:
         raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
     _refuse_versions(path, model)
-    strange = with_norms_of_vendor(model)
+    _refuse_layouts(path, model)
     try:
-        onnx.checker.check_model(model if strange else str(path))
+        if put_right(path, model):
+            check_changed(path, model)
+        else:
+            onnx.checker.check_model(str(path))
         load(path, model)
     except onnx.checker.ValidationError as error:
-        raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
+        linked = any(is_linked(file) for file in with_external_data([path])[1:])
+        advice = "Put a copy of that file there" if linked else "Export the net again"
+        raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. {advice}.") from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"{path}: its external data cannot be read: {plain(error)}. Keep it beside.") from error
     return model
@@ -88,9 +96,8 @@ def parse(content: bytes, where: Path) -> ModelProto:
     _refuse_versions(where, model)
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
-    strange = with_norms_of_vendor(model)
     try:
-        onnx.checker.check_model(model if strange else content)
+        onnx.checker.check_model(model if put_right(where, model) else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
     return model
@@ -137,6 +144,15 @@ def _refuse_versions(path: Path, model: ModelProto) -> None:
             f"{path}: has ONNX IR version {model.ir_version}; versions 3 to {newest_ir} are supported. "
             "Export the net again with a release of onnx that fits."
         )
+
+
+def _refuse_layouts(path: Path, model: ModelProto) -> None:
+    for node in model.graph.node:
+        if node.domain in _LAID_OUT:
+            raise UnsupportedError(
+                f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is in a layout that ONNX Runtime chose for "
+                "one machine. Give the net as it was before it was optimised, or optimise it with ORT_ENABLE_EXTENDED."
+            )
 
 
 def _refuse_number_formats(path: Path, model: ModelProto) -> None:

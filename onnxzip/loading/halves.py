@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -11,27 +9,16 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.stored import HALVES, holders, read_floats
 
-FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
 
-
-def stored_type(model: ModelProto) -> str:
-    """The type in which most of a model's weights lie, by their number; float32 where no other has more."""
-    sizes: Counter[str] = Counter({FLOAT32: 0})
-    for _, holder in holders(model):
-        if isinstance(holder, TensorProto):
-            sizes[TensorProto.DataType.Name(holder.data_type)] += math.prod(holder.dims)
-    return max(sizes, key=lambda kind: sizes[kind])
-
-
-def widened(path: Path, model: ModelProto) -> tuple[ModelProto, str]:
-    """The model with float32 weights, and the type in which most of its weights lie.
+def widened(path: Path, model: ModelProto) -> ModelProto:
+    """The model with float32 weights.
 
     Raises:
         UnsupportedError: it computes with halves.
     """
     halves = {name: t for name, t in holders(model) if isinstance(t, TensorProto) and t.data_type in HALVES}
     if not halves:
-        return model, FLOAT32
+        return model
     for node in model.graph.node:
         read = [v for v in node.input if v in halves]
         casts = node.op_type == "Cast" and any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
@@ -46,5 +33,4 @@ def widened(path: Path, model: ModelProto) -> tuple[ModelProto, str]:
     for name, tensor in holders(wide):
         if name in halves and isinstance(tensor, TensorProto):
             tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
-    stored = stored_type(model)
-    return wide, stored if TensorProto.DataType.Value(stored) in HALVES else FLOAT32
+    return wide

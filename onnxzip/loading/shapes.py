@@ -52,9 +52,11 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     A constant that grows with the batch because a node expands it (a class token repeated for every sample) is not folded.
 
     Raises:
-        InvalidModelError: shapes contradict each other.
-        UnsupportedError: an input has a dynamic axis behind the batch; the graph depends on the batch.
+        InvalidModelError: shapes contradict each other, or what a Reshape reads.
+        UnsupportedError: an input or output is no tensor; an input has a dynamic axis behind the batch; the graph depends on
+            the batch.
     """
+    _refuse_other_kinds(path, model)
     batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
     if not batched:
         graph = _folded(path, model, mapped, {}, frozenset())
@@ -103,14 +105,23 @@ def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
     return tuple(dims)
 
 
+def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
+    """Only tensors are known, no sequences, maps or optional values."""
+    for kind, ports in (("input", model.graph.input), ("output", model.graph.output)):
+        for port in ports:
+            if port.type.WhichOneof("value") != "tensor_type":
+                raise UnsupportedError(
+                    f"{path}: {kind} {port.name!r} is not a tensor; only nets over tensors can be merged. Export the net "
+                    "without it (scikit-learn: `zipmap=False`)."
+                )
+
+
 def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     params = {t.name for t in model.graph.initializer}
     batched = []
     for port in model.graph.input:
         if port.name in params:
             continue
-        if port.type.WhichOneof("value") != "tensor_type":
-            raise UnsupportedError(f"{path}: input {port.name!r} is not a tensor; only nets over tensors can be merged.")
         if not port.type.tensor_type.HasField("shape"):
             raise UnsupportedError(f"{path}: input {port.name!r} has no shape. Export the net with its input shapes.")
         dynamic = [k for k, dim in enumerate(port.type.tensor_type.shape.dim) if dim.dim_value <= 0]
@@ -148,7 +159,19 @@ def _folded(
         _plain_casts(graph)
         with_state_shapes(graph)
         before, now = now, _progress(path, graph)
+    _refuse_other_counts(path, graph)
     return without_counting_gathers(graph)
+
+
+def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
+    """onnx believes what a Reshape says that it gives, whatever it reads."""
+    for node in (n for n in graph.nodes if n.op == "Reshape"):
+        before, after = node.inputs[0].shape, node.outputs[0].shape
+        if _is_static(before) and _is_static(after) and math.prod(before) != math.prod(after):
+            raise InvalidModelError(
+                f"{path}: node {node.name!r} (Reshape) cannot make {list(after)} of {list(before)}: it is made for another "
+                "size of the input, or a batch of 1. Export the net with that size fixed."
+            )
 
 
 def _may_fold(graph: gs.Graph) -> bool:

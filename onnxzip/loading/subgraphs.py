@@ -32,7 +32,7 @@ def subgraphs_of(path: Path, node: gs.Node, other: gs.Node) -> dict[str, Subgrap
             f"{path}: the graph inside node {node.name!r} ({node.op}) depends on the batch size. Export the net with a fixed "
             "batch of 1."
         )
-    reads = tuple(dict.fromkeys(v for content in inner.values() for v in _free(GraphProto.FromString(content))))
+    reads = tuple(dict.fromkeys(v for content in inner.values() for v in read_from_around(GraphProto.FromString(content))))
     return {key: Subgraph(content, reads) for key, content in inner.items()}
 
 
@@ -68,12 +68,12 @@ def _inner(graph: GraphProto) -> Iterable[GraphProto]:
     return (a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH)
 
 
-def _free(graph: GraphProto) -> list[str]:
+def read_from_around(graph: GraphProto) -> list[str]:
     """What a graph reads that it neither computes nor holds nor is given."""
     known = {p.name for p in graph.input} | {t.name for t in graph.initializer}
     found: list[str] = []
     for node in graph.node:
-        read = [*node.input, *(v for a in node.attribute if a.type == AttributeProto.GRAPH for v in _free(a.g))]
+        read = [*node.input, *(v for a in node.attribute if a.type == AttributeProto.GRAPH for v in read_from_around(a.g))]
         found += [v for v in read if v and v not in known]
         known |= set(node.output)
     return [*found, *(p.name for p in graph.output if p.name not in known)]

@@ -127,7 +127,9 @@ function fidelityBlock() {
 }
 
 function refusalsBlock() {
-  const rows = report.refusals.map((r) => [r.where, r.why]);
+  const places = new Map();
+  for (const r of report.refusals) places.set(r.why, [...(places.get(r.why) ?? []), r.where]);
+  const rows = [...places].map(([why, where]) => [where.join(", "), why]);
   if (rows.length === 0) return null;
   return block("refusals", merged ? "Left unmerged" : "Not coupled", null, tableOf([["where", false], ["why", false]], rows));
 }
