@@ -166,6 +166,35 @@ class TestVerify:
         failed(1, "verify", "m.onnx", "--against", "a=b.onnx", *data, words=("'a'", "'a_logits'", "[64, 4]", "[64, 3]"))
 
 
+COMMANDS = {
+    "verify": ("--against", "a.onnx"),
+    "split": ("--task", "a", "-o", "o.onnx"),
+    "bundle": ("-o", "parts"),
+    "export": ("--target", "ort", "-o", "o.ort"),
+    "retrain": ("--teacher", "a.onnx", "--teacher", "b.onnx", "--steps", "2", "-o", "o.onnx"),
+    "inspect": (),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_has_lost_an_output_is_refused(folder: Path, command: str) -> None:
+    model = onnx.load(folder / "m.onnx")
+    del model.graph.output[0]
+    onnx.save(model, folder / "lost.onnx")
+    failed(3, command, "lost.onnx", *COMMANDS[command], words=("lost.onnx", "lost the output 'a_logits'", "task 'a'"))
+    assert run("verify", "lost.onnx", "--against", "b.onnx", "--data", "d.npz").code == 0
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "diff", "merge"])
+def test_a_file_of_a_newer_onnxzip_is_refused(folder: Path, command: str) -> None:
+    model = onnx.load(folder / "m.onnx")
+    next(p for p in model.metadata_props if p.key == "onnxzip.schema").value = "99"
+    onnx.save(model, folder / "new.onnx")
+    nets = {"diff": ("a.onnx", "new.onnx"), "merge": ("new.onnx", "c=a.onnx", "-o", "o.onnx")}
+    arguments = nets.get(command) or ("new.onnx", *COMMANDS[command])
+    failed(3, command, *arguments, words=("new", "schema 99", "newer onnxzip"))
+
+
 def spoil(model: ModelProto, value: float) -> None:
     """Put a number among the weights of the first shared node."""
     tensor = model.graph.initializer[0]

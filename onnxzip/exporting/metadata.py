@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
-from onnxzip.errors import InvalidModelError
+from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.net import Net, reachable
 
 PREFIX = "onnxzip."
@@ -144,16 +144,43 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
 
     Raises:
         InvalidModelError: it is no file made by onnxzip, or its entries are damaged.
+        UnsupportedError: a newer onnxzip has made it, whose entries may mean something else.
     """
     if PREFIX + "tasks" not in entries:
         raise InvalidModelError(
             f"{where}: was not made by onnxzip: it has no entry {PREFIX}tasks in its metadata. Merge nets first."
         )
     try:
+        schema = int(entries.get(PREFIX + "schema", "1"))
+        if schema > SCHEMA:
+            maker = entries.get(PREFIX + "version", "unknown")
+            raise UnsupportedError(
+                f"{where}: was made by onnxzip {maker}, whose metadata have schema {schema}; onnxzip {own_version()} "
+                f"knows those up to {SCHEMA}. Install a newer onnxzip."
+            )
         tasks, sources = json.loads(entries[PREFIX + "tasks"]), json.loads(entries[PREFIX + "sources"])
         return {t: Origin(**sources[t]) for t in tasks}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error
+
+
+def check_outputs(origins: Mapping[str, Origin], outputs: Iterable[str], where: str) -> None:
+    """Refuse a fused file that has lost what its tasks give.
+
+    Args:
+        origins: by task, of those that are needed.
+        outputs: names of the file's outputs.
+
+    Raises:
+        InvalidModelError: saying which output.
+    """
+    present = set(outputs)
+    for task, origin in origins.items():
+        for name in origin.outputs.values():
+            if name not in present:
+                raise InvalidModelError(
+                    f"{where}: has lost the output {name!r}, which its metadata name for task {task!r}. Merge the nets again."
+                )
 
 
 def seen_entry(by_tasks: Iterable[tuple[Iterable[str], np.ndarray]]) -> dict[str, str]:

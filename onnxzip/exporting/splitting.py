@@ -10,7 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, to_json
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
@@ -24,13 +24,14 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
         where: for messages.
 
     Raises:
-        InvalidModelError: the model was not made by onnxzip.
+        InvalidModelError: the model was not made by onnxzip, or has lost an output of the task.
         UsageError: it has no such task.
     """
     origins = read_origins(entries_of(model), where)
     if task not in origins:
         raise UsageError(f"{where}: has no task {task!r} (tasks: {', '.join(origins)})")
     origin = origins[task]
+    check_outputs({task: origin}, [p.name for p in model.graph.output], where)
     nodes = needed_nodes(model.graph, list(origin.outputs.values()))
     names = _renames(model.graph, nodes, origin)
     alone = ModelProto()
