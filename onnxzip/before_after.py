@@ -21,7 +21,7 @@ from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble, check_output_names
 from onnxzip.loading import family, load_family
-from onnxzip.loading.files import read
+from onnxzip.loading.files import read_to_run
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
@@ -102,7 +102,7 @@ def verify_files(
     path, stages = path_of(fused, "fused net"), Stages(progress)
     provider_for(run.device)
     with stages.stage("load", len(against)):
-        model = read(path)
+        model = read_to_run(path)
         originals = originals_of(path, model, against, "--against", progress.note)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
 from onnx import ModelProto, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 import onnxzip
 import onnxzip.pipeline
@@ -193,6 +194,36 @@ def test_a_file_of_a_newer_onnxzip_is_refused(folder: Path, command: str) -> Non
     nets = {"diff": ("a.onnx", "new.onnx"), "merge": ("new.onnx", "c=a.onnx", "-o", "o.onnx")}
     arguments = nets.get(command) or ("new.onnx", *COMMANDS[command])
     failed(3, command, *arguments, words=("new", "schema 99", "newer onnxzip"))
+
+
+class TestQuantised:
+    """A fused file that ONNX Runtime's tools have made an int8 net of."""
+
+    @pytest.fixture
+    def quantised(self, folder: Path) -> str:
+        quantize_dynamic(folder / "m.onnx", folder / "q.onnx")
+        return "q.onnx"
+
+    def test_it_is_verified(self, quantised: str) -> None:
+        ran = run("verify", quantised, "--against", "a.onnx", "--against", "b.onnx", "--data", "d.npz", "--json")
+        exact = run("verify", "m.onnx", "--against", "a.onnx", "--against", "b.onnx", "--data", "d.npz", "--json")
+        assert ran.code == 0, ran.err
+        for task, entry in json.loads(ran.out)["tasks"].items():
+            want = json.loads(exact.out)["tasks"][task]["fidelity"]["relative_error"]
+            assert 0 < abs(entry["fidelity"]["relative_error"] - want) < 0.05
+
+    def test_its_tasks_are_taken_out(self, quantised: str, folder: Path) -> None:
+        together = outputs_of(folder / quantised, images(8))
+        assert run("split", quantised, "--task", "b", "-o", "b2.onnx").code == 0
+        assert run("bundle", quantised, "-o", "parts").code == 0
+        for file in ("b2.onnx", "parts/b.onnx"):
+            np.testing.assert_array_equal(outputs_of(folder / file, images(8))["logits"], together["b_logits"])
+
+    def test_it_cannot_be_worked_on(self, quantised: str) -> None:
+        words = ("q.onnx", "is quantised", "Give the float file")
+        for command in ("retrain", "export"):
+            failed(3, command, quantised, *COMMANDS[command], words=words)
+        failed(3, "merge", quantised, "c=a.onnx", "-o", "o.onnx", words=words)
 
 
 def spoil(model: ModelProto, value: float) -> None:
