@@ -21,6 +21,7 @@ from onnxzip.exporting.staging import put, staged, write_all
 from onnxzip.exporting.trial import check_alike, trial_feeds
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.exporting.write import check_unread, check_writable
+from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.files import read_to_run
 from onnxzip.runtime import Session, open_file
 
@@ -117,6 +118,6 @@ class _Trial:
 def _report(path: Path, made: Bundle) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(made.files[MANIFEST])
     total = sum(len(content) for content in made.files.values())
-    merged = path.stat().st_size
+    merged = bytes_read(path)
     return described | {"bytes": total, "fused_bytes": merged, "bytes_ratio": total / merged}
 
