@@ -332,6 +332,18 @@ def net_of_many_ports(path: Path, seed: int, classes: int, first: str, second: s
     return path
 
 
+def test_an_output_that_is_an_input(folder: Path) -> None:
+    for task in "ab":
+        model = onnx.load(folder / f"{task}.onnx")
+        model.graph.output.append(model.graph.input[0])
+        onnx.save(model, folder / f"{task}.onnx")
+    assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx", "--force").code == 0
+    assert run("split", "m.onnx", "--task", "b", "-o", "b2.onnx").code == 0
+    found = outputs_of(folder / "b2.onnx", images(3))
+    assert list(found) == ["logits", "b_image"]
+    np.testing.assert_array_equal(found["b_image"], images(3))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_several_inputs_and_outputs_under_other_names(tmp_path: Path, share: float) -> None:
     nets = {
