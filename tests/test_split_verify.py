@@ -164,6 +164,9 @@ class TestVerify:
         failed(3, "verify", "m.onnx", "--against", "a=none.onnx", *data, words=("none.onnx",))
         failed(3, "verify", "m.onnx", "--against", "a=m.onnx", *data, words=("m.onnx", "no output 'logits'"))
         failed(3, "verify", "m.onnx", "--against", "a.onnx", "--data", "none.npz", words=("none.npz",))
+        idle = ("--against", "a.onnx", "--data", "a=d.npz", "--data", "b=d.npz")
+        said = failed(3, "verify", "m.onnx", *idle, words=("'b'", "take part here (a)", "leave them out"))
+        assert "no such task" not in said
         failed(1, "verify", "m.onnx", "--against", "a=b.onnx", *data, words=("'a'", "'a_logits'", "[64, 4]", "[64, 3]"))
 
 
