@@ -37,6 +37,7 @@ from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
+from onnxzip.net import BATCH
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
@@ -224,13 +225,21 @@ def _retrained(
 
 
 def _check_ports(plan: Plan) -> None:
-    """Refuse fixed batches, and outputs that would have the same name."""
+    """Refuse inputs that are not fed sample by sample, and outputs that would have the same name."""
     check_output_names(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
-    for port in plan.nets[plan.tasks[0]].inputs:
+    inputs = plan.nets[plan.tasks[0]].inputs
+    free = next((p for p in inputs if p.shape[:1] == (BATCH,)), None)
+    for port in inputs:
         if not port.shape or port.shape[0] > 1:
             raise UnsupportedError(
                 f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
                 "for the batch, dynamic or 1."
+            )
+        if free is not None and port.shape[0] != BATCH:
+            raise UnsupportedError(
+                f"input {port.name!r} has the shape {list(port.shape)} for any number of samples of input {free.name!r}: its "
+                f"first axis is not the batch. Export the nets with a dynamic first axis of both, or keep {port.name!r} as a "
+                "constant."
             )
 
 

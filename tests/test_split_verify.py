@@ -367,3 +367,21 @@ def test_several_inputs_and_outputs_under_other_names(tmp_path: Path, share: flo
     alone = onnxzip.split(tmp_path / "m.onnx", "b")
     assert [o.name for o in alone.graph.output] == ["logits", "features", "hidden"]
     onnx.checker.check_model(alone, full_check=True)
+
+
+@pytest.mark.parametrize("shape", ["", "1", "1,3"])
+def test_an_input_that_is_not_fed_sample_by_sample(tmp_path: Path, shape: str) -> None:
+    """Beside inputs for any number of samples, a first axis of 1 is no batch."""
+    for seed, task in enumerate("ab"):
+        text = f"""<ir_version: 8, opset_import: ["": 17]> net (float[N,6] image, float{f"[{shape}]" if shape else ""} t)
+            => (float[N,3] logits) {{
+            c = Gemm <transB = 1> (image, w) d = Relu (c) h = Gemm <transB = 1> (d, v) logits = Div (h, t) }}"""
+        model = onnx.parser.parse_model(text)
+        model.graph.input[1].type.tensor_type.shape.SetInParent()
+        rng = np.random.default_rng(seed)
+        for name, size in (("w", (5, 6)), ("v", (3, 5))):
+            model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name))
+        onnx.save(model, tmp_path / f"{task}.onnx")
+    nets = [tmp_path / f"{task}.onnx" for task in "ab"]
+    words = ("input 't'", f"shape [{shape.replace(',', ', ')}]", "batch")
+    failed(3, "merge", *nets, "-o", tmp_path / "m.onnx", words=words)
