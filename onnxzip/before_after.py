@@ -52,7 +52,7 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     files = checked_files(nets)
     found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
     check_output_names(found)
-    return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
+    return plan_report(found, files, stored_model(assemble(found, {})), options.layout)
 
 
 def verify(

@@ -1,6 +1,7 @@
 """What a fused file says of itself, under `onnxzip.` in its metadata_props.
 
-version   of onnxzip                          schema   of these entries: 2; 1 has nothing of what `traces` tells of
+version   of onnxzip                          schema   of these entries: 3; 2 has nothing of what the tasks' files
+                                                       say of themselves, 1 nothing of what `traces` tells of, too
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
 trace, refusals   what `traces` reads        seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,7 +25,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.net import Net, reachable
 
 PREFIX = "onnxzip."
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Origin:
         inputs: input of the fused net -> the original's.
         outputs: output of the original -> the fused net's.
         params, bytes, macs: size of the original; None in files of schema 1.
+        entries, fields: entry of the original's metadata_props, or field of its model, where not all tasks have the same
+            -> the entry of the fused file that holds it.
     """
 
     source: str
@@ -46,6 +49,8 @@ class Origin:
     params: int | None = None
     bytes: int | None = None
     macs: int | None = None
+    entries: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 def own_version() -> str:
@@ -68,7 +73,7 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
         inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
         outputs = {p.name: next(names) for p in net.outputs}
         name, digest, size = files[task]
-        found[task] = Origin(name, digest, inputs, outputs, **size)
+        found[task] = Origin(name, digest, inputs, outputs, size["params"], size["bytes"], size["macs"])
     return found
 
 

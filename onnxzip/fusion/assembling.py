@@ -11,20 +11,16 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
 from onnxzip.errors import UsageError
 from onnxzip.fusion.tied import tied
-from onnxzip.net import Axis, Net, Node, Port, Sizes, output_name
+from onnxzip.net import Axis, Net, Node, Port, Sizes, common_name, output_name
 
 
 def assemble(
-    plan: Plan,
-    params: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str],
-    named: Callable[[str, str], str] = output_name,
+    plan: Plan, params: Mapping[str, np.ndarray], named: Callable[[str, str], str] = output_name
 ) -> Net:
-    """The fused net: outputs in task order, inputs named as in the first net.
+    """The fused net, which says nothing of itself yet: outputs in task order, inputs named as in the first net.
 
     Args:
         params: of every node of the layout.
-        metadata: for the file.
         named: (task, output of its net) -> what the fused net calls it.
     """
     first = plan.nets[plan.tasks[0]]
@@ -48,7 +44,7 @@ def assemble(
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
         stored=stored.pop() if len(stored) == 1 else "FLOAT",
         sizes=_renamed_sizes(plan.sizes, renames, extra),
-        metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
+        metadata={}, fields={}, batch=common_name(n.batch for n in plan.nets.values()),
     )
 
 

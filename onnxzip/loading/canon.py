@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.dims import batch_name
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
@@ -19,6 +20,7 @@ from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
 from onnxzip.net import Net
+from onnxzip.runtime import fields_of
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
@@ -36,5 +38,8 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     """
     wide, stored = widened(path, model)
     prepared = prepare(path, wide, opset)
-    net = replace(to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats), stored=stored)
+    net = replace(
+        to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
+        stored=stored, fields=fields_of(model), batch=batch_name(model),
+    )
     return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

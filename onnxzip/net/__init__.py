@@ -3,10 +3,24 @@
 from onnxzip.net.edit import pruned, renamed_inputs
 from onnxzip.net.macs import macs, macs_of
 from onnxzip.net.naming import Names, output_name
-from onnxzip.net.records import BATCH, Axis, Measure, Net, Node, Port, Shape, Sizes, Subgraph, bind_batch, per_sample
+from onnxzip.net.records import (
+    BATCH,
+    Axis,
+    Measure,
+    Net,
+    Node,
+    Port,
+    Shape,
+    Sizes,
+    Subgraph,
+    bind_batch,
+    common_name,
+    per_sample,
+)
 from onnxzip.net.walk import consumers, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch", "consumers",
-    "macs", "macs_of", "output_name", "per_sample", "producers", "pruned", "reachable", "renamed_inputs", "topological",
+    "BATCH", "Axis", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch", "common_name",
+    "consumers", "macs", "macs_of", "output_name", "per_sample", "producers", "pruned", "reachable", "renamed_inputs",
+    "topological",
 ]
