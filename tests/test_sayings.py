@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from merging import failed, images, run, write_net
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 import onnxzip
 
@@ -111,3 +112,29 @@ def test_the_batch_keeps_its_name(tmp_path: Path, batches: tuple[str, str], name
     for port in (p for m in models for p in (*m.graph.input, *m.graph.output)):
         dim = port.type.tensor_type.shape.dim[0]
         assert (dim.dim_param or dim.dim_value) == name
+
+
+@pytest.mark.parametrize(
+    ("axes", "dims"),
+    [("batch,1,N,M", ["batch", 1, "N", "M"]), ("H,1,,", ["H", 1, "H_2", "W"]), ("N,1,N,M", ["N", 1, "N_2", "M"])],
+)
+def test_free_axes_beside_it(tmp_path: Path, axes: str, dims: list[str | int]) -> None:
+    """An axis may have a name that is only usual for the batch, and none that the batch has."""
+    first, second, *sides = axes.split(",")
+    for seed, task in enumerate("ab"):
+        text = """<ir_version: 8, opset_import: ["": 17]> net (float[A,1,B,C] image) => (float[A,3] logits) {
+            c = Conv <pads = [1,1,1,1]> (image, w) d = Relu (c)
+            p = GlobalAveragePool (d) f = Flatten (p) logits = MatMul (f, v) }"""
+        model = onnx.parser.parse_model(text)
+        rng = np.random.default_rng(seed)
+        for name, size in (("w", (8, 1, 3, 3)), ("v", (8, 3))):
+            model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name))
+        for dim, axis in zip(model.graph.input[0].type.tensor_type.shape.dim, (first, second, *sides), strict=True):
+            if not axis.isdigit():
+                dim.dim_param = axis
+        model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = first
+        onnx.save(model, tmp_path / f"{task}.onnx")
+    model = onnxzip.merge({t: tmp_path / f"{t}.onnx" for t in "ab"}, images(100)).model
+    onnx.checker.check_model(model, full_check=True)
+    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == dims
+    assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == first
