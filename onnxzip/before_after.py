@@ -21,7 +21,7 @@ from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
-from onnxzip.loading.files import read
+from onnxzip.loading.files import read_to_run
 from onnxzip.progress import Progress, Silent, Stages
 from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
@@ -52,7 +52,7 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     files = checked_files(nets)
     found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
     check_ports(found)
-    return plan_report(found, files, stored_model(assemble(found, {}, {})), options.layout)
+    return plan_report(found, files, stored_model(assemble(found, {})), options.layout)
 
 
 def verify(
@@ -102,7 +102,7 @@ def verify_files(
     path, stages = path_of(fused, "fused net"), Stages(progress)
     provider_for(run.device)
     with stages.stage("load", len(against)):
-        model = read(path)
+        model = read_to_run(path)
         originals = originals_of(path, model, against, "--against", progress.note)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)

@@ -21,7 +21,8 @@ from onnxzip.exporting.staging import put, staged, write_all
 from onnxzip.exporting.trial import check_alike, trial_feeds
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.exporting.write import check_unread, check_writable
-from onnxzip.loading.files import read
+from onnxzip.loading.beside import bytes_read
+from onnxzip.loading.files import read_to_run
 from onnxzip.runtime import Session, open_file
 
 Path_ = str | PathLike[str]
@@ -37,7 +38,7 @@ def split(fused: Path_, task: str) -> ModelProto:
         VerificationError: the task alone does not compute what it computes in the fused net.
     """
     path = path_of(fused, "fused net")
-    model = read(path)
+    model = read_to_run(path)
     alone = split_model(model, task, str(fused))
     before, after = (read_origins(entries_of(m), str(fused))[task] for m in (model, alone))
     trial = _Trial(path, model)
@@ -64,7 +65,7 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
     path, place = path_of(fused, "fused net"), Path(folder)
     check_folder(place, force)
     check_unread(place.rglob("*"), [path])
-    model = read(path)
+    model = read_to_run(path)
     made = bundled(model, str(fused))
     trial = _Trial(path, model)
     with staged(place) as stage:
@@ -72,7 +73,7 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
         part.mkdir()
         write_all(part, made.files)
         for task, name in made.graphs.items():
-            after = read_origins(entries_of(read(part / name)), name)[task]
+            after = read_origins(entries_of(read_to_run(part / name)), name)[task]
             trial.check(task, open_file(task, part / name, DEVICE), trial.origins[task], after)
         put({part: place}, stage)
     return _report(path, made)
@@ -117,6 +118,6 @@ class _Trial:
 def _report(path: Path, made: Bundle) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(made.files[MANIFEST])
     total = sum(len(content) for content in made.files.values())
-    merged = path.stat().st_size
+    merged = bytes_read(path)
     return described | {"bytes": total, "fused_bytes": merged, "bytes_ratio": total / merged}
 

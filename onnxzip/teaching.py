@@ -34,6 +34,7 @@ from onnxzip.exporting.report import (
 )
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
+from onnxzip.loading.faithful import content_of
 from onnxzip.loading.files import read
 from onnxzip.merged import Merged
 from onnxzip.ops.lazy import execute, torch
@@ -111,7 +112,8 @@ def retrain_files(
     nets = _kept_nets([path, *teachers.values()], settings.retrain.checkpoint)
     provider_for(run.device)
     with stages.stage("load", len(teachers)):
-        model, content = read(path), path.read_bytes()
+        model = read(path)
+        content = content_of(path, model)
         originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):

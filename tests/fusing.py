@@ -87,7 +87,7 @@ def fuse_planned(plan: Plan, sources: Sequence[Source], how: Method) -> Fused:
         if frontier is not None and how.needs_targets:
             frontier.sweep(live.steps, not how.repair_skips, lambda n: None)
         zipped = zip_nets(plan, how, frontier, tick=lambda n: None)
-    return Fused(plan, zipped, assemble(plan, zipped.params, {}))
+    return Fused(plan, zipped, assemble(plan, zipped.params))
 
 
 def check_close(got: np.ndarray, want: np.ndarray, tolerance: float) -> None:

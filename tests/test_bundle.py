@@ -158,3 +158,19 @@ def test_nothing_is_compared_loosely() -> None:
     for found in ({}, {"y": y[:, :1]}, {"y": y * np.nan}, {"y": y + 0.001}):
         with pytest.raises(VerificationError, match="'y'"):
             check_alike("it", found, {"y": y})
+
+
+def test_a_task_of_a_bundle_is_retrained_and_split(folder: Path) -> None:
+    """What it reads of the file of weights is written, and counted, with it."""
+    run("bundle", "m.onnx", "-o", "parts")
+    graph = folder / "parts" / "a.onnx"
+    mine = graph.stat().st_size + sum(length for _, _, length in external(onnx.load(graph, load_external_data=False)).values())
+    ran = run("split", graph, "--task", "a", "-o", "a2.onnx")
+    assert ran.code == 0 and f" of {mine:,} bytes" in ran.out
+    assert run("bundle", graph, "-o", "again", "--json").out.count(f'"fused_bytes": {mine}') == 1
+    ran = run("retrain", graph, "--teacher", "a=a.onnx", "--data", "d.npz", "--steps", 20, "-o", "better.onnx", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["retrain"]["kept_step"] > 0
+    assert not external(onnx.load(folder / "better.onnx", load_external_data=False))
+    want, before, after = (outputs_of(Path(f), images(50, 9))["logits"] for f in ("a.onnx", graph, "better.onnx"))
+    assert np.linalg.norm(after - want) < np.linalg.norm(before - want)

@@ -274,3 +274,11 @@ class TestFolders:
             collected(folder, {"a": Feed((Port("v", F32, (-1, 7)),), {}, None)})
         with pytest.raises(InvalidDataError, match="one input"):
             collected(folder, {"a": Feed((PORT, PORT), {}, None)})
+
+
+@pytest.mark.parametrize(("shape", "hint"), [((50, 1), "x.reshape(-1)"), ((50, 3), "")])
+def test_one_number_a_sample_in_another_shape(shape: tuple[int, ...], hint: str) -> None:
+    feed = Feed((PORT, Port("t", F32, (1,))), {}, 4)
+    with pytest.raises(InvalidDataError, match=r"input 't' takes samples of shape \[\], these have") as caught:
+        collected({"image": X, "t": np.ones(shape, np.float32)}, {"a": feed})
+    assert str(caught.value).endswith(hint or "[3]")

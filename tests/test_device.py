@@ -126,7 +126,7 @@ def test_statistics_of_every_kind_of_layer(
 def merged(plan: Plan, sources: Sequence[Source], device: str, place: Callable[[Store], Place]) -> tuple[Fused, Place]:
     with swept(plan, sources, device, place) as frontier:
         found = zip_nets(plan, ZIP, frontier, tick=silent)
-        return Fused(plan, found, assemble(plan, found.params, {})), frontier.place
+        return Fused(plan, found, assemble(plan, found.params)), frontier.place
 
 
 @pytest.mark.parametrize("device", DEVICES)

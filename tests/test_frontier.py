@@ -110,7 +110,7 @@ def test_live_values_are_those_of_the_fused_net(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("zipping.Store", lambda budget: stores.append(Keeping(budget)) or stores[-1])
     with swept(plan, data) as frontier:
         found = zipped(frontier)
-    net = assemble(plan, found.params, {})
+    net = assemble(plan, found.params)
     live = stores[0].live
     made = producers(net.nodes)
     names = sorted({name for _, name, _ in live if name in made})

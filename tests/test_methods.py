@@ -249,7 +249,7 @@ def test_repair_leaves_a_constant_channel_constant(tmp_path: Path) -> None:
     plan = planned(nets, 1.0)
     done = zipped(plan, restoring(PERMUTE), {t: images(60, k) for k, t in enumerate("ab")})
     assert all(np.isfinite(p).all() for p in done.params.values())
-    assert assemble(plan, done.params, {}).params
+    assert assemble(plan, done.params).params
 
 
 # command line -----------------------------------------------------------------------------------------------------------

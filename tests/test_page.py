@@ -212,6 +212,10 @@ class TestFiles:
         other["tasks"]["tops"]["sha256"] = "0" * 64
         (tmp_path / "r.json").write_text(json.dumps(other))
         failed(3, "inspect", model, *page, words=("another merge",))
+        other["tasks"]["hats"] = other["tasks"].pop("tops")
+        (tmp_path / "r.json").write_text(json.dumps(other))
+        said = failed(3, "inspect", model, *page, words=("nothing of task 'tops'", "hats"))
+        assert "no report" not in said
         assert not (tmp_path / "p.html").exists()
 
     def test_node_data(self, fused: Path) -> None:

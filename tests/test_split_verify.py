@@ -12,6 +12,7 @@ import onnx
 import pytest
 from merging import MODELS, entries, failed, images, outputs_of, run, snapshot, write_net
 from onnx import ModelProto, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 import onnxzip
 import onnxzip.pipeline
@@ -163,7 +164,69 @@ class TestVerify:
         failed(3, "verify", "m.onnx", "--against", "a=none.onnx", *data, words=("none.onnx",))
         failed(3, "verify", "m.onnx", "--against", "a=m.onnx", *data, words=("m.onnx", "no output 'logits'"))
         failed(3, "verify", "m.onnx", "--against", "a.onnx", "--data", "none.npz", words=("none.npz",))
+        idle = ("--against", "a.onnx", "--data", "a=d.npz", "--data", "b=d.npz")
+        said = failed(3, "verify", "m.onnx", *idle, words=("'b'", "take part here (a)", "leave them out"))
+        assert "no such task" not in said
         failed(1, "verify", "m.onnx", "--against", "a=b.onnx", *data, words=("'a'", "'a_logits'", "[64, 4]", "[64, 3]"))
+
+
+COMMANDS = {
+    "verify": ("--against", "a.onnx"),
+    "split": ("--task", "a", "-o", "o.onnx"),
+    "bundle": ("-o", "parts"),
+    "export": ("--target", "ort", "-o", "o.ort"),
+    "retrain": ("--teacher", "a.onnx", "--teacher", "b.onnx", "--steps", "2", "-o", "o.onnx"),
+    "inspect": (),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_has_lost_an_output_is_refused(folder: Path, command: str) -> None:
+    model = onnx.load(folder / "m.onnx")
+    del model.graph.output[0]
+    onnx.save(model, folder / "lost.onnx")
+    failed(3, command, "lost.onnx", *COMMANDS[command], words=("lost.onnx", "lost the output 'a_logits'", "task 'a'"))
+    assert run("verify", "lost.onnx", "--against", "b.onnx", "--data", "d.npz").code == 0
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "diff", "merge"])
+def test_a_file_of_a_newer_onnxzip_is_refused(folder: Path, command: str) -> None:
+    model = onnx.load(folder / "m.onnx")
+    next(p for p in model.metadata_props if p.key == "onnxzip.schema").value = "99"
+    onnx.save(model, folder / "new.onnx")
+    nets = {"diff": ("a.onnx", "new.onnx"), "merge": ("new.onnx", "c=a.onnx", "-o", "o.onnx")}
+    arguments = nets.get(command) or ("new.onnx", *COMMANDS[command])
+    failed(3, command, *arguments, words=("new", "schema 99", "newer onnxzip"))
+
+
+class TestQuantised:
+    """A fused file that ONNX Runtime's tools have made an int8 net of."""
+
+    @pytest.fixture
+    def quantised(self, folder: Path) -> str:
+        quantize_dynamic(folder / "m.onnx", folder / "q.onnx")
+        return "q.onnx"
+
+    def test_it_is_verified(self, quantised: str) -> None:
+        ran = run("verify", quantised, "--against", "a.onnx", "--against", "b.onnx", "--data", "d.npz", "--json")
+        exact = run("verify", "m.onnx", "--against", "a.onnx", "--against", "b.onnx", "--data", "d.npz", "--json")
+        assert ran.code == 0, ran.err
+        for task, entry in json.loads(ran.out)["tasks"].items():
+            want = json.loads(exact.out)["tasks"][task]["fidelity"]["relative_error"]
+            assert 0 < abs(entry["fidelity"]["relative_error"] - want) < 0.05
+
+    def test_its_tasks_are_taken_out(self, quantised: str, folder: Path) -> None:
+        together = outputs_of(folder / quantised, images(8))
+        assert run("split", quantised, "--task", "b", "-o", "b2.onnx").code == 0
+        assert run("bundle", quantised, "-o", "parts").code == 0
+        for file in ("b2.onnx", "parts/b.onnx"):
+            np.testing.assert_array_equal(outputs_of(folder / file, images(8))["logits"], together["b_logits"])
+
+    def test_it_cannot_be_worked_on(self, quantised: str) -> None:
+        words = ("q.onnx", "is quantised", "Give the float file")
+        for command in ("retrain", "export"):
+            failed(3, command, quantised, *COMMANDS[command], words=words)
+        failed(3, "merge", quantised, "c=a.onnx", "-o", "o.onnx", words=words)
 
 
 def spoil(model: ModelProto, value: float) -> None:
@@ -272,6 +335,18 @@ def net_of_many_ports(path: Path, seed: int, classes: int, first: str, second: s
     return path
 
 
+def test_an_output_that_is_an_input(folder: Path) -> None:
+    for task in "ab":
+        model = onnx.load(folder / f"{task}.onnx")
+        model.graph.output.append(model.graph.input[0])
+        onnx.save(model, folder / f"{task}.onnx")
+    assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx", "--force").code == 0
+    assert run("split", "m.onnx", "--task", "b", "-o", "b2.onnx").code == 0
+    found = outputs_of(folder / "b2.onnx", images(3))
+    assert list(found) == ["logits", "b_image"]
+    np.testing.assert_array_equal(found["b_image"], images(3))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_several_inputs_and_outputs_under_other_names(tmp_path: Path, share: float) -> None:
     nets = {
@@ -292,3 +367,21 @@ def test_several_inputs_and_outputs_under_other_names(tmp_path: Path, share: flo
     alone = onnxzip.split(tmp_path / "m.onnx", "b")
     assert [o.name for o in alone.graph.output] == ["logits", "features", "hidden"]
     onnx.checker.check_model(alone, full_check=True)
+
+
+@pytest.mark.parametrize("shape", ["", "1", "1,3"])
+def test_an_input_that_is_not_fed_sample_by_sample(tmp_path: Path, shape: str) -> None:
+    """Beside inputs for any number of samples, a first axis of 1 is no batch."""
+    for seed, task in enumerate("ab"):
+        text = f"""<ir_version: 8, opset_import: ["": 17]> net (float[N,6] image, float{f"[{shape}]" if shape else ""} t)
+            => (float[N,3] logits) {{
+            c = Gemm <transB = 1> (image, w) d = Relu (c) h = Gemm <transB = 1> (d, v) logits = Div (h, t) }}"""
+        model = onnx.parser.parse_model(text)
+        model.graph.input[1].type.tensor_type.shape.SetInParent()
+        rng = np.random.default_rng(seed)
+        for name, size in (("w", (5, 6)), ("v", (3, 5))):
+            model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name))
+        onnx.save(model, tmp_path / f"{task}.onnx")
+    nets = [tmp_path / f"{task}.onnx" for task in "ab"]
+    words = ("input 't'", f"shape [{shape.replace(',', ', ')}]", "batch")
+    failed(3, "merge", *nets, "-o", tmp_path / "m.onnx", words=words)

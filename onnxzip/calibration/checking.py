@@ -95,12 +95,12 @@ def _kind(dtype: np.dtype) -> str:
 
 
 def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
-    if have == (*want[1:], want[0]):
+    if want and have == (*want[1:], want[0]):
         return ". Move their channels to the front" + (": x.transpose(0, 3, 1, 2)" if len(want) == 3 else "")
-    if have == (want[-1], *want[:-1]):
+    if want and have == (want[-1], *want[:-1]):
         return ". Move their channels to the end"
     if [d for d in have if d != 1] == [d for d in want if d != 1] or int(np.prod(have)) == int(np.prod(want)):
-        return f". Reshape them: x.reshape(-1, {', '.join(str(d) for d in want)})"
+        return f". Reshape them: x.reshape({', '.join(map(str, (-1, *want)))})"
     return ""
 
 

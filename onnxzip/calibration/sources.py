@@ -142,7 +142,10 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     if _is_by_task(data, tasks):
         unknown = [t for t in data if t not in (*tasks, "")]
         if unknown:
-            raise InvalidDataError(f"data for {unknown[0]!r}: there is no such task (tasks: {', '.join(tasks)})")
+            raise InvalidDataError(
+                f"data for {unknown[0]!r}, which is none of the tasks that take part here ({', '.join(tasks)}). Leave them "
+                "out, or let that task take part."
+            )
         given = {t: data.get(t, data.get("")) for t in tasks}
         missing = [t for t, item in given.items() if item is None]
         if missing:

@@ -10,6 +10,7 @@ import typer
 from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit
 from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection import bundle_tables
+from onnxzip.loading.beside import bytes_read
 from onnxzip.taking_apart import bundle as bundle_files
 from onnxzip.taking_apart import split
 
@@ -25,7 +26,7 @@ def split_(
     check_outputs([output], [fused], force=force)
     model = split(fused, task)
     write_atomically(output, model.SerializeToString(deterministic=True), force)
-    print(f"{output}: task {task}, {output.stat().st_size:,} of {fused.stat().st_size:,} bytes")
+    print(f"{output}: task {task}, {output.stat().st_size:,} of {bytes_read(fused):,} bytes")
 
 
 @command

@@ -15,11 +15,12 @@ from onnxzip.calibration.samples import Source
 from onnxzip.calibration.seen import fingerprints
 from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.again import kept_tasks, merged_from, namer, origins_by_task, tasks_of
+from onnxzip.exporting.again import Kept, kept_tasks, merged_from, namer, origins_by_task, tasks_of
 from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of, read_seen, seen_entry, to_json
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
+from onnxzip.exporting.sayings import Said, merged_sayings, said_by_task
 from onnxzip.exporting.shelf import WEIGHTS, Shelf
 from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.trial import check_other_size
@@ -43,15 +44,26 @@ def described(
         sources: the samples that it was made from.
     """
     kept, choice = kept_tasks({t: n.metadata for t, n in plan.nets.items()}), options.plan
-    net = assemble(plan, zipped.params, {}, namer(kept))
+    net = assemble(plan, zipped.params, namer(kept))
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
     origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
-    tasks, every = origins_by_task(origins, kept), partial(tasks_of, kept=kept)
+    said, tasks = merged_sayings(_said(plan, kept), origins_by_task(origins, kept))
+    every = partial(tasks_of, kept=kept)
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
-    foreign = {k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}
     entries |= {**merged_from(origins, kept), **_sizes(plan, net, every), **_seen(plan, sources, every, peers)}
-    return replace(net, metadata={**foreign, **entries}), origins
+    return replace(net, metadata={**said.entries, **entries}, fields=said.fields), origins
+
+
+def _said(plan: Plan, kept: Kept) -> dict[str, Said]:
+    """What the file says that each task was first made from."""
+    found: dict[str, Said] = {}
+    for name, net in plan.nets.items():
+        if name in kept:
+            found |= said_by_task(net.metadata, net.fields, kept[name], name)
+        else:
+            found[name] = Said({k: v for k, v in net.metadata.items() if not k.startswith(PREFIX)}, net.fields)
+    return found
 
 
 def _seen(
@@ -93,7 +105,7 @@ def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> 
     content = to_bytes(net, shelf)
     if plan.others:
         kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
-        other = assemble(plan.others[-1], zipped.params, {}, namer(kept))
+        other = assemble(plan.others[-1], zipped.params, namer(kept))
         if shelf is None:
             planned = open_file("planned", bytes(stored_model(other).SerializeToString()), "cpu", 1)
         else:

@@ -1,6 +1,7 @@
 """What a fused file says of itself, under `onnxzip.` in its metadata_props.
 
-version   of onnxzip                          schema   of these entries: 2; 1 has nothing of what `traces` tells of
+version   of onnxzip                          schema   of these entries: 3; 2 has nothing of what the tasks' files
+                                                       say of themselves, 1 nothing of what `traces` tells of, too
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
 trace, refusals   what `traces` reads        seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,11 +21,11 @@ from onnx import ModelProto
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
-from onnxzip.errors import InvalidModelError
+from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.net import Net, reachable
 
 PREFIX = "onnxzip."
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Origin:
         inputs: input of the fused net -> the original's.
         outputs: output of the original -> the fused net's.
         params, bytes, macs: size of the original; None in files of schema 1.
+        entries, fields: entry of the original's metadata_props, or field of its model, where not all tasks have the same
+            -> the entry of the fused file that holds it.
     """
 
     source: str
@@ -46,6 +49,8 @@ class Origin:
     params: int | None = None
     bytes: int | None = None
     macs: int | None = None
+    entries: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 def own_version() -> str:
@@ -68,7 +73,7 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
         inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
         outputs = {p.name: next(names) for p in net.outputs}
         name, digest, size = files[task]
-        found[task] = Origin(name, digest, inputs, outputs, **size)
+        found[task] = Origin(name, digest, inputs, outputs, size["params"], size["bytes"], size["macs"])
     return found
 
 
@@ -144,16 +149,43 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
 
     Raises:
         InvalidModelError: it is no file made by onnxzip, or its entries are damaged.
+        UnsupportedError: a newer onnxzip has made it, whose entries may mean something else.
     """
     if PREFIX + "tasks" not in entries:
         raise InvalidModelError(
             f"{where}: was not made by onnxzip: it has no entry {PREFIX}tasks in its metadata. Merge nets first."
         )
     try:
+        schema = int(entries.get(PREFIX + "schema", "1"))
+        if schema > SCHEMA:
+            maker = entries.get(PREFIX + "version", "unknown")
+            raise UnsupportedError(
+                f"{where}: was made by onnxzip {maker}, whose metadata have schema {schema}; onnxzip {own_version()} "
+                f"knows those up to {SCHEMA}. Install a newer onnxzip."
+            )
         tasks, sources = json.loads(entries[PREFIX + "tasks"]), json.loads(entries[PREFIX + "sources"])
         return {t: Origin(**sources[t]) for t in tasks}
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error
+
+
+def check_outputs(origins: Mapping[str, Origin], outputs: Iterable[str], where: str) -> None:
+    """Refuse a fused file that has lost what its tasks give.
+
+    Args:
+        origins: by task, of those that are needed.
+        outputs: names of the file's outputs.
+
+    Raises:
+        InvalidModelError: saying which output.
+    """
+    present = set(outputs)
+    for task, origin in origins.items():
+        for name in origin.outputs.values():
+            if name not in present:
+                raise InvalidModelError(
+                    f"{where}: has lost the output {name!r}, which its metadata name for task {task!r}. Merge the nets again."
+                )
 
 
 def seen_entry(by_tasks: Iterable[tuple[Iterable[str], np.ndarray]]) -> dict[str, str]:

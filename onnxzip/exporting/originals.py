@@ -13,7 +13,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 from onnxzip.calibration.checking import Feed, classes_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UsageError
-from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.metadata import Origin, check_outputs, entries_of, read_origins
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
@@ -38,7 +38,7 @@ def originals_of(
 
     Raises:
         UsageError: none is given, or one for a task that does not exist.
-        InvalidModelError: a file lacks inputs or outputs of its task.
+        InvalidModelError: a file lacks inputs or outputs of its task, or the fused one does.
     """
     origins = read_origins(entries_of(model), str(path))
     if not given:
@@ -52,6 +52,7 @@ def originals_of(
         if sha256_of(file) != origins[task].sha256:
             differs(f"{file}: is not byte for byte the file that task {task!r} was made from ({origins[task].source})")
         found[task] = (file, origins[task])
+    check_outputs({task: origin for task, (_, origin) in found.items()}, [p.name for p in model.graph.output], str(path))
     return found
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.strands import SpacePlan
@@ -26,6 +25,7 @@ from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipping import Zipped
+from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Axis, Net, macs, macs_of
 
@@ -54,11 +54,8 @@ def sha256_of(path: Path) -> str:
 
 
 def source_size(path: Path, multiplications: int) -> Size:
-    """Of an original file, external data included."""
-    model = load(path, load_external_data=False)
-    beside = {ExternalDataInfo(t).location for t in model.graph.initializer if uses_external_data(t)}
-    total = path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
-    return Size(weights_by_type(model).total(), total, multiplications)
+    """Of an original file, with what it reads of others."""
+    return Size(weights_by_type(load(path, load_external_data=False)).total(), bytes_read(path), multiplications)
 
 
 def planned_size(plan: Plan, skeleton: ModelProto) -> Size:

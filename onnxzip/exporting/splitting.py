@@ -10,13 +10,16 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, to_json
+from onnxzip.exporting.sayings import Said, said_by_task
+from onnxzip.runtime import fields_of, put_fields
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     """One task of a fused model.
 
-    Inputs keep their names. An output gets the name it had in the original net, unless an input has that name.
+    It says of itself what the original has said. Inputs keep their names. An output gets the name it had in the original net,
+    unless an input has that name.
 
     Args:
         model: fused; it is not changed.
@@ -24,13 +27,14 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
         where: for messages.
 
     Raises:
-        InvalidModelError: the model was not made by onnxzip.
+        InvalidModelError: the model was not made by onnxzip, or has lost an output of the task.
         UsageError: it has no such task.
     """
     origins = read_origins(entries_of(model), where)
     if task not in origins:
         raise UsageError(f"{where}: has no task {task!r} (tasks: {', '.join(origins)})")
     origin = origins[task]
+    check_outputs({task: origin}, [p.name for p in model.graph.output], where)
     nodes = needed_nodes(model.graph, list(origin.outputs.values()))
     names = _renames(model.graph, nodes, origin)
     alone = ModelProto()
@@ -48,7 +52,9 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
         port.name = names[fused]
     graph.value_info.extend(v for v in model.graph.value_info if v.name in used and v.name not in names)
     graph.name = task
-    _describe(alone, task, replace(origin, outputs={o: names[f] for o, f in origin.outputs.items()}), graph)
+    said = said_by_task(entries_of(model), fields_of(model), origins, where)[task]
+    outputs = {original: names[fused] for original, fused in origin.outputs.items()}
+    _describe(alone, task, replace(origin, outputs=outputs, entries={}, fields={}), said)
     return alone
 
 
@@ -101,13 +107,14 @@ def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
     return new
 
 
-def _describe(model: ModelProto, task: str, origin: Origin, graph: GraphProto) -> None:
-    """Metadata for one task."""
-    entries = entries_of(model)
-    nodes, params = [n.name for n in graph.node], [t.name for t in graph.initializer]
+def _describe(model: ModelProto, task: str, origin: Origin, said: Said) -> None:
+    """Metadata for one task, and what its original says of itself."""
+    entries = {k: v for k, v in entries_of(model).items() if k.startswith(PREFIX)} | dict(said.entries)
+    nodes, params = [n.name for n in model.graph.node], [t.name for t in model.graph.initializer]
     entries[PREFIX + "tasks"] = to_json([task])
     entries[PREFIX + "sources"] = to_json({task: asdict(origin)})
     entries[PREFIX + "owners"] = to_json([[[task], nodes, params]])
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
+    put_fields(model, said.fields)
     annotate(model, entries)

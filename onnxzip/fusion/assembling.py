@@ -11,20 +11,16 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.tied import tied
-from onnxzip.net import Axis, Net, Node, Port, Sizes, output_name
+from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name
 
 
 def assemble(
-    plan: Plan,
-    params: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str],
-    named: Callable[[str, str], str] = output_name,
+    plan: Plan, params: Mapping[str, np.ndarray], named: Callable[[str, str], str] = output_name
 ) -> Net:
-    """The fused net: outputs in task order, inputs named as in the first net.
+    """The fused net, which says nothing of itself yet: outputs in task order, inputs named as in the first net.
 
     Args:
         params: of every node of the layout.
-        metadata: for the file.
         named: (task, output of its net) -> what the fused net calls it.
     """
     first = plan.nets[plan.tasks[0]]
@@ -47,7 +43,7 @@ def assemble(
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
         stored=plan.stored,
         sizes=_renamed_sizes(plan.sizes, renames, extra),
-        metadata={k: v for n in reversed([*plan.nets.values()]) for k, v in n.metadata.items()} | dict(metadata),
+        metadata={}, fields={}, batch=common_name(n.batch for n in plan.nets.values()),
     )
 
 
@@ -58,13 +54,21 @@ def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> N
         UnsupportedError: an input has no axis for the batch, or one of several samples.
         UsageError: an output would have the name of another one, or of an input.
     """
-    for port in plan.nets[plan.tasks[0]].inputs:
+    inputs = plan.nets[plan.tasks[0]].inputs
+    free = next((p for p in inputs if p.shape[:1] == (BATCH,)), None)
+    for port in inputs:
         if not port.shape or port.shape[0] > 1:
             raise UnsupportedError(
                 f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
                 "for the batch, dynamic or 1."
             )
-    known = {p.name: f"input {p.name!r}" for p in plan.nets[plan.tasks[0]].inputs}
+        if free is not None and port.shape[0] != BATCH:
+            raise UnsupportedError(
+                f"input {port.name!r} has the shape {list(port.shape)} for any number of samples of input {free.name!r}: its "
+                f"first axis is not the batch. Export the nets with a dynamic first axis of both, or keep {port.name!r} as a "
+                "constant."
+            )
+    known = {p.name: f"input {p.name!r}" for p in inputs}
     for task in plan.tasks:
         for original, _ in plan.layout.outputs[task]:
             name, what = named(task, original), f"output {original!r} of {task!r}"

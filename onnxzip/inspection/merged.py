@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import Any
 
-from onnxzip.errors import InvalidModelError
+from onnxzip.exporting.metadata import check_outputs
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
 from onnxzip.inspection.parts import params_entry
 from onnxzip.net import Net, macs_of, reachable
@@ -32,15 +32,10 @@ class Needs:
             InvalidModelError: an output that the metadata name is missing.
         """
         self.net, self.tasks = net, trace.tasks
-        present = {p.name for p in net.outputs}
+        check_outputs(trace.origins, [p.name for p in net.outputs], where)
         found: dict[str, list[str]] = {n.name: [] for n in net.nodes}
         params: dict[str, list[str]] = {p: [] for p in net.params}
         for task, origin in trace.origins.items():
-            lost = [v for v in origin.outputs.values() if v not in present]
-            if lost:
-                raise InvalidModelError(
-                    f"{where}: its metadata name an output {lost[0]!r} that it has not. Merge the nets again."
-                )
             needed = reachable(net, origin.outputs.values())
             for node in needed:
                 found[node.name].append(task)

@@ -62,8 +62,15 @@ def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidDataError: it is none, or one of another merge.
     """
+    file = report["file"]["source"]
     try:
         merging = json.loads(path.read_text(encoding="utf-8"))
+        missing = [task for task in report.get("tasks", {}) if task not in merging["tasks"]]
+        if missing:
+            raise InvalidDataError(
+                f"{path}: tells nothing of task {missing[0]!r} of {file}, but of {', '.join(merging['tasks'])}. Give the "
+                "report of the merge that has written this file."
+            )
         found = {
             task: {
                 **{key: merging["tasks"][task]["fidelity"][key] for key in ("relative_error", "top1_agreement")},
@@ -75,5 +82,5 @@ def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidDataError(f"{path}: is no report of a merge ({type(error).__name__}: {error}).") from error
     if not found or not same:
-        raise InvalidDataError(f"{path}: is the report of another merge than {report['file']['source']}.")
+        raise InvalidDataError(f"{path}: is the report of another merge than {file}.")
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import TensorProto
+from onnx.external_data_helper import ExternalDataInfo
 
 
 def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -25,13 +26,25 @@ def is_linked(file: Path) -> bool:
     return file.is_symlink() or (file.is_file() and file.stat().st_nlink > 1)
 
 
+def bytes_read(net: Path) -> int:
+    """Bytes of a net: of its file, and of what it reads of others, which may hold more."""
+    parts = {(info.location, info.offset or 0, info.length) for info in map(ExternalDataInfo, _outside(net))}
+    sizes = ((net.parent / name).stat().st_size - offset if length is None else length for name, offset, length in parts)
+    return net.stat().st_size + sum(sizes)
+
+
 def _locations(path: Path) -> list[str]:
     """Where a file says that its external data lie, relative to its folder."""
+    return [entry.value for tensor in _outside(path) for entry in tensor.external_data if entry.key == "location"]
+
+
+def _outside(path: Path) -> list[TensorProto]:
+    """The tensors whose numbers lie in other files."""
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False) if os.path.isfile(path) else onnx.ModelProto()
     except (OSError, DecodeError):
         return []  # whoever reads the file says what is wrong with it
-    return [entry.value for tensor in tensors_in(model) for entry in tensor.external_data if entry.key == "location"]
+    return [tensor for tensor in tensors_in(model) if tensor.external_data]
 
 
 def tensors_in(message: Message) -> Iterator[TensorProto]:

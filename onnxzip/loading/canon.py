@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.dims import batch_name
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
@@ -21,6 +22,7 @@ from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
 from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
+from onnxzip.runtime import fields_of
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
@@ -53,6 +55,8 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
         InvalidModelError, UnsupportedError: its shapes contradict each other, or it cannot be merged.
     """
     prepared = prepare(path, widened(path, model), opset)
-    runs = fold_for_both_batches(path, prepared)
-    net = replace(to_net(path, name, prepared, runs, floats), stored=stored_type(model))
+    net = replace(
+        to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
+        stored=stored_type(model), fields=fields_of(model), batch=batch_name(model),
+    )
     return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))

@@ -14,7 +14,7 @@ from typing import TypeVar
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.net import Axis
+from onnxzip.net import Axis, common_name
 
 RECORDED, TASKS = "onnxzip.sizes", "onnxzip.tasks"  # in the metadata of a fused file: task -> [input, axis, size] of free axes
 USUAL_IMAGES, USUAL_OTHERS = (224, 256, 128, 64, 32), (128, 64, 32, 16, 8)
@@ -36,6 +36,12 @@ def free_axes(model: ModelProto) -> dict[Axis, str]:
             if k > 0 and dim.dim_value <= 0:
                 found[Axis(port.name, k)] = dim.dim_param
     return found
+
+
+def batch_name(model: ModelProto) -> str:
+    """The name of the first axes of inputs; "" where they have none, or several."""
+    dims = (p.type.tensor_type.shape.dim for p in ports_of_graph(model))
+    return common_name(d[0].dim_param for d in dims if d)
 
 
 def bound(model: ModelProto, numbers: Mapping[Axis, int]) -> ModelProto:

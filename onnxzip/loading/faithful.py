@@ -65,7 +65,7 @@ def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = Non
     """
     where = source if isinstance(source, Path) else IN_MEMORY
     model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
-    content = _content(source, model)
+    content = content_of(source, model)
     lifted = _lifted(model)
     name = where.stem if isinstance(source, Path) else model.graph.name
     constants = {node.output[0] for node in model.graph.node if held_by(node)}
@@ -94,8 +94,16 @@ def _read(
     return Faithful(content, net, trained, _frozen(net, trained, in_nodes), dict(sizes))
 
 
-def _content(source: bytes | Path, model: ModelProto) -> bytes:
-    """The file itself; where it has external data, one that holds them."""
+def content_of(source: bytes | Path, model: ModelProto) -> bytes:
+    """The content of a file; where it has external data, of one that holds them.
+
+    Args:
+        source: the file, or what is in it.
+        model: what is in it, with its external data.
+
+    Raises:
+        UnsupportedError: one file cannot hold them.
+    """
     if isinstance(source, bytes):
         return source
     content = source.read_bytes()

@@ -15,16 +15,17 @@ from onnx import ModelProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.canon import mergeable
-from onnxzip.loading.dims import bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
+from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
-from onnxzip.net import Axis, Net
+from onnxzip.net import Axis, Net, common_name
+from onnxzip.runtime import BATCH_NAME
 
-BATCH_NAME = "N"
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 Numbers = Mapping[str, int]  # name of a size -> the size
 Dim = tuple[int, str]  # number (0: none) and name
+Named = tuple[tuple[Axis, ...], str]  # axes of one size, and its name
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def family(files: Mapping[str, Path], opset: int | None = None) -> Family:
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     dims = {task: _dims(model) for task, (_, model) in models.items()}
     inputs = {task: _aligned(next(iter(dims.values())), own) for task, own in dims.items()}
-    groups = _groups(dims, inputs)
+    batch = common_name(batch_name(model) for _, model in models.values()) or BATCH_NAME
+    groups = _named(_groups(dims, inputs), batch)
     return Family(models, inputs, groups, opset)
 
 
@@ -171,7 +173,7 @@ def _aligned(first: Mapping[str, tuple[Dim, ...]], own: Mapping[str, tuple[Dim, 
     return {p: p for p in first} if set(first) == set(own) else dict(zip(first, own, strict=False))
 
 
-def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Mapping[str, Mapping[str, str]]) -> tuple[Group, ...]:
+def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Mapping[str, Mapping[str, str]]) -> list[Named]:
     """Free axes, those of one name together."""
     found: list[tuple[set[tuple[str, str]], list[Axis], str]] = []  # (task, name) that tie; axes; name
     first = next(iter(dims))
@@ -188,12 +190,12 @@ def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Mapping[s
             axes = [a for g in joined for a in g[1]] + [Axis(value, k)]
             merged = (set().union(ties, *(g[0] for g in joined)), axes, next((g[2] for g in joined if g[2]), name))
             found = [g for g in found if g not in joined] + [merged]
-    return _named([(tuple(axes), name) for _, axes, name in found])
+    return [(tuple(axes), name) for _, axes, name in found]
 
 
-def _named(groups: Sequence[tuple[tuple[Axis, ...], str]]) -> tuple[Group, ...]:
+def _named(groups: Sequence[Named], batch: str) -> tuple[Group, ...]:
     """Groups under names of their own, none that of the batch."""
-    taken = {BATCH_NAME}
+    taken = {batch}
     named = []
     for axes, name in groups:
         wish = name or {2: "H", 3: "W"}.get(axes[0].dim, f"{axes[0].value}_{axes[0].dim}")

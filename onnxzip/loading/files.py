@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ from onnx.external_data_helper import uses_external_data
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.beside import is_linked, with_external_data
 from onnxzip.loading.checking import check_changed
+from onnxzip.loading.dims import TASKS
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
@@ -46,6 +47,14 @@ def read_mapped(path: Path) -> ModelProto:
     """As `read`, but large external data stay outside: `mapped_params` has them."""
     model = _read(path, read_small)
     _refuse_number_formats(path, model)
+    return model
+
+
+def read_to_run(path: Path) -> ModelProto:
+    """As `read`, quantised nets too: for those who cut a net and leave its numbers to ONNX Runtime."""
+    model = read_any_float(path)
+    _refuse_sparse(path, model)
+    _refuse_other_floats(path, ((p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)))
     return model
 
 
@@ -160,14 +169,28 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
         if _QUANTISED.search(node.op_type):
             raise UnsupportedError(
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
-                "Merge the float nets first and quantise the result."
+                + ("Give the float file, and quantise what comes of it." if _is_fused(model) else
+                   "Merge the float nets first and quantise the result.")
             )
+    _refuse_sparse(path, model)
+    kinds = [(t.name, t.data_type) for t in model.graph.initializer if t.data_type not in HALVES]
+    kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
+    _refuse_other_floats(path, kinds)
+
+
+def _is_fused(model: ModelProto) -> bool:
+    return any(entry.key == TASKS for entry in model.metadata_props)
+
+
+def _refuse_sparse(path: Path, model: ModelProto) -> None:
     for sparse in model.graph.sparse_initializer:
         raise UnsupportedError(
             f"{path}: {sparse.values.name!r} is a sparse initializer; only dense ones can be merged. Export it so."
         )
-    kinds = [(t.name, t.data_type) for t in model.graph.initializer if t.data_type not in HALVES]
-    kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
+
+
+def _refuse_other_floats(path: Path, kinds: Iterable[tuple[str, int]]) -> None:
+    """Kinds: names of values, and ONNX's numbers of their types."""
     for name, kind in kinds:
         if kind in _OTHER_FLOATS:
             raise UnsupportedError(

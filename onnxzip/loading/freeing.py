@@ -8,6 +8,7 @@ It must give the same for several samples at once as for each alone, which is tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def freed(path: Path, model: ModelProto, alone: Net, to_net: Callable[[ModelProt
         raise _refusal(path, str(error)) from error
     if differs is not None:
         raise _refusal(path, f"its output {differs!r} is another for several samples than for each")
-    return net
+    return replace(net, batch="")
 
 
 def _refusal(path: Path, why: str) -> UnsupportedError:

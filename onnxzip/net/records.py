@@ -7,7 +7,7 @@ negative entry -k stands for k times the batch: -1 is the batch axis itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -105,6 +105,8 @@ class Net:
         opsets: versions of every other domain in use.
         ir_version: of the file it came from.
         metadata: the file's metadata_props.
+        fields: what else the file says of itself (doc_string, domain, model_version), as text.
+        batch: name of the batch axis in the file; "" where it has none, or several.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
     """
@@ -120,13 +122,15 @@ class Net:
     opsets: Mapping[str, int] = field(default_factory=dict)
     ir_version: int = 8
     metadata: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
+    batch: str = ""
     stored: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
         for array in self.params.values():
             array.setflags(write=False)
-        for name in ("params", "shapes", "dtypes", "opsets", "metadata"):
+        for name in ("params", "shapes", "dtypes", "opsets", "metadata", "fields"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -137,6 +141,12 @@ class Net:
     def shape_of(self, value: str | None) -> Shape | None:
         """Shape of a value or param; None for an omitted input."""
         return None if value is None else self.shapes[value]
+
+
+def common_name(names: Iterable[str]) -> str:
+    """The name that all have who have one; "" where they differ."""
+    known = set(names) - {""}
+    return known.pop() if len(known) == 1 else ""
 
 
 def bind_batch(shape: Shape, batch: int) -> Shape:

@@ -1,10 +1,11 @@
-"""Running nets: a net lowered to ONNX (proto), a net in ONNX Runtime (session), other graphs there (graphs)."""
+"""Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
 from onnxzip.runtime.batch import fixed_batch
+from onnxzip.runtime.fields import can_stand, fields_of, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.memory import give_back_freed, let_go
 from onnxzip.runtime.opset import at_older_opset
-from onnxzip.runtime.proto import to_model
+from onnxzip.runtime.proto import BATCH_NAME, to_model
 from onnxzip.runtime.session import (
     CUDA,
     Session,
@@ -19,12 +20,15 @@ from onnxzip.runtime.session import (
 )
 
 __all__ = [
+    "BATCH_NAME",
     "CUDA",
     "Graph",
     "Session",
     "Value",
     "at_older_opset",
+    "can_stand",
     "cuda_works",
+    "fields_of",
     "fixed_batch",
     "give_back_freed",
     "installed_builds",
@@ -33,6 +37,7 @@ __all__ = [
     "open_file",
     "open_session",
     "provider_for",
+    "put_fields",
     "quiet",
     "to_model",
 ]

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxzip.net import BATCH, Axis, Names, Net
+from onnxzip.runtime.fields import put_fields
 from onnxzip.runtime.lowering import lower
 
 BATCH_NAME = "N"
@@ -15,7 +16,7 @@ NOTHING: Mapping[str, int] = {}
 
 
 def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "") -> ModelProto:
-    """The net as a model at its own opset; the batch axis of inputs and outputs is called `N`, free axes as `sizes` says.
+    """The net as a model at its own opset; batch and free axes have the names that the net says, the batch else `N`.
 
     The same net gives the same bytes (`SerializeToString(deterministic=True)`).
 
@@ -56,6 +57,7 @@ def _model(net: Net, graph: GraphProto) -> ModelProto:
     for key, value in sorted(net.metadata.items()):
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
+    put_fields(model, net.fields)
     return model
 
 
@@ -66,7 +68,8 @@ def _inner_values(net: Net) -> list[ValueInfoProto]:
 
 
 def _value_info(net: Net, name: str) -> ValueInfoProto:
-    dims: list[int | str | None] = [d if d >= 0 else BATCH_NAME if d == BATCH else None for d in net.shapes[name]]
+    batch = net.batch or BATCH_NAME
+    dims: list[int | str | None] = [d if d >= 0 else batch if d == BATCH else None for d in net.shapes[name]]
     for k in range(len(dims)):
         if (free := net.sizes.axes.get(Axis(name, k))) is not None:
             dims[k] = free or None

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
 from onnxzip.exporting.originals import feeds_for, ports_of
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
@@ -59,7 +59,9 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     """
     model = read(fused)
     before = read_origins(entries_of(model), str(fused))
-    feeds = feeds_for(model, {t: (fused, o) for t, o in before.items() if task in (None, t)}, of=task or next(iter(before)))
+    wanted = {t: o for t, o in before.items() if task in (None, t)}
+    check_outputs(wanted, [p.name for p in model.graph.output], str(fused))
+    feeds = feeds_for(model, {t: (fused, o) for t, o in wanted.items()}, of=task or next(iter(before)))
     if task is not None:
         model = split_model(model, task, str(fused))
     after = read_origins(entries_of(model), str(fused))
