@@ -15,7 +15,7 @@ from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files, path_of
-from onnxzip.exporting.originals import fed_by, originals_of
+from onnxzip.exporting.originals import classes_in, fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.verifying import Evidence, compare
@@ -109,7 +109,8 @@ def verify_files(
         data, feeds = fed_by(model, originals, data, data_options.samples)
         samples = gather(data, feeds, data_options, rng, progress.note, least=1)
     with stages.stage("verify", sum(s.count for s in samples.sources)) as tick:
-        evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick)
+        classes = classes_in(model, originals)
+        evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick, classes)
     report = _report(path, originals, evidence, samples, run, stages)
     _check(evidence, bounds, report)
     return report

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
-from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
 from onnxzip.calibration.samples import Source, set_apart, wanted
@@ -38,9 +38,11 @@ from onnxzip.loading import Loaded, family, load_family
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
+from onnxzip.net import Classes, classes_of
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.retraining.heads import check_teaching, kinds_from
 from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
@@ -120,8 +122,11 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
     check_ports(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
+    classes = _classes(plan, kinds_from(options.retrain.head))
+    if options.steps.retrain:
+        _check_teaching(plan)
     with stages.stage("data"):
-        given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
+        given = collect(data, feeds_of(plan, classes), options.data, rng, progress.note, limit=_limit(options))
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
@@ -138,7 +143,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     rows = partial(part_of, peers=peers)
     with stages.stage("verify", sum(int(rows(s).sum()) for s in judges.sources)) as tick:
         fused = content if shelf is None else shelf.graph
-        evidence = compare(fused, originals, judges.sources, rows, options.run.device, tick, peers)
+        evidence = compare(fused, originals, judges.sources, rows, options.run.device, tick, classes, peers)
     _check(plan, evidence, retrained is not None)
     beside = 0 if shelf is None else shelf.size
     report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)
@@ -224,12 +229,32 @@ def _retrained(
     return done.content, done.as_dict()
 
 
-def feeds_of(plan: Plan) -> dict[str, Feed]:
+def _classes(plan: Plan, given: Mapping[str, str]) -> dict[str, Classes]:
+    """What the outputs of each net of a plan say of classes.
+
+    Args:
+        given: what the user says of outputs of the fused net.
+    """
+    named = namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()}))
+    found = {}
+    for task, net in plan.nets.items():
+        own = {p.name: kind for p in net.outputs if (kind := given.get(named(task, p.name))) is not None}
+        found[task] = classes_of({p.name: p for p in net.outputs}, net.nodes, net.inputs[0].shape[0], own)
+    return found
+
+
+def _check_teaching(plan: Plan) -> None:
+    """Refuse to retrain nets none of whose outputs teaches, before any work on them."""
+    for task, net in plan.nets.items():
+        check_teaching(task, net.outputs, net.inputs[0].shape[0])
+
+
+def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
     ports = {task: plan.at(task).nets[plan.tasks[0]].inputs for task in plan.tasks}
     return {
-        task: Feed(ports[task], {plan.overlay.values[p.name][task]: p.name for p in ports[task]}, classes_of(net.outputs))
-        for task, net in plan.nets.items()
+        task: feed_of(ports[task], {plan.overlay.values[p.name][task]: p.name for p in ports[task]}, classes[task])
+        for task in plan.tasks
     }
 
 

@@ -22,7 +22,7 @@ from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, Re
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.naming import path_of
-from onnxzip.exporting.originals import Originals, fed_by, originals_of
+from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -41,6 +41,7 @@ from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
 from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.retraining.heads import kinds_from
 from onnxzip.runtime import provider_for
 from onnxzip.values import size_of
 
@@ -124,7 +125,9 @@ def retrain_files(
         done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
     sources, mine = judging_sources(pools), partial(part_of, peers=peers)
     with stages.stage("verify", 2 * sum(int(mine(s).sum()) for s in sources)) as tick:
-        before, after = (compare(c, originals, sources, mine, run.device, tick, peers) for c in (content, done.content))
+        classes = classes_in(model, originals, kinds_from(settings.retrain.head))
+        contents = content, done.content
+        before, after = (compare(c, originals, sources, mine, run.device, tick, classes, peers) for c in contents)
     report = {
         "schema_version": SCHEMA_VERSION,
         "fused": fused_entry(path),
@@ -150,7 +153,7 @@ def _collected(
     path: Path, model: ModelProto, originals: Originals, data: Any, settings: RetrainSettings, progress: Progress
 ) -> tuple[Given, tuple[Pool, ...]]:
     """What was given, and of each of its sources the rows that are used."""
-    data, feeds = fed_by(model, originals, data, limit := _limit(settings))
+    data, feeds = fed_by(model, originals, data, limit := _limit(settings), kinds_from(settings.retrain.head))
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
     check_labelled(given, settings.retrain)

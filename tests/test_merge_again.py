@@ -100,3 +100,22 @@ def test_one_task_taken_out_is_an_ordinary_net(folder: Path) -> None:
     found = entries(folder / "tc.onnx")
     assert json.loads(found["onnxzip.tasks"]) == ["t", "r"] and "onnxzip.merged_from" not in found
     assert json.loads(found["onnxzip.sources"])["t"]["source"] == "p.onnx"
+
+
+def test_labels_of_inner_tasks_are_not_held_against_the_net(folder: Path) -> None:
+    """p has four classes, q three: whose labels are meant by those of the net nobody could say."""
+    for name, classes in (("dp", 4), ("dq", 3), ("dr", 5)):
+        np.savez(folder / f"{name}.npz", x=images(60, classes), y=np.arange(60) % classes)
+    assert run("merge", "q=b.onnx", "p=a.onnx", *DATA, "-o", "ba.onnx").code == 0
+    data = [x for t in "pqr" for x in ("--data", f"{t}=d{t}.npz")]
+    ran = run("merge", "both=ba.onnx", "r=c.onnx", *data, "-o", "x.onnx", "--json")
+    assert ran.code == 0 and "labels 'y' not used for 'both'" in " ".join(ran.err.split())
+    tasks = json.loads(ran.out)["tasks"]
+    assert tasks["both"]["accuracy"] is None and tasks["r"]["accuracy"] is not None
+
+
+def test_data_for_some_inner_tasks_are_not_enough(folder: Path) -> None:
+    command = "merge", "both=ab.onnx", "r=c.onnx", "--data", "q=d.npz", "--data", "r=d.npz", "-o", "x.onnx"
+    failed(3, *command, words=("no data for 'p'",))
+    failed(3, "merge", "x=ab.onnx", "p=c.onnx", "--data", "p=d.npz", "--data", "q=d.npz", "-o", "x.onnx", words=("'x.p'",))
+    assert run(*command, "--data", "d.npz").code == 0

@@ -153,7 +153,7 @@ class TestNeverWorse:
 
 
 class TestDistillation:
-    HEAD = Head("a", "y", "a_y", "logits", 1)
+    HEAD = Head("a", "y", "a_y", "logits", 1, labelled=True)
 
     def loss(self, student: torch.Tensor, teacher: torch.Tensor, labels: Any = None, **options: Any) -> float:
         head = options.pop("head", self.HEAD)

@@ -207,7 +207,7 @@ class TestSharedTrunk:
             check_tasks(fused, [net, replace(net, name="copy")], 1e-4)
         check_valid(fused, [net, replace(net, name="copy")])
         check_valid(unlike := fuse([net, other], share, layout), [net, other])
-        written = {n.inputs[1] for n in assemble(unlike.plan, unlike.zipped.params, {}).nodes if "tower" in n.name}
+        written = {n.inputs[1] for n in assemble(unlike.plan, unlike.zipped.params).nodes if "tower" in n.name}
         assert len(written) == {0.0: 2, 0.5: 3 if layout == "strands" else 1, 1.0: 1}[share]
 
     def test_the_fit_is_better_than_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

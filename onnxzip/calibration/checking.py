@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from onnxzip.calibration.images import normalised
 from onnxzip.config import DataOptions
 from onnxzip.errors import InvalidDataError
-from onnxzip.net import Port
+from onnxzip.net import Classes, Port
 
 X, Y = "x", "y"
 _KINDS = {"U": "strings", "S": "strings", "T": "strings", "O": "Python objects", "c": "complex numbers"}
@@ -23,17 +23,20 @@ class Feed:
     Attributes:
         ports: inputs, by the names that sources use.
         aliases: other name of an input -> its port's.
-        classes: number of classes of the first output that has some; None where there is none.
+        classes: number of classes of the output that labels are compared with; 0 where nobody says how many, None where there
+            is no such output.
+        doubtful: outputs that labels may be meant for, where there are several; the last one is taken.
     """
 
     ports: tuple[Port, ...]
     aliases: Mapping[str, str]
     classes: int | None
+    doubtful: tuple[str, ...] = ()
 
 
-def classes_of(ports: Sequence[Port]) -> int | None:
-    """Classes of the first output [batch, classes]."""
-    return next((p.shape[1] for p in ports if len(p.shape) == 2 and p.shape[1] >= 2), None)
+def feed_of(ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes) -> Feed:
+    """What a task is fed with whose outputs say this of classes."""
+    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful)
 
 
 def named(arrays: Mapping[str, np.ndarray], feed: Feed, where: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -128,6 +131,9 @@ def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -
 def checked_labels(labels: np.ndarray, classes: int, task: str, where: str) -> np.ndarray:
     """Labels as int64 [samples].
 
+    Args:
+        classes: how many there are; 0 where nobody says.
+
     Raises:
         InvalidDataError: no integers, of another shape, or out of range.
     """
@@ -137,9 +143,7 @@ def checked_labels(labels: np.ndarray, classes: int, task: str, where: str) -> n
             f"{where}: labels 'y' must be one integer per sample, these are {_kind(labels.dtype)} of shape "
             f"{list(labels.shape)}"
         )
-    if flat.size and (int(flat.min()) < 0 or int(flat.max()) >= classes):
-        raise InvalidDataError(
-            f"{where}: labels 'y' run from {int(flat.min())} to {int(flat.max())}, but {task!r} has {classes} classes, "
-            f"0 to {classes - 1}"
-        )
+    if flat.size and (int(flat.min()) < 0 or (classes and int(flat.max()) >= classes)):
+        meant = f"{task!r} has {classes} classes, 0 to {classes - 1}" if classes else f"the classes of {task!r} begin at 0"
+        raise InvalidDataError(f"{where}: labels 'y' run from {int(flat.min())} to {int(flat.max())}, but {meant}")
     return flat.astype(np.int64)

@@ -196,14 +196,25 @@ def _refuse_clash(data: Any, feeds: Mapping[str, Feed]) -> None:
 def _rows(
     item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
 ) -> tuple[Rows, dict[str, np.ndarray]]:
-    """The samples of an item, and their labels by task; those of several items are none of one task alone, and not used."""
+    """The samples of an item, and their labels by task; those of several items are of the tasks inside a net, and not used."""
     if isinstance(item, Together):
-        return JoinedRows(tuple(_rows(i, feeds, options, limit, note)[0] for i in item.items)), {}
+        parts = [_read_rows(i, feeds, options, limit, note) for i in item.items]
+        if any(labels is not None for _, labels in parts):
+            note(f"{where_of(item)}: labels 'y' not used for {', '.join(map(repr, feeds))}, which has several tasks")
+        return JoinedRows(tuple(rows for rows, _ in parts)), {}
+    rows, labels = _read_rows(item, feeds, options, limit, note)
+    return rows, {} if labels is None else _labels(labels, feeds, where_of(item), note)
+
+
+def _read_rows(
+    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
+) -> tuple[Rows, np.ndarray | None]:
+    """The samples of one item, and its labels as they are given."""
     where, feed = where_of(item), next(iter(feeds.values()))
     if is_folder(item):
         if len(feed.ports) != 1:
             raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(feed.ports)}")
-        return FolderRows(image_files(Path(item), feed.ports[0]), feed.ports[0], options, where), {}
+        return FolderRows(image_files(Path(item), feed.ports[0]), feed.ports[0], options, where), None
     aliases = {k: v for f in feeds.values() for k, v in f.aliases.items()}
     arrays = read(item, limit)
     inputs, labels = named(arrays, replace(feed, aliases=aliases), where)
@@ -213,7 +224,7 @@ def _rows(
     check_counts(inputs, labels, where)
     for port in feed.ports:
         check_shape(inputs[port.name], port, where)
-    return ArrayRows(inputs, feed.ports, options, where), {} if labels is None else _labels(labels, feeds, where, note)
+    return ArrayRows(inputs, feed.ports, options, where), labels
 
 
 def _labels(labels: np.ndarray, feeds: Mapping[str, Feed], where: str, note: Note) -> dict[str, np.ndarray]:
@@ -222,6 +233,9 @@ def _labels(labels: np.ndarray, feeds: Mapping[str, Feed], where: str, note: Not
     for task, one in feeds.items():
         if one.classes is not None:
             by_task[task] = checked_labels(labels, one.classes, task, where)
+            if one.doubtful:
+                note(f"{where}: labels 'y' of {task!r} are taken for those of its output {one.doubtful[-1]!r}, the last of "
+                     f"{', '.join(map(repr, one.doubtful))}. When merging or retraining, --head OUTPUT=logits says otherwise.")
         else:
             note(f"{where}: labels 'y' not used for {task!r}, which has no output of classes")
     return by_task

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxzip.calibration.reading import Together
-from onnxzip.errors import UsageError
+from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
 from onnxzip.net import output_name
 
@@ -50,16 +50,20 @@ def data_by_net(data: Any, kept: Kept) -> Any:
 
     Raises:
         UsageError: data for a net as well as for its tasks.
+        InvalidDataError: data for some of its tasks only, and none for all.
     """
     if not isinstance(data, Mapping):
         return data
     found = dict(data)
     for net, tasks in kept.items():
-        given = tuple(found.pop(task) for task in tasks if task in found)
+        given = {task: item for task in tasks if (item := found.pop(task, None)) is not None}
         if given and net in found:
             raise UsageError(f"data for {net!r} and for its tasks ({', '.join(tasks)}). Give either.")
+        missing = [task for task in tasks if task not in given]
+        if given and missing and found.get("") is None:
+            raise InvalidDataError(f"no data for {missing[0]!r}. Give --data {missing[0]}=FILE, or one --data FILE for all.")
         if given:
-            found[net] = Together(given)
+            found[net] = Together((*given.values(), *([found[""]] if missing else [])))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
-from onnxzip.calibration.checking import Feed, classes_of
+from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UsageError
 from onnxzip.exporting.metadata import Origin, check_outputs, entries_of, read_origins
@@ -18,10 +18,11 @@ from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
-from onnxzip.net import BATCH, Axis, Port
+from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of
 
 NO_SHAPES: dict[str, Shapes] = {}
 NO_SIZES: Mapping[Axis, int] = {}
+NOTHING: Mapping[str, str] = {}
 Originals = Mapping[str, tuple[Path, Origin]]
 
 
@@ -70,37 +71,62 @@ def _check_ports(task: str, file: Path, origin: Origin) -> None:
 
 
 def feeds_for(
-    model: ModelProto, originals: Originals, shapes: Mapping[str, Shapes] = NO_SHAPES, of: str | None = None
+    model: ModelProto, originals: Originals, shapes: Mapping[str, Shapes] = NO_SHAPES, of: str | None = None,
+    given: Mapping[str, str] = NOTHING,
 ) -> dict[str, Feed]:
     """What each task of a fused file is fed with.
 
     Args:
         shapes: task -> shapes of its arrays, which tell the sizes of free axes; of tasks without any those are recorded.
         of: a task whose recorded sizes are those of all; None for each task's own.
+        given: what the user says of outputs, as of `classes_in`.
     """
-    outputs = {p.name: p for p in ports_of(model.graph.output)}
+    classes = classes_in(model, originals, given)
     return {
-        task: Feed(
+        task: feed_of(
             sized_ports(model, {**recorded(model, of or task), **_told(model, origin, shapes.get(task, {}))}),
             {own: fused for fused, own in origin.inputs.items()},
-            classes_of([outputs[n] for n in origin.outputs.values()]),
+            classes[task],
         )
         for task, (_, origin) in originals.items()
     }
 
 
-def fed_by(model: ModelProto, originals: Originals, data: Any, limit: int) -> tuple[Any, dict[str, Feed]]:
+def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str] = NOTHING) -> dict[str, Classes]:
+    """What the outputs of each task of a fused file say of classes, by their names in the original.
+
+    Args:
+        given: what the user says of outputs of the fused file: logits, probabilities or values.
+    """
+    graph = model.graph
+    dims = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)}
+    first = dims[graph.input[0].name][0]
+    batch = first if isinstance(first, int) and first > 0 else BATCH
+    shapes = {v: tuple(BATCH if d == first != batch else d if isinstance(d, int) else 0 for d in dims[v]) for v in dims}
+    ports = {p.name: p._replace(shape=shapes[p.name]) for p in ports_of(graph.output)}
+    nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in graph.node]
+    found = {}
+    for task, (_, origin) in originals.items():
+        mine = {name: ports[new] for name, new in origin.outputs.items()}
+        found[task] = classes_of(mine, nodes, batch, given)
+    return found
+
+
+def fed_by(
+    model: ModelProto, originals: Originals, data: Any, limit: int, given: Mapping[str, str] = NOTHING
+) -> tuple[Any, dict[str, Feed]]:
     """The data, and what each task is fed with at their sizes.
 
     Args:
         data: of a file with free axes iterables are read: what is returned stands in their place.
         limit: samples that are taken from iterables.
+        given: what the user says of outputs, as of `classes_in`.
 
     Raises:
         InvalidDataError: as `peeked`.
     """
     data, shapes = peeked(data, originals, limit) if free_axes(model) else (data, NO_SHAPES)
-    return data, feeds_for(model, originals, shapes)
+    return data, feeds_for(model, originals, shapes, given=given)
 
 
 def _told(model: ModelProto, origin: Origin, shapes: Shapes) -> dict[Axis, int]:

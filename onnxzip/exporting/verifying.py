@@ -5,7 +5,7 @@ relative error = ||fused - original|| / ||original||    top-1 agreement = fracti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import InvalidDataError, VerificationError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.net import Classes, rows_per_sample
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
 
@@ -28,8 +29,8 @@ class Evidence:
 
     Attributes:
         samples: compared.
-        relative_error: of the worst output.
-        agreement: top-1, of the worst output [batch, classes]; None where there is none.
+        relative_error: of the worst output that is no class number; where all are, fraction of these that differ.
+        agreement: top-1 of scores, or fraction of equal class numbers, of the worst such output; None where there is none.
         before, after: accuracies of the original and of the fused net; None without labels.
     """
 
@@ -42,22 +43,21 @@ class Evidence:
 
 @dataclass
 class _Tally:
-    """Sums over samples of one output."""
+    """Sums over samples of one output; of `compared` classes `agree` are the same."""
 
     wrong: float = 0.0
     energy: float = 0.0
     agree: int = 0
-    samples: int = 0
-    classes: bool = False
+    compared: int = 0
 
     def add(self, fused: np.ndarray, original: np.ndarray) -> None:
         a, b = fused.astype(np.float64), original.astype(np.float64)
         self.wrong += float(np.square(a - b).sum())
         self.energy += float(np.square(b).sum())
-        self.samples += len(fused)
-        self.classes = fused.ndim == 2 and fused.shape[1] >= 2
-        if self.classes:
-            self.agree += int((fused.argmax(axis=1) == original.argmax(axis=1)).sum())
+
+    def add_classes(self, fused: np.ndarray, original: np.ndarray) -> None:
+        self.agree += int((fused == original).sum())
+        self.compared += fused.size
 
     @property
     def relative_error(self) -> float:
@@ -65,7 +65,7 @@ class _Tally:
 
     @property
     def agreement(self) -> float | None:
-        return self.agree / max(self.samples, 1) if self.classes else None
+        return self.agree / self.compared if self.compared else None
 
 
 @dataclass
@@ -75,42 +75,52 @@ class _Comparison:
     task: str
     origin: Origin
     session: Session
+    classes: Classes
     tallies: dict[str, _Tally] = field(init=False)
     right: list[int] = field(default_factory=lambda: [0, 0])
     labelled: int = 0
+    samples: int = 0
 
     def __post_init__(self) -> None:
         self.tallies = {name: _Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
         found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
+        self.samples += len(next(iter(feeds.values())))
         for name, fused_name in self.origin.outputs.items():
             _check(self.task, fused_name, fused[fused_name], found[name])
             self.tallies[name].add(fused[fused_name], found[name])
-        scored = next((n for n in self.origin.outputs if found[n].ndim == 2 and found[n].shape[1] >= 2), None)
+            if name in (*self.classes.scores, *self.classes.numbers):
+                self.tallies[name].add_classes(*(self._chosen(name, a) for a in (fused[fused_name], found[name])))
+        scored = self.classes.labelled
         if labels is not None and scored is not None:
             self.labelled += len(labels)
-            for k, scores in enumerate((found[scored], fused[self.origin.outputs[scored]])):
-                self.right[k] += int((scores.argmax(axis=1) == labels).sum())
+            for k, output in enumerate((found[scored], fused[self.origin.outputs[scored]])):
+                self.right[k] += int((self._chosen(scored, output).reshape(len(labels)) == labels).sum())
+
+    def _chosen(self, name: str, output: np.ndarray) -> np.ndarray:
+        """The classes that an output tells, as numbers."""
+        return output if name in self.classes.numbers else np.asarray(output.argmax(axis=1))
 
     def sums(self) -> dict[str, np.ndarray]:
         """All that is counted, as arrays that add up."""
-        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.samples, t.classes]) for n, t in self.tallies.items()}
-        return {**tallies, "right": np.array([*self.right, self.labelled])}
+        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.compared]) for n, t in self.tallies.items()}
+        return {**tallies, "right": np.array([*self.right, self.labelled, self.samples])}
 
     def take(self, sums: Mapping[str, np.ndarray]) -> None:
         """Go on from what `sums` has told, here or in all processes together."""
         for name in self.tallies:
-            wrong, energy, agree, samples, classes = sums[f"tally.{name}"].tolist()
-            self.tallies[name] = _Tally(wrong, energy, int(agree), int(samples), classes > 0)
-        *self.right, self.labelled = sums["right"].tolist()
+            wrong, energy, agree, compared = sums[f"tally.{name}"].tolist()
+            self.tallies[name] = _Tally(wrong, energy, int(agree), int(compared))
+        *self.right, self.labelled, self.samples = sums["right"].tolist()
 
     def evidence(self) -> Evidence:
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
         before, after = (r / self.labelled if self.labelled else None for r in self.right)
+        errors = [t.relative_error for n, t in self.tallies.items() if n not in self.classes.numbers]
         return Evidence(
-            max(t.samples for t in self.tallies.values()),
-            max(t.relative_error for t in self.tallies.values()),
+            self.samples,
+            max(errors) if errors else 1 - min(agreements, default=1.0),
             min(agreements) if agreements else None,
             before,
             after,
@@ -124,6 +134,7 @@ def compare(
     rows: Callable[[Source], np.ndarray],
     device: str,
     tick: Tick,
+    classes: Mapping[str, Classes],
     peers: Peers = ALONE,
 ) -> dict[str, Evidence]:
     """Run a fused file and the original files on the same samples.
@@ -135,6 +146,7 @@ def compare(
         rows: which samples of a source.
         device: of ONNX Runtime.
         tick: called with the number of samples done.
+        classes: what the outputs of each task say of classes, by their names in the original.
         peers: the processes that compare the other samples; all find the same.
 
     Raises:
@@ -149,7 +161,8 @@ def compare(
     for source in sources:
         tasks = [t for t in source.tasks if t in originals]
         names = tuple(n for t in tasks for n in originals[t][1].outputs.values())
-        work = [_Comparison(t, originals[t][1], open_file(str(originals[t][0]), originals[t][0], device)) for t in tasks]
+        sessions = {t: open_file(str(originals[t][0]), originals[t][0], device) for t in tasks}
+        work = [_Comparison(t, originals[t][1], sessions[t], classes[t]) for t in tasks]
         for part in _batches(source, np.flatnonzero(rows(source))):
             feeds = {k: v[part] for k, v in source.inputs.items()}
             outputs = run_rows(replace(session, outputs=names), feeds)
@@ -185,7 +198,13 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
     for start in range(0, count, declared):
         index = np.minimum(np.arange(start, start + declared), count - 1)
         portions.append(session.run({k: v[index] for k, v in feeds.items()}))
-    return {n: np.concatenate([p[n] for p in portions])[:count] for n in session.outputs}
+    return {n: _joined([p[n] for p in portions], declared, count) for n in session.outputs}
+
+
+def _joined(portions: Sequence[np.ndarray], size: int, count: int) -> np.ndarray:
+    """What portions of a size say of so many samples; one row a portion where an output has no rows of samples."""
+    rows = rows_per_sample(portions[0].shape, size)
+    return np.concatenate(portions)[: rows * count] if rows else np.stack(portions)
 
 
 def _check_sizes(session: Session, feeds: Mapping[str, np.ndarray]) -> None:

@@ -1,24 +1,24 @@
 """What each output of a net says, read from its graph: how far a student is from its teacher depends on it.
 
     probabilities   the last operator is a Softmax
-    logits          the last operator is a LogSoftmax, or the output is [batch, classes] and nothing bounds it
+    logits          the last operator is a LogSoftmax, or the output tells classes (`net.classes`) and nothing bounds it
     values          every other output of floating-point numbers
 
-An output that is no float (an ArgMax, say) teaches nothing and is left out. What the graph does not tell the user can say.
+An output that is no float (an ArgMax, say), or whose first axis is not the batch or so many rows a sample, teaches nothing and
+is left out. What the graph does not tell the user can say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.exporting.metadata import Origin
-from onnxzip.net import Net, Port, producers
+from onnxzip.net import Net, Port, classes_of, producers, rows_per_sample
+from onnxzip.net.classes import BOUNDED, LOGITS, PROBABILITIES, VALUES
 
-LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
 KINDS = (LOGITS, PROBABILITIES, VALUES)
-_BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Clip", "Softmax", "Relu", "Softsign"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Head:
         output: the fused net's.
         kind: logits, probabilities or values.
         axis: along which classes lie.
+        rows: of the first axis that a sample has.
+        labelled: whether labels are compared with it.
     """
 
     task: str
@@ -38,44 +40,74 @@ class Head:
     output: str
     kind: str
     axis: int
+    rows: int = 1
+    labelled: bool = False
 
 
-def heads_of(net: Net, origins: Mapping[str, Origin], given: Mapping[str, str]) -> tuple[Head, ...]:
+def heads_of(
+    net: Net, origins: Mapping[str, Origin], given: Mapping[str, str], note: Callable[[str], None] = lambda text: None
+) -> tuple[Head, ...]:
     """All heads that teach, in the order of the tasks.
 
     Args:
         net: the fused one.
         origins: of its tasks.
         given: kinds that the user has set, by output of the fused net.
+        note: is told of floats that do not teach.
 
     Raises:
         UsageError: no such output or kind.
-        UnsupportedError: a task has no output of floats.
+        UnsupportedError: a task has no output that teaches.
     """
     ports = {p.name: p for p in net.outputs}
     for output, kind in given.items():
         if output not in ports:
             raise UsageError(f"--head {output}={kind}: there is no such output (outputs: {', '.join(ports)})")
-    last = producers(net.nodes)
+    last, batch = producers(net.nodes), net.inputs[0].shape[0]
     found = []
     for task, origin in origins.items():
-        names = [(n, o) for n, o in origin.outputs.items() if ports[o].dtype.kind == "f"]
-        if not names:
-            raise UnsupportedError(f"task {task!r}: none of its outputs are floating-point numbers: nothing can teach")
-        for name, output in names:
-            node = last.get(output)
+        own = {name: ports[output] for name, output in origin.outputs.items()}
+        classes = classes_of(own, net.nodes, batch, given)
+        check_teaching(task, list(own.values()), batch)
+        for name, port in own.items():
+            if not _teaches(port, batch):
+                if port.dtype.kind == "f":
+                    note(f"output {port.name!r} does not teach: its first axis is not the batch")
+                continue
+            node = last.get(port.name)
             op, attrs = (node.op, node.attrs) if node is not None else ("", {})
-            kind = given.get(output) or _kind(ports[output], op)
-            axis = int(attrs.get("axis", -1)) if op in ("Softmax", "LogSoftmax") else min(1, len(ports[output].shape) - 1)
-            found.append(Head(task, name, output, kind, axis))
+            kind = given.get(port.name) or _kind(op, name in classes.scores)
+            axis = int(attrs.get("axis", -1)) if op in ("Softmax", "LogSoftmax") else min(1, len(port.shape) - 1)
+            labelled = name == classes.labelled and kind != VALUES
+            found.append(Head(task, name, port.name, kind, axis, rows_per_sample(port.shape, batch), labelled))
     return tuple(found)
 
 
-def _kind(port: Port, op: str) -> str:
+def check_teaching(task: str, outputs: Sequence[Port], batch: int) -> None:
+    """Refuse a task that nothing can be taught.
+
+    Args:
+        batch: first axis of the net's inputs.
+
+    Raises:
+        UnsupportedError: none of its outputs teaches.
+    """
+    if not any(_teaches(port, batch) for port in outputs):
+        listed = ", ".join(f"{p.name!r} {p.dtype} {list(p.shape)}" for p in outputs)
+        raise UnsupportedError(
+            f"task {task!r}: none of its outputs are floating-point numbers with the batch in front ({listed}, -1 being the "
+            "batch): nothing can teach"
+        )
+
+
+def _teaches(port: Port, batch: int) -> bool:
+    return port.dtype.kind == "f" and rows_per_sample(port.shape, batch) > 0
+
+
+def _kind(op: str, scores: bool) -> str:
     if op == "Softmax":
         return PROBABILITIES
-    classes = len(port.shape) == 2 and port.shape[1] >= 2 and op not in _BOUNDED
-    return LOGITS if op == "LogSoftmax" or classes else VALUES
+    return LOGITS if op == "LogSoftmax" or (scores and op not in BOUNDED) else VALUES
 
 
 def kinds_from(texts: Iterable[str]) -> dict[str, str]:

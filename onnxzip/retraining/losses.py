@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from onnxzip.errors import UsageError
+from onnxzip.net.classes import VALUES
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Batch, Portion
-from onnxzip.retraining.heads import VALUES, Head
+from onnxzip.retraining.heads import Head
 from onnxzip.retraining.module import TorchNet
 from onnxzip.retraining.objective import TINY, Criterion
 
@@ -119,7 +120,7 @@ def judge(losses: Losses, portions: Iterable[Portion], peers: Peers = ALONE) -> 
 def _sums(head: Head, student: Tensor, teacher: Tensor, loss: Tensor) -> Tensor:
     """float64: samples, loss, squared differences, squares, samples with the same class."""
     count = len(student)
-    if head.kind == VALUES:
+    if head.kind == VALUES or head.rows != 1:
         same = torch.full((), torch.nan)
     else:
         same = (student.argmax(head.axis) == teacher.argmax(head.axis)).double().mean()

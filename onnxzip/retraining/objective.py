@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from onnxzip.errors import UsageError
 from onnxzip.foreign import blamed, in_short, named_callable
-from onnxzip.retraining.heads import PROBABILITIES, VALUES, Head
+from onnxzip.net.classes import PROBABILITIES, VALUES
+from onnxzip.retraining.heads import Head
 
 TINY = 1e-12
 SQUARES = 5.0  # S, beside KL
@@ -58,7 +59,7 @@ class Distillation:
     def __call__(self, outputs: Outputs, targets: Outputs, labels: Tensor | None) -> Tensor:
         losses = [self._of(head, outputs[head.name].float(), targets[head.name].float()) for head in self.heads]
         loss = torch.stack(losses).mean()
-        scored = next((h for h in self.heads if h.kind != VALUES), None)
+        scored = next((h for h in self.heads if h.labelled), None)
         if not self.label_weight or labels is None or scored is None:
             return loss
         hard = functional.nll_loss(log_probabilities(outputs[scored.name].float(), scored, 1.0), labels)

@@ -29,14 +29,16 @@ class Teacher:
         task: what it teaches.
         origin: what the fused net calls its inputs and outputs.
         session: the net in ONNX Runtime.
+        silent: outputs of the fused net that teach nothing.
     """
 
     task: str
     origin: Origin
     session: Session
+    silent: frozenset[str] = frozenset()
 
     def answers(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
-        """Outputs by the fused net's names, from inputs by the fused net's names.
+        """Outputs that teach by the fused net's names, from inputs by the fused net's names.
 
         Raises:
             InvalidDataError: an output is NaN or Inf.
@@ -45,7 +47,7 @@ class Teacher:
         for name, array in found.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise InvalidDataError(f"task {self.task!r}: the original's output {name!r} holds NaN or Inf on these samples")
-        return {fused: found[name] for name, fused in self.origin.outputs.items()}
+        return {fused: found[name] for name, fused in self.origin.outputs.items() if fused not in self.silent}
 
 
 def teachers_of(originals: Mapping[str, tuple[Path, Origin]], device: str) -> dict[str, Teacher]:
@@ -71,12 +73,13 @@ class Answers:
     def __init__(self, pool: Pool, rows: np.ndarray, teachers: tuple[Teacher, ...], block: int, room: int) -> None:
         self.pool, self.rows, self.teachers, self.block = pool, rows, teachers, block
         first = self._run(rows[:block])
-        self.bytes = sum(a[:1].nbytes for a in first.values()) * len(rows)
+        count = min(block, len(rows))
+        self.bytes = sum(a.nbytes // count for a in first.values()) * len(rows)
         self.keeps = self.bytes <= room
         self._kept: Arrays = {}
         self._known = np.zeros(-(-len(rows) // block), bool)
         if self.keeps:
-            self._kept = {n: np.empty((len(rows), *a.shape[1:]), a.dtype) for n, a in first.items()}
+            self._kept = {n: np.empty((len(rows), len(a) // count, *a.shape[1:]), a.dtype) for n, a in first.items()}
             self._keep(0, first)
 
     def take(self, places: np.ndarray, feeds: Mapping[str, np.ndarray]) -> Arrays:
@@ -93,7 +96,7 @@ class Answers:
                 own = np.arange(number * self.block, min((number + 1) * self.block, len(self.rows)))
                 same = np.array_equal(own, places)
                 self._keep(int(number), self.anew(feeds) if same else self._run(self.rows[own]))
-        return {name: kept[places] for name, kept in self._kept.items()}
+        return {name: kept[places].reshape(-1, *kept.shape[2:]) for name, kept in self._kept.items()}
 
     def anew(self, feeds: Mapping[str, np.ndarray]) -> Arrays:
         """Answers to any samples, computed now."""
@@ -102,7 +105,9 @@ class Answers:
     def _keep(self, number: int, answers: Arrays) -> None:
         start = number * self.block
         for name, array in answers.items():
-            self._kept[name][start : start + len(array)] = array
+            kept = self._kept[name]
+            count = len(array) // kept.shape[1]
+            kept[start : start + count] = array.reshape(count, *kept.shape[1:])
         self._known[number] = True
 
     def _run(self, rows: np.ndarray) -> Arrays:
