@@ -21,7 +21,7 @@ from onnxzip.calibration.sources import Given, Note, check_labelled, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
-from onnxzip.exporting.naming import path_of
+from onnxzip.exporting.naming import files_by_task, path_of
 from onnxzip.exporting.originals import Originals, fed_by, originals_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
@@ -108,11 +108,12 @@ def retrain_files(
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = path_of(fused, "fused net"), Stages(progress), settings.run
-    nets = _kept_nets([path, *teachers.values()], settings.retrain.checkpoint)
+    files = files_by_task(teachers, "teachers", "teacher")
+    nets = _kept_nets([path, *files.values()], settings.retrain.checkpoint)
     provider_for(run.device)
-    with stages.stage("load", len(teachers)):
+    with stages.stage("load", len(files)):
         model, content = read(path), path.read_bytes()
-        originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
+        originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)

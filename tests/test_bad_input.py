@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from merging import failed, images, run, snapshot, write_net
 
 import onnxzip
 import onnxzip.pipeline
 import onnxzip.teaching
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.config import RetrainOptions
+from onnxzip.config import DataOptions, ExportOptions, RetrainOptions
 from onnxzip.errors import UsageError
 from onnxzip.runtime.session import cuda_works
 
@@ -510,3 +511,46 @@ class TestCalls:
     def test_whole_numbers_of_numpy(self, nets: Path) -> None:
         merged = onnxzip.merge({"a": nets / "a.onnx", "b": nets / "b.onnx"}, nets / "good.npz", samples=np.int64(40))
         assert merged.report["samples"] == {"a": 40, "b": 40}
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"samples": None}, "--samples: None cannot be used; leave it out for 2000"),
+            ({"seed": None}, "--seed: None cannot be used; leave it out for 0"),
+            ({"method": None}, "--method: None cannot be used; leave it out for zip"),
+            ({"mean": "grey"}, "--mean: 'grey' is not a number"),
+            ({"std": [0.5, None]}, r"--std: \[0.5, None\] is not a number"),
+            ({"repair": "yes"}, "--repair: 'yes' is neither true nor false"),
+            ({"retrain_options": {"batch": 8}}, r"give RetrainOptions\(name=value, ..\), not a dict"),
+        ],
+    )
+    def test_options_of_the_wrong_type(self, nets: Path, options: dict[str, object], words: str) -> None:
+        files = {"a": nets / "a.onnx", "b": nets / "b.onnx"}
+        with pytest.raises(UsageError, match=words):
+            onnxzip.merge(files, nets / "good.npz", **options)  # type: ignore[arg-type]
+
+    def test_options_in_any_form_that_says_what_is_meant(self) -> None:
+        assert DataOptions(mean=0.5, std=np.array([0.1, 0.2])) == DataOptions(mean=(0.5,), std=(0.1, 0.2))  # type: ignore[arg-type]
+        options = RetrainOptions(checkpoint="c.pt", head="x=values", temperature=np.float32(2.5))  # type: ignore[arg-type]
+        assert options == RetrainOptions(checkpoint=Path("c.pt"), head=("x=values",), temperature=2.5)
+        assert RetrainOptions(head={"x": "values"}) == RetrainOptions(head=("x=values",))  # type: ignore[arg-type]
+        assert ExportOptions(python="python3").python == Path("python3")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="--checkpoint: 3 cannot be used; give FILE"):
+            RetrainOptions(checkpoint=3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"--temperature: \(1, 2\) is not a number"):
+            RetrainOptions(temperature=(1, 2))  # type: ignore[arg-type]
+
+    def test_originals_without_names(self, nets: Path) -> None:
+        for work, what in ((onnxzip.verify, "against"), (onnxzip.retrain, "teachers")):
+            with pytest.raises(UsageError, match=f"{what}: give paths by task name.*not a list"):
+                work(nets / "a.onnx", [nets / "a.onnx"])  # type: ignore[operator]
+            with pytest.raises(UsageError, match="'a': give the path of an ONNX file, not a ModelProto"):
+                work(nets / "a.onnx", {"a": onnx.load(nets / "a.onnx")})  # type: ignore[operator]
+
+    def test_modules(self, nets: Path) -> None:
+        model = onnx.load(nets / "a.onnx")
+        assert set(onnxzip.to_torch(model).params()) == {t.name for t in model.graph.initializer}
+        with pytest.raises(UsageError, match="net: give the path of an ONNX file, not an int"):
+            onnxzip.to_torch(3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="give one that to_torch has made, not a Linear"):
+            onnxzip.from_torch(torch.nn.Linear(2, 2), nets / "c.onnx")  # type: ignore[arg-type]
