@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxzip.errors import UsageError
-from onnxzip.foreign import name_of
 from onnxzip.values import (
     check_records,
     code,
+    flags_in,
     folder_of,
     number,
     numbers,
@@ -189,17 +189,13 @@ class RetrainOptions:
     """How a fused net is retrained."""
 
     batch: int = option(64, "Samples of each task a step.", whole_number, "N")
-    learning_rate: float | None = option(
-        None, "Fraction of its size that a weight tensor moves in a step. Default: found.", number, "F"
-    )
+    learning_rate: float | None = option(None, "Fraction of its size a weight moves in a step. Default: found.", number, "F")
     temperature: float = option(2.0, "Of logits, where probabilities are compared.", number, "T")
     head: tuple[str, ...] = option(
         (), "What an output of the fused net says, where its graph does not tell.", texts,
         "OUTPUT=logits|probabilities|values", many=True,
     )
-    label_weight: float = option(
-        0.0, "Part of the loss that labels 'y' make up, where they were given.", number, "F"
-    )
+    label_weight: float = option(0.0, "Part of the loss that labels 'y' make up, where they were given.", number, "F")
     loss: str | Callable[..., Any] = option(  # noqa: RUF009 - a field
         "", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", code, "module:callable"
     )
@@ -220,11 +216,6 @@ class RetrainOptions:
             raise UsageError(f"--label-weight {self.label_weight:g} is not between 0 and 1")
         if self.resume and self.checkpoint is None:
             raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
-        if self.checkpoint is not None and callable(self.loss) and name_of(self.loss) is None:
-            raise UsageError(
-                "--checkpoint tells losses apart by their names, and this one has none. Define it by `def` at the top of a "
-                "module, or leave the checkpoint out."
-            )
 
 
 @dataclass(frozen=True)
@@ -245,9 +236,7 @@ class JobOptions:
 class WaitOptions:
     """How long a job in several processes waits for one of them."""
 
-    exchange_timeout: float = option(
-        1800.0, "How long to wait for another process, in seconds.", number, "SECONDS"
-    )
+    exchange_timeout: float = option(1800.0, "How long to wait for another process, in seconds.", number, "SECONDS")
 
     def __post_init__(self) -> None:
         if not self.exchange_timeout > 0:
@@ -291,6 +280,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_records(self)
+        if not self.steps.retrain and (given := flags_in(self.retrain)):
+            raise UsageError(f"{', '.join(given)}: for retraining only; give --retrain STEPS, too, or leave this out")
 
 
 @dataclass(frozen=True)

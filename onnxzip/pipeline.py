@@ -23,7 +23,7 @@ from onnxzip.calibration.sources import Given, Samples, check_labelled, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import data_by_net, kept_tasks, namer
+from onnxzip.exporting.again import Kept, data_by_net, kept_tasks, namer
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin, entries_of
@@ -37,6 +37,7 @@ from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
+from onnxzip.net import Port
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
@@ -118,7 +119,10 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    _check_ports(plan)
+    kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
+    _check_ports(plan, kept)
+    if options.steps.retrain:
+        _check_retraining(plan, kept, options, peers)
     with stages.stage("data"):
         given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
         seen, judging = _parted(given, options)
@@ -223,15 +227,28 @@ def _retrained(
     return done.content, done.as_dict()
 
 
-def _check_ports(plan: Plan) -> None:
+def _check_ports(plan: Plan, kept: Kept) -> None:
     """Refuse fixed batches, and outputs that would have the same name."""
-    check_output_names(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
+    check_output_names(plan, namer(kept))
     for port in plan.nets[plan.tasks[0]].inputs:
         if not port.shape or port.shape[0] > 1:
             raise UnsupportedError(
                 f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
                 "for the batch, dynamic or 1."
             )
+
+
+def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
+    """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
+    execute(torch)
+    from onnxzip.retraining.request import check_request
+
+    outputs, named = dict[str, list[Port]](), namer(kept)
+    for name, net in plan.nets.items():
+        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
+        tasks = kept[name].items() if name in kept else ()
+        outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
+    check_request(outputs, options.retrain, options.run, peers)
 
 
 def feeds_of(plan: Plan) -> dict[str, Feed]:

@@ -22,7 +22,7 @@ from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, Re
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.naming import files_by_task, path_of
-from onnxzip.exporting.originals import Originals, fed_by, originals_of
+from onnxzip.exporting.originals import Originals, fed_by, originals_of, ports_of
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -36,6 +36,7 @@ from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
 from onnxzip.loading.files import read
 from onnxzip.merged import Merged
+from onnxzip.net import Port
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
@@ -104,6 +105,7 @@ def retrain_files(
         peers: the processes that retrain together, each with its part of every batch; all come to the same result.
     """
     execute(torch)
+    from onnxzip.retraining.request import check_request
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
@@ -115,6 +117,7 @@ def retrain_files(
         model, content = read(path), path.read_bytes()
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
+    check_request(_outputs(model, originals), settings.retrain, run, peers)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
@@ -143,6 +146,12 @@ def _kept_nets(files: Iterable[Path_], checkpoint: Path | None) -> tuple[Path, .
     nets = tuple(Path(f).absolute() for f in files)
     check_unread([checkpoint] if checkpoint else [], nets)
     return nets
+
+
+def _outputs(model: ModelProto, originals: Originals) -> dict[str, list[Port]]:
+    """Outputs of a fused file by task."""
+    ports = ports_of(model.graph.output)
+    return {task: [p for p in ports if p.name in origin.outputs.values()] for task, (_, origin) in originals.items()}
 
 
 def _collected(

@@ -141,6 +141,11 @@ def settle(record: Any) -> None:
         object.__setattr__(record, one.name, read_option(one, value))
 
 
+def flags_in(record: Any) -> list[str]:
+    """The flags of an option record that say something else than their defaults."""
+    return [f"--{dashed(one.name)}" for one in fields(record) if getattr(record, one.name) != one.default]
+
+
 def check_records(whole: Any) -> None:
     """Refuse something else where a record holds other records.
 

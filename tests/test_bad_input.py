@@ -422,9 +422,9 @@ class TestOutputs:
         with pytest.raises(UsageError, match="is read"):
             merged.save_report(nets / "b.onnx", force=True)
         for make in (onnxzip.pipeline.merge, partial(onnxzip.teaching.retrain, nets / "a.onnx")):
-            options = "retrain_options" if make is onnxzip.pipeline.merge else "options"
+            options, more = ("retrain_options", {"retrain": 1}) if make is onnxzip.pipeline.merge else ("options", {})
             with pytest.raises(UsageError, match="is read"):
-                make(files, images(64), **{options: RetrainOptions(checkpoint=nets / "b.onnx")})
+                make(files, images(64), **{options: RetrainOptions(checkpoint=nets / "b.onnx")}, **more)
         assert snapshot(nets) == before
         merged.save(nets / "o.onnx")
         with pytest.raises(UsageError, match="force=True"):

@@ -53,15 +53,11 @@ def heads_of(net: Net, origins: Mapping[str, Origin], given: Mapping[str, str]) 
         UnsupportedError: a task has no output of floats.
     """
     ports = {p.name: p for p in net.outputs}
-    for output, kind in given.items():
-        if output not in ports:
-            raise UsageError(f"--head {output}={kind}: there is no such output (outputs: {', '.join(ports)})")
+    check_heads({task: [ports[o] for o in origin.outputs.values()] for task, origin in origins.items()}, given)
     last = producers(net.nodes)
     found = []
     for task, origin in origins.items():
-        names = [(n, o) for n, o in origin.outputs.items() if ports[o].dtype.kind == "f"]
-        if not names:
-            raise UnsupportedError(f"task {task!r}: none of its outputs are floating-point numbers: nothing can teach")
+        names = [(n, o) for n, o in origin.outputs.items() if _teaches(ports[o])]
         for name, output in names:
             node = last.get(output)
             op, attrs = (node.op, node.attrs) if node is not None else ("", {})
@@ -69,6 +65,32 @@ def heads_of(net: Net, origins: Mapping[str, Origin], given: Mapping[str, str]) 
             axis = int(attrs.get("axis", -1)) if op in ("Softmax", "LogSoftmax") else min(1, len(ports[output].shape) - 1)
             found.append(Head(task, name, output, kind, axis))
     return tuple(found)
+
+
+def check_heads(outputs: Mapping[str, Iterable[Port]], given: Mapping[str, str]) -> None:
+    """Refuse kinds of outputs that do not exist, and tasks that nothing can teach.
+
+    Args:
+        outputs: of each task, under the fused net's names.
+        given: kinds that the user has set, by output of the fused net.
+
+    Raises:
+        UsageError: no such output.
+        UnsupportedError: a task has no output of floats.
+    """
+    ports = {task: list(own) for task, own in outputs.items()}
+    names = [p.name for own in ports.values() for p in own]
+    for output, kind in given.items():
+        if output not in names:
+            raise UsageError(f"--head {output}={kind}: there is no such output (outputs: {', '.join(names)})")
+    for task, own in ports.items():
+        if not any(map(_teaches, own)):
+            raise UnsupportedError(f"task {task!r}: none of its outputs are floating-point numbers: nothing can teach")
+
+
+def _teaches(port: Port) -> bool:
+    """Whether an output is one of floats; NumPy does not know bfloat16 as one."""
+    return port.dtype.kind == "f" or port.dtype.name == "bfloat16"
 
 
 def _kind(port: Port, op: str) -> str:
