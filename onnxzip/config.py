@@ -46,7 +46,9 @@ class DataOptions:
         many=True,
     )
     samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
-    mean: tuple[float, ...] = option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
+    mean: tuple[float, ...] = option(
+        (), "Subtracted per channel from images in 0..1, of folders and uint8 arrays; other numbers stay.", numbers, "M,M,M"
+    )
     std: tuple[float, ...] = option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
     size: int | None = option(
         None, "Shorter side that images of a folder are resized to before the centre is cut out.", whole_number, "PIXELS"

@@ -83,7 +83,8 @@ def merge(
         repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
         samples: used of each source at most.
-        mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
+        mean, std: of images of folders and uint8 arrays, per channel, after scaling to 0..1; refused where no data are such.
+        size: shorter side that images of folders are resized to; refused where there are none.
         seed, device: of everything drawn at random; `auto`, `cpu` or `cuda`.
         retrain: steps of retraining after the zip, on all samples that are given.
         retrain_options: batch, learning rate, loss, checkpoints.

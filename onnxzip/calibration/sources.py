@@ -6,7 +6,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -119,21 +119,21 @@ def collect(
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        _note_unused(options, (), False, note)
+        _check_used(options, (), note)
         return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
     _refuse_clash(data, feeds)
-    pools, scaled = [], []
+    pools, places = [], list[tuple[str, Rows]]()
     for tasks, item in grouped(data, tuple(feeds)):
         mine = {t: feeds[t] for t in tasks}
         rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
         if rows.count < least:
             raise InvalidDataError(f"{where_of(item)}: holds {rows.count} samples; at least {least} are needed")
         pools.append(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)))
-        if _holds_images(rows):
-            scaled.append(where_of(item))
+        places.append((where_of(item), rows))
+    _check_used(options, places, note)
+    scaled = [where for where, rows in places if _holds_images(rows)]
     if scaled:
         note(f"uint8 images scaled to 0..1: {', '.join(scaled)}")
-    _note_unused(options, [pool.rows for pool in pools], bool(scaled), note)
     return Given(tuple(pools), False, tuple(scaled))
 
 
@@ -239,12 +239,29 @@ def _holds_folder(rows: Rows) -> bool:
     return isinstance(rows, FolderRows) or (isinstance(rows, JoinedRows) and any(map(_holds_folder, rows.parts)))
 
 
-def _note_unused(options: DataOptions, rows: Iterable[Rows], scaled: bool, note: Note) -> None:
-    """Tell which options for images were given where there are none that they are for."""
-    if (options.mean or options.std) and not scaled:
-        note("--mean and --std are for image folders and uint8 images; these data are taken as they are")
-    if options.size is not None and not any(map(_holds_folder, rows)):
-        note("--size is for image folders; these data are taken at the size that they have")
+def _check_used(options: DataOptions, places: Sequence[tuple[str, Rows]], note: Note) -> None:
+    """Refuse options for images that no data are for, and tell which data they are not for.
+
+    Raises:
+        UsageError: saying what to do instead.
+    """
+    normalising = [f"--{name}" for name in ("mean", "std") if getattr(options, name)]
+    asked: list[tuple[str, Callable[[Rows], bool], str, str]] = []
+    if normalising:
+        asked.append((
+            " and ".join(normalising), _holds_images, "folders of images and uint8 arrays, for inputs of floats",
+            "Give such data, or normalise them yourself",
+        ))
+    if options.size is not None:
+        asked.append(("--size", _holds_folder, "folders of images", "Give a folder, or resize them yourself"))
+    for flags, uses, kinds, way in asked:
+        unused = ", ".join(dict.fromkeys(where for where, rows in places if not uses(rows)))
+        if not any(uses(rows) for _, rows in places):
+            raise UsageError(
+                f"{flags}: for {kinds} only; {unused or 'noise'} would be taken as it is. {way}, and leave {flags} out."
+            )
+        if unused:
+            note(f"{unused}: taken as it is; {flags} for {kinds} only")
 
 
 def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:
