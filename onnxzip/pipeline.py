@@ -125,7 +125,10 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     if options.steps.retrain:
         _check_retraining(plan, kept, options, peers)
     with stages.stage("data"):
-        given = collect(data, feeds_of(plan), options.data, rng, progress.note, limit=_limit(options))
+        feeds = feeds_of(plan)
+        given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))
+        if options.steps.retrain:
+            check_labelled(given, feeds, options.retrain)
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
@@ -199,7 +202,6 @@ def _parted(given: Given, options: Options) -> tuple[Given, Given]:
     """What the zip may see, and what judges the result; with retraining the rows that judge that, too."""
     if not options.steps.retrain:
         return given.parted(partial(set_apart, samples=options.data.samples))
-    check_labelled(given, options.retrain)
     from onnxzip.retraining.batches import parted
 
     return given.parted(parted)

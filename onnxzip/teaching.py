@@ -161,7 +161,7 @@ def _collected(
     data, feeds = fed_by(model, originals, data, limit := _limit(settings))
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
-    check_labelled(given, settings.retrain)
+    check_labelled(given, feeds, settings.retrain)
     return given, _judged(given, settings.data.samples, read_seen(entries_of(model), str(path)), progress.note)
 
 

@@ -269,6 +269,9 @@ class TestData:
 
     def test_an_unknown_task(self, nets: Path) -> None:
         refused(INVALID, nets, "--data", f"c={nets / 'good.npz'}", words=("'c'", "a, b"))
+        words = ("data for 'lwo'", "did you mean 'low'")
+        given = (f"low={nets / 'a.onnx'}", nets / "b.onnx", "--data", f"lwo={nets / 'good.npz'}")
+        merge_refused(INVALID, nets, *given, words=words)
 
     def test_a_task_without_data(self, nets: Path) -> None:
         refused(INVALID, nets, "--data", f"a={nets / 'good.npz'}", words=("no data for 'b'",))

@@ -83,7 +83,10 @@ class TestForms:
         torch = pytest.importorskip("torch")
         dataset = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
         check_source(collected(torch.utils.data.DataLoader(dataset, batch_size=8))[0].sources[0], X, Y)
-        check_source(collected({"image": torch.from_numpy(X)})[0].sources[0], X)
+        for whole in (torch.from_numpy(X), {"image": torch.from_numpy(X)}):
+            check_source(collected(whole)[0].sources[0], X)
+        with pytest.raises(InvalidDataError, match="holds a tensor that NumPy cannot take"):
+            collected(torch.from_numpy(X).bfloat16())
 
     def test_a_callable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "my_batches.py").write_text(
@@ -118,6 +121,11 @@ class TestForms:
     def test_what_is_no_data(self, data: Any) -> None:
         with pytest.raises(InvalidDataError):
             collected(data)
+
+    def test_what_is_empty(self) -> None:
+        for data in ([], iter(()), (x for x in [])):
+            with pytest.raises(InvalidDataError, match="is empty: it gives no batch"):
+                collected(data)
 
 
 class TestTasks:
@@ -204,6 +212,14 @@ class TestNumbers:
         check_source(found.of("b"), X)
         check_source(found.of("a"), pixels.astype(np.float32) / np.float32(255) - np.float32(0.5))
         assert "d.npz: taken as it is; --mean" in notes[0] and "d.npz" not in notes[1]
+
+    @pytest.mark.parametrize(("have", "want"), [((6, 7, 3), (3, 7, 3)), ((6, 7, 3), (3, 6, 3)), ((6, 7, 3), (3, 6, 7))])
+    def test_channels_behind_sizes_that_the_samples_themselves_have_told(
+        self, have: tuple[int, ...], want: tuple[int, ...]
+    ) -> None:
+        feed = Feed((Port("image", F32, (-1, *want)),), {}, None)
+        with pytest.raises(InvalidDataError, match=r"channels to the front: x\.transpose\(0, 3, 1, 2\)"):
+            collected(np.zeros((40, *have), np.float32), {"a": feed})
 
 
 class TestSampling:

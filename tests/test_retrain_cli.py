@@ -279,6 +279,21 @@ class TestRefusals:
         self.refused(2, folder, *RUN[:6], *data, words=words)
         self.refused(2, folder, "merge", "a.onnx", "b.onnx", "--retrain", 5, *data, words=words)
 
+    def test_a_weight_for_labels_that_nothing_takes(self, folder: Path) -> None:
+        """Of nets without classes no labels are asked for; of some with them, labels for these."""
+        for name in "ab":
+            model = onnx.load(f"{name}.onnx")
+            model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["logits", "place"], ["map"]))
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "place"))
+            shape = ["N", model.graph.output[0].type.tensor_type.shape.dim[1].dim_value, 1]
+            model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.FLOAT, shape))
+            onnx.save(model, f"{name}2.onnx")
+        rest = ("--data", "d.npz", "--label-weight", "0.5", "-o", "r.onnx", "--retrain", 5)
+        self.refused(2, folder, "merge", "a2.onnx", "b2.onnx", *rest, words=("no task has an output [batch, classes]",))
+        np.savez("plain.npz", x=images(100))
+        data = ("--data", "a=plain.npz", "--data", "b2=d.npz", *rest[2:])
+        self.refused(2, folder, "merge", "a.onnx", "b2.onnx", *data, words=("needs labels", "in the data for 'a'"))
+
     def test_outputs_that_exist(self, folder: Path) -> None:
         for name, flag in (("r.onnx", "-o"), ("c.pt", "--checkpoint")):
             (folder / name).write_bytes(b"mine")

@@ -5,6 +5,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
 from onnxzip.calibration.images import image_files
-from onnxzip.calibration.reading import Together, is_folder, read, where_of
+from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions, RetrainOptions
@@ -142,7 +143,9 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     if _is_by_task(data, tasks):
         unknown = [t for t in data if t not in (*tasks, "")]
         if unknown:
-            raise InvalidDataError(f"data for {unknown[0]!r}: there is no such task (tasks: {', '.join(tasks)})")
+            near = difflib.get_close_matches(str(unknown[0]), tasks, 1, 0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidDataError(f"data for {unknown[0]!r}: there is no such task{hint} (tasks: {', '.join(tasks)})")
         given = {t: data.get(t, data.get("")) for t in tasks}
         missing = [t for t, item in given.items() if item is None]
         if missing:
@@ -156,21 +159,25 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     return list(groups.values())
 
 
-def check_labelled(given: Given, options: RetrainOptions) -> None:
-    """Refuse a weight for labels where there are none.
+def check_labelled(given: Given, feeds: Mapping[str, Feed], options: RetrainOptions) -> None:
+    """Refuse a weight for labels where there are none, or nothing that they could teach.
 
     Raises:
-        UsageError: saying how to give some.
+        UsageError: saying which of both, and how to give some.
     """
-    if options.label_weight and not any(pool.labels for pool in given.pools):
-        raise UsageError(f"--label-weight {options.label_weight:g} needs labels: an array 'y' of classes in the data")
+    if not options.label_weight or any(pool.labels for pool in given.pools):
+        return
+    flag, able = f"--label-weight {options.label_weight:g}", [t for t, feed in feeds.items() if feed.classes is not None]
+    if not able:
+        raise UsageError(f"{flag}: no task has an output [batch, classes], which labels could teach. Leave it out.")
+    raise UsageError(f"{flag} needs labels: an array 'y' of classes in the data for {' or '.join(map(repr, able))}")
 
 
 def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
     """Whether data are items by task; a mapping of arrays under other names is one item, by input."""
     if not isinstance(data, Mapping) or not data:
         return False
-    arrays = all(isinstance(v, np.ndarray) or hasattr(v, "detach") for v in data.values())
+    arrays = all(map(is_array, data.values()))
     return not arrays or set(data) <= {*tasks, ""}
 
 
@@ -178,7 +185,7 @@ def _refuse_clash(data: Any, feeds: Mapping[str, Feed]) -> None:
     """Arrays under names that tasks and inputs have in common are read by task, where they are not enough for the nets."""
     if not _is_by_task(data, tuple(feeds)) or any(isinstance(item, Mapping) for item in data.values()):
         return
-    arrays = {k for k, item in data.items() if isinstance(item, np.ndarray) or hasattr(item, "detach")}
+    arrays = {k for k, item in data.items() if is_array(item)}
     inputs = {name for f in feeds.values() for name in (*(p.name for p in f.ports), *f.aliases)}
     short = any(len(f.ports) > 1 and k in arrays for k, f in feeds.items()) or not set(feeds) <= set(data)
     if arrays == set(data) <= inputs and short:
