@@ -22,7 +22,7 @@ from onnxzip.calibration.samples import Source, set_apart, wanted
 from onnxzip.calibration.sources import Given, Samples, check_labelled, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
-from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.errors import InvalidDataError, UnsupportedError, VerificationError
 from onnxzip.exporting.again import Kept, data_by_net, kept_tasks, namer
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
@@ -122,6 +122,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
     kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
     _check_ports(plan, kept)
+    _check_channels(plan)
     if options.steps.retrain:
         _check_retraining(plan, kept, options, peers)
     with stages.stage("data"):
@@ -239,6 +240,25 @@ def _check_ports(plan: Plan, kept: Kept) -> None:
                 f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
                 "for the batch, dynamic or 1."
             )
+
+
+def _check_channels(plan: Plan) -> None:
+    """Refuse samples with other channels than the convolutions that read them: an input may leave their number to the data.
+
+    Raises:
+        InvalidDataError: saying both, and whether the channels stand last.
+    """
+    for task, net in plan.nets.items():
+        shapes = {p.name: p.shape for p in net.inputs}
+        for node in net.nodes:
+            if node.op != "Conv" or (name := node.inputs[0]) not in shapes or (kernel := node.inputs[1]) not in net.params:
+                continue
+            shape, reads = shapes[name], net.params[str(kernel)].shape[1] * int(node.attrs["group"])
+            if shape[1] != reads:
+                hint = ". Move their channels to the front" if shape[-1] == reads else ""
+                raise InvalidDataError(
+                    f"input {name!r}: {task!r} convolves {reads} channels, samples {list(shape[1:])} have {shape[1]}{hint}"
+                )
 
 
 def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:

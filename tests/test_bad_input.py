@@ -226,6 +226,19 @@ class TestData:
         np.savez(nets / "d.npz", x=np.zeros((64, *shape), np.float32))
         refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "'image'", "[1, 6, 6]", hint))
 
+    def test_channels_last_where_the_data_tell_their_number(self, nets: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]> n (float[N,C,H,W] image) => (float[N,8] y)
+            { a = Conv (image, w) b = Relu (a) c = Conv (b, v) d = GlobalAveragePool (c) y = Flatten (d) }"""
+        for k, name in enumerate("pq"):
+            model = onnx.parser.parse_model(text)
+            for param, shape in (("w", (8, 3, 3, 3)), ("v", (8, 8, 1, 1))):
+                array = np.random.default_rng(k).standard_normal(shape, np.float32)
+                model.graph.initializer.append(onnx.numpy_helper.from_array(array, param))
+            onnx.save(model, nets / f"{name}.onnx")
+        np.savez(nets / "d.npz", x=np.zeros((64, 6, 7, 3), np.float32))
+        words = ("'image'", "convolves 3 channels", "[6, 7, 3] have 6", "channels to the front")
+        merge_refused(INVALID, nets, nets / "p.onnx", nets / "q.onnx", "--data", nets / "d.npz", words=words)
+
     @pytest.mark.parametrize(("value", "kind"), [("s", "strings"), (1j, "complex")])
     def test_a_wrong_dtype(self, nets: Path, value: object, kind: str) -> None:
         np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), value))
