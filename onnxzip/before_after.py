@@ -14,7 +14,7 @@ from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin
-from onnxzip.exporting.naming import checked_files, path_of
+from onnxzip.exporting.naming import checked_files, files_by_task, path_of
 from onnxzip.exporting.originals import classes_in, fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
@@ -100,10 +100,11 @@ def verify_files(
 ) -> dict[str, Any]:
     """`verify` with its options in records."""
     path, stages = path_of(fused, "fused net"), Stages(progress)
+    files = files_by_task(against, "against", "original net")
     provider_for(run.device)
-    with stages.stage("load", len(against)):
+    with stages.stage("load", len(files)):
         model = read_to_run(path)
-        originals = originals_of(path, model, against, "--against", progress.note)
+        originals = originals_of(path, model, files, "--against", progress.note)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
         data, feeds = fed_by(model, originals, data, data_options.samples)

@@ -7,15 +7,21 @@ so no stage is ever handed an option that it cannot use.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from onnxzip.errors import UsageError
 from onnxzip.values import (
-    check_whole_numbers,
+    check_records,
+    code,
+    flags_in,
     folder_of,
+    number,
     numbers,
     option,
+    settle,
     shard_of,
     shares_of,
     size_of,
@@ -40,14 +46,16 @@ class DataOptions:
         many=True,
     )
     samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
-    mean: tuple[float, ...] = option((), "Subtracted from images in 0..1, per channel.", numbers, "M,M,M")
+    mean: tuple[float, ...] = option(
+        (), "Subtracted per channel from images in 0..1, of folders and uint8 arrays; other numbers stay.", numbers, "M,M,M"
+    )
     std: tuple[float, ...] = option((), "Divides images after --mean, per channel.", numbers, "S,S,S")
     size: int | None = option(
         None, "Shorter side that images of a folder are resized to before the centre is cut out.", whole_number, "PIXELS"
     )
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         if self.samples < LEAST_SAMPLES:
             raise UsageError(f"--samples {self.samples} is too few; use at least {LEAST_SAMPLES}")
         if self.size is not None and self.size < 1:
@@ -82,12 +90,12 @@ class ExportOptions:
     quantize: bool = option(False, "Weights and activations in int8, calibrated with --data.", yes_or_no)
     tolerance: float | None = option(
         None, "Largest deviation that passes, over an output's largest value. Default: 1e-4, ncnn 1e-3; any with --quantize.",
-        lambda raw: numbers(raw)[0], "F",
+        number, "F",
     )
     python: Path | None = option(None, "A Python that has the target's packages.", Path, "FILE")  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         for name, value in (("static-batch", self.static_batch), ("opset", self.opset)):
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is below 1")
@@ -110,7 +118,7 @@ class PlanOptions:
     )
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         if self.layout not in ("strands", "wide"):
             raise UsageError(f"layout {self.layout!r} is not known; use strands or wide")
         if self.opset is not None and self.opset < 1:
@@ -131,8 +139,7 @@ class ZipOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.memory < 0:
-            raise UsageError(f"memory {self.memory} is negative")
+        settle(self)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ class RunOptions:
     device: str = option("auto", "Where nets run.", str, "auto|cpu|cuda")
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed} is negative")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -157,7 +164,7 @@ class MergeSteps:
     retrain: int = option(0, "Steps of retraining after the zip.", whole_number, "STEPS")
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         if self.retrain < 0:
             raise UsageError(f"--retrain {self.retrain} is negative")
 
@@ -174,7 +181,7 @@ class RetrainSteps:
     any_teacher: bool = option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         if self.steps < 0:
             raise UsageError(f"--steps {self.steps} is negative")
 
@@ -184,25 +191,23 @@ class RetrainOptions:
     """How a fused net is retrained."""
 
     batch: int = option(64, "Samples of each task a step.", whole_number, "N")
-    learning_rate: float | None = option(
-        None, "Fraction of its size that a weight tensor moves in a step. Default: found.", lambda raw: numbers(raw)[0], "F"
-    )
-    temperature: float = option(2.0, "Of logits, where probabilities are compared.", lambda raw: numbers(raw)[0], "T")
+    learning_rate: float | None = option(None, "Fraction of its size a weight moves in a step. Default: found.", number, "F")
+    temperature: float = option(2.0, "Of logits, where probabilities are compared.", number, "T")
     head: tuple[str, ...] = option(
         (), "What an output of the fused net says, where its graph does not tell.", texts,
         "OUTPUT=logits|probabilities|values", many=True,
     )
-    label_weight: float = option(
-        0.0, "Part of the loss that labels 'y' make up, where they were given.", lambda raw: numbers(raw)[0], "F"
+    label_weight: float = option(0.0, "Part of the loss that labels 'y' make up, where they were given.", number, "F")
+    loss: str | Callable[..., Any] = option(  # noqa: RUF009 - a field
+        "", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", code, "module:callable"
     )
-    loss: str = option("", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", str, "module:callable")
     unvaried: bool = option(False, "Train on samples as they are; none that comes again is blended or shifted.", yes_or_no)
     checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
     checkpoint_every: int = option(100, "Steps between two checkpoints.", whole_number, "N")
     resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)
 
     def __post_init__(self) -> None:
-        check_whole_numbers(self)
+        settle(self)
         for name, least in (("batch", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is below {least}")
@@ -233,9 +238,7 @@ class JobOptions:
 class WaitOptions:
     """How long a job in several processes waits for one of them."""
 
-    exchange_timeout: float = option(
-        1800.0, "How long to wait for another process, in seconds.", lambda raw: numbers(raw)[0], "SECONDS"
-    )
+    exchange_timeout: float = option(1800.0, "How long to wait for another process, in seconds.", number, "SECONDS")
 
     def __post_init__(self) -> None:
         if not self.exchange_timeout > 0:
@@ -254,10 +257,11 @@ class OutputOptions:
 class VerifyOptions:
     """When a comparison fails."""
 
-    tolerance: float | None = option(None, "Largest relative error that passes.", lambda raw: numbers(raw)[0], "F")
-    min_agreement: float | None = option(None, "Smallest top-1 agreement that passes.", lambda raw: numbers(raw)[0], "F")
+    tolerance: float | None = option(None, "Largest relative error that passes.", number, "F")
+    min_agreement: float | None = option(None, "Smallest top-1 agreement that passes.", number, "F")
 
     def __post_init__(self) -> None:
+        settle(self)
         for name, value in (("tolerance", self.tolerance), ("min-agreement", self.min_agreement)):
             if value is not None and not value >= 0:
                 raise UsageError(f"--{name} {value:g} is negative")
@@ -276,6 +280,11 @@ class Options:
     steps: MergeSteps = field(default_factory=MergeSteps)
     retrain: RetrainOptions = field(default_factory=RetrainOptions)
 
+    def __post_init__(self) -> None:
+        check_records(self)
+        if not self.steps.retrain and (given := flags_in(replace(self.retrain, head=()))):
+            raise UsageError(f"{', '.join(given)}: for retraining only; give --retrain STEPS, too, or leave this out")
+
 
 @dataclass(frozen=True)
 class RetrainSettings:
@@ -285,3 +294,6 @@ class RetrainSettings:
     steps: RetrainSteps = field(default_factory=RetrainSteps)
     retrain: RetrainOptions = field(default_factory=RetrainOptions)
     run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        check_records(self)

@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from onnxzip.errors import UsageError
-from onnxzip.values import Flag, flag_of
+from onnxzip.values import Flag, dashed, flag_of, read_option
 
 Result = TypeVar("Result")
 CONFIG = "config"
@@ -54,7 +54,7 @@ def record_from(record: type[Any], config: Mapping[str, Any], flags: Mapping[str
     for entry in fields(record):
         source = flags if entry.name in flags else config
         if source.get(entry.name) is not None:
-            values[entry.name] = _read(entry, source[entry.name])
+            values[entry.name] = read_option(entry, source[entry.name])
     return record(**values)
 
 
@@ -78,22 +78,11 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
     for key in options:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.4)
-            hint = f"; did you mean {_dashed(near[0])!r}?" if near else ""
+            hint = f"; did you mean {dashed(near[0])!r}?" if near else ""
             raise UsageError(
-                f"{path}: {_dashed(key)!r} is no option{hint} (options: {', '.join(sorted(map(_dashed, known)))})"
+                f"{path}: {dashed(key)!r} is no option{hint} (options: {', '.join(sorted(map(dashed, known)))})"
             )
     return options
-
-
-def _read(entry: Field[Any], raw: Any) -> Any:
-    try:
-        return flag_of(entry.metadata).read(raw)
-    except UsageError as error:
-        dashed = _dashed(entry.name)
-        text = str(error)
-        raise error if text.startswith(dashed) else UsageError(f"--{dashed}: {text}") from error
-    except TypeError as error:
-        raise UsageError(f"--{_dashed(entry.name)}: {raw!r} cannot be used") from error
 
 
 def _parameter(entry: Field[Any]) -> inspect.Parameter:
@@ -102,7 +91,7 @@ def _parameter(entry: Field[Any]) -> inspect.Parameter:
     assert entry.default is not MISSING
     shown = flag.shown or _shown(entry.default)
     text = f"{flag.help} [default: {shown}]" if shown else flag.help
-    option = typer.Option(f"--{_dashed(entry.name)}", help=text, metavar=flag.metavar or None, show_default=False)
+    option = typer.Option(f"--{dashed(entry.name)}", help=text, metavar=flag.metavar or None, show_default=False)
     kind: Any = list[str] if flag.many else bool if isinstance(entry.default, bool) else str
     return inspect.Parameter(
         entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -115,10 +104,6 @@ def _shown(default: Any) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"{v:g}" if k == "*" else f"{k}={v:g}" for k, v in default)
     return str(default)
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
 
 
 __all__: Sequence[str] = ["Flag", "derived", "read_config", "record_from"]

@@ -32,6 +32,17 @@ def named_callable(text: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def name_of(found: Callable[..., Any]) -> str | None:
+    """`module:callable` of a callable that is found under this name; None of a lambda, an inner function or an object."""
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        return None
+    there: Any = sys.modules.get(module)
+    for part in name.split("."):
+        there = getattr(there, part, None)
+    return f"{module}:{name}" if there is found else None
+
+
 @contextmanager
 def blamed(where: str, what: str, kind: type[OnnxzipError]) -> Iterator[None]:
     """While the user's own code runs: its errors, whatever they are, are reported as that code's, as `kind`."""

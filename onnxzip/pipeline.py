@@ -22,8 +22,8 @@ from onnxzip.calibration.samples import Source, set_apart, wanted
 from onnxzip.calibration.sources import Given, Samples, check_labelled, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
-from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import data_by_net, kept_tasks, namer
+from onnxzip.errors import InvalidDataError, UnsupportedError, VerificationError
+from onnxzip.exporting.again import Kept, data_by_net, kept_tasks, namer
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin, entries_of
@@ -38,11 +38,11 @@ from onnxzip.loading import Loaded, family, load_family
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
-from onnxzip.net import Classes, classes_of
+from onnxzip.net import Classes, Port, classes_of
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
-from onnxzip.retraining.heads import check_teaching, kinds_from
+from onnxzip.retraining.heads import check_kinds, kinds_from
 from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
@@ -85,7 +85,8 @@ def merge(
         repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
         samples: used of each source at most.
-        mean, std, size: of images: per channel, after scaling to 0..1; shorter side that those of a folder are resized to.
+        mean, std: of images of folders and uint8 arrays, per channel, after scaling to 0..1; refused where no data are such.
+        size: shorter side that images of folders are resized to; refused where there are none.
         seed, device: of everything drawn at random; `auto`, `cpu` or `cuda`.
         retrain: steps of retraining after the zip, on all samples that are given.
         retrain_options: batch, learning rate, loss, checkpoints.
@@ -121,12 +122,17 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    check_ports(plan, namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()})))
-    classes = _classes(plan, kinds_from(options.retrain.head))
+    kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
+    check_ports(plan, namer(kept))
+    _check_channels(plan)
+    classes = _classes(plan, kept, kinds_from(options.retrain.head))
     if options.steps.retrain:
-        _check_teaching(plan)
+        _check_retraining(plan, kept, options, peers)
     with stages.stage("data"):
-        given = collect(data, feeds_of(plan, classes), options.data, rng, progress.note, limit=_limit(options))
+        feeds = feeds_of(plan, classes)
+        given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))
+        if options.steps.retrain:
+            check_labelled(given, feeds, options.retrain)
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
@@ -200,7 +206,6 @@ def _parted(given: Given, options: Options) -> tuple[Given, Given]:
     """What the zip may see, and what judges the result; with retraining the rows that judge that, too."""
     if not options.steps.retrain:
         return given.parted(partial(set_apart, samples=options.data.samples))
-    check_labelled(given, options.retrain)
     from onnxzip.retraining.batches import parted
 
     return given.parted(parted)
@@ -229,24 +234,53 @@ def _retrained(
     return done.content, done.as_dict()
 
 
-def _classes(plan: Plan, given: Mapping[str, str]) -> dict[str, Classes]:
+def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Classes]:
     """What the outputs of each net of a plan say of classes.
 
     Args:
         given: what the user says of outputs of the fused net.
+
+    Raises:
+        UsageError: it has no such output.
     """
-    named = namer(kept_tasks({t: n.metadata for t, n in plan.nets.items()}))
-    found = {}
+    named, found = namer(kept), {}
+    check_kinds([named(task, p.name) for task, net in plan.nets.items() for p in net.outputs], given)
     for task, net in plan.nets.items():
         own = {p.name: kind for p in net.outputs if (kind := given.get(named(task, p.name))) is not None}
         found[task] = classes_of({p.name: p for p in net.outputs}, net.nodes, net.inputs[0].shape[0], own)
     return found
 
 
-def _check_teaching(plan: Plan) -> None:
-    """Refuse to retrain nets none of whose outputs teaches, before any work on them."""
+def _check_channels(plan: Plan) -> None:
+    """Refuse samples with other channels than the convolutions that read them: an input may leave their number to the data.
+
+    Raises:
+        InvalidDataError: saying both, and whether the channels stand last.
+    """
     for task, net in plan.nets.items():
-        check_teaching(task, net.outputs, net.inputs[0].shape[0])
+        shapes = {p.name: p.shape for p in net.inputs}
+        for node in net.nodes:
+            if node.op != "Conv" or (name := node.inputs[0]) not in shapes or (kernel := node.inputs[1]) not in net.params:
+                continue
+            shape, reads = shapes[name], net.params[str(kernel)].shape[1] * int(node.attrs["group"])
+            if shape[1] != reads:
+                hint = ". Move their channels to the front" if shape[-1] == reads else ""
+                raise InvalidDataError(
+                    f"input {name!r}: {task!r} convolves {reads} channels, samples {list(shape[1:])} have {shape[1]}{hint}"
+                )
+
+
+def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
+    """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
+    execute(torch)
+    from onnxzip.retraining.request import check_request
+
+    outputs, named = dict[str, list[Port]](), namer(kept)
+    for name, net in plan.nets.items():
+        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
+        tasks = kept[name].items() if name in kept else ()
+        outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
+    check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)
 
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:

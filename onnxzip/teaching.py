@@ -21,8 +21,8 @@ from onnxzip.calibration.sources import Given, Note, check_labelled, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
-from onnxzip.exporting.naming import path_of
-from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of
+from onnxzip.exporting.naming import files_by_task, path_of
+from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of, ports_in
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -106,17 +106,22 @@ def retrain_files(
         peers: the processes that retrain together, each with its part of every batch; all come to the same result.
     """
     execute(torch)
+    from onnxzip.retraining.request import check_request
     from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = path_of(fused, "fused net"), Stages(progress), settings.run
-    nets = _kept_nets([path, *teachers.values()], settings.retrain.checkpoint)
+    files = files_by_task(teachers, "teachers", "teacher")
+    nets = _kept_nets([path, *files.values()], settings.retrain.checkpoint)
     provider_for(run.device)
-    with stages.stage("load", len(teachers)):
+    with stages.stage("load", len(files)):
         model = read(path)
         content = content_of(path, model)
-        originals = originals_of(path, model, teachers, "--teacher", _differing(settings.steps.any_teacher, progress))
+        originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
+    ports, batch = ports_in(model)
+    outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in originals.items()}
+    check_request(outputs, batch, settings.retrain, run, peers)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
@@ -156,7 +161,7 @@ def _collected(
     data, feeds = fed_by(model, originals, data, limit := _limit(settings), kinds_from(settings.retrain.head))
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
-    check_labelled(given, settings.retrain)
+    check_labelled(given, feeds, settings.retrain)
     return given, _judged(given, settings.data.samples, read_seen(entries_of(model), str(path)), progress.note)
 
 

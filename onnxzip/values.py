@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from onnxzip.errors import UsageError
 
@@ -100,17 +102,61 @@ def whole_number(raw: Any) -> int:
     return int(raw)
 
 
-def check_whole_numbers(record: Any) -> None:
-    """Refuse an option record that holds something else where a whole number belongs.
+def dashed(name: str) -> str:
+    """What a field is called among flags and YAML keys."""
+    return name.replace("_", "-")
+
+
+def read_option(entry: Field[Any], raw: Any) -> Any:
+    """The value of a field from text, from YAML or from Python.
 
     Raises:
-        UsageError: with the option.
+        UsageError: it cannot be used; the message names the option.
+    """
+    flag, name = flag_of(entry.metadata), dashed(entry.name)
+    try:
+        return flag.read(raw)
+    except UsageError as error:
+        raise error if str(error).startswith(name) else UsageError(f"--{name}: {error}") from error
+    except TypeError as error:
+        wanted = f"; give {flag.metavar}" if flag.metavar else ""
+        raise UsageError(f"--{name}: {raw!r} cannot be used{wanted}") from error
+
+
+def settle(record: Any) -> None:
+    """Let an option record hold every value in its field's own type, however Python code has given it.
+
+    Raises:
+        UsageError: a value cannot be used; texts are not taken for whole numbers, nor None where no default is None.
     """
     for one in fields(record):
         value = getattr(record, one.name)
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if flag_of(one.metadata).read is whole_number and value is not None and not whole:
-            raise UsageError(f"--{one.name.replace('_', '-')} {value!r} is not a whole number")
+        if value is one.default:
+            continue
+        flag, name = flag_of(one.metadata), dashed(one.name)
+        if value is None:
+            raise UsageError(f"--{name}: None cannot be used; leave it out for {flag.shown or one.default}")
+        if flag.read is whole_number and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise UsageError(f"--{name} {value!r} is not a whole number")
+        object.__setattr__(record, one.name, read_option(one, value))
+
+
+def flags_in(record: Any) -> list[str]:
+    """The flags of an option record that say something else than their defaults."""
+    return [f"--{dashed(one.name)}" for one in fields(record) if getattr(record, one.name) != one.default]
+
+
+def check_records(whole: Any) -> None:
+    """Refuse something else where a record holds other records.
+
+    Raises:
+        UsageError: with the record that is wanted.
+    """
+    for one in fields(whole):
+        value, kind = getattr(whole, one.name), one.default_factory
+        assert isinstance(kind, type)
+        if not isinstance(value, kind):
+            raise UsageError(f"options: give {kind.__name__}(name=value, ..), not a {type(value).__name__}")
 
 
 def shard_of(raw: Any) -> tuple[int, int]:
@@ -142,11 +188,28 @@ def numbers(raw: Any) -> tuple[float, ...]:
     Raises:
         UsageError: they are none.
     """
-    parts = raw if isinstance(raw, (list, tuple)) else str(raw).split(",")
+    several = isinstance(raw, Iterable) and not isinstance(raw, str)
     try:
-        return tuple(float(p) for p in parts)
+        return tuple(float(p) for p in (raw if several else str(raw).split(",")))
     except (TypeError, ValueError):
         raise UsageError(f"{raw!r} is not a number, or some with commas between them") from None
+
+
+def number(raw: Any) -> float:
+    """A single float.
+
+    Raises:
+        UsageError: it is none, or there are several.
+    """
+    found = numbers(raw)
+    if len(found) != 1:
+        raise UsageError(f"{raw!r} is not a number")
+    return found[0]
+
+
+def code(raw: Any) -> str | Callable[..., Any]:
+    """The user's own code: `module:callable`, or from Python the callable itself."""
+    return raw if callable(raw) else str(raw)
 
 
 def texts(raw: Any) -> tuple[str, ...]:
@@ -162,6 +225,6 @@ def yes_or_no(raw: Any) -> bool:
     Raises:
         UsageError: it is none.
     """
-    if not isinstance(raw, bool):
+    if not isinstance(raw, (bool, np.bool_)):
         raise UsageError(f"{raw!r} is neither true nor false")
-    return raw
+    return bool(raw)

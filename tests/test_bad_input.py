@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from merging import failed, images, run, snapshot, write_net
 
 import onnxzip
 import onnxzip.pipeline
 import onnxzip.teaching
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.config import RetrainOptions
+from onnxzip.config import DataOptions, ExportOptions, RetrainOptions
 from onnxzip.errors import UsageError
 from onnxzip.runtime.session import cuda_works
 
@@ -225,6 +226,19 @@ class TestData:
         np.savez(nets / "d.npz", x=np.zeros((64, *shape), np.float32))
         refused(INVALID, nets, "--data", nets / "d.npz", words=("d.npz", "'image'", "[1, 6, 6]", hint))
 
+    def test_channels_last_where_the_data_tell_their_number(self, nets: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]> n (float[N,C,H,W] image) => (float[N,8] y)
+            { a = Conv (image, w) b = Relu (a) c = Conv (b, v) d = GlobalAveragePool (c) y = Flatten (d) }"""
+        for k, name in enumerate("pq"):
+            model = onnx.parser.parse_model(text)
+            for param, shape in (("w", (8, 3, 3, 3)), ("v", (8, 8, 1, 1))):
+                array = np.random.default_rng(k).standard_normal(shape, np.float32)
+                model.graph.initializer.append(onnx.numpy_helper.from_array(array, param))
+            onnx.save(model, nets / f"{name}.onnx")
+        np.savez(nets / "d.npz", x=np.zeros((64, 6, 7, 3), np.float32))
+        words = ("'image'", "convolves 3 channels", "[6, 7, 3] have 6", "channels to the front")
+        merge_refused(INVALID, nets, nets / "p.onnx", nets / "q.onnx", "--data", nets / "d.npz", words=words)
+
     @pytest.mark.parametrize(("value", "kind"), [("s", "strings"), (1j, "complex")])
     def test_a_wrong_dtype(self, nets: Path, value: object, kind: str) -> None:
         np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), value))
@@ -268,6 +282,9 @@ class TestData:
 
     def test_an_unknown_task(self, nets: Path) -> None:
         refused(INVALID, nets, "--data", f"c={nets / 'good.npz'}", words=("'c'", "a, b"))
+        words = ("data for 'lwo'", "did you mean 'low'")
+        given = (f"low={nets / 'a.onnx'}", nets / "b.onnx", "--data", f"lwo={nets / 'good.npz'}")
+        merge_refused(INVALID, nets, *given, words=words)
 
     def test_a_task_without_data(self, nets: Path) -> None:
         refused(INVALID, nets, "--data", f"a={nets / 'good.npz'}", words=("no data for 'b'",))
@@ -421,9 +438,9 @@ class TestOutputs:
         with pytest.raises(UsageError, match="is read"):
             merged.save_report(nets / "b.onnx", force=True)
         for make in (onnxzip.pipeline.merge, partial(onnxzip.teaching.retrain, nets / "a.onnx")):
-            options = "retrain_options" if make is onnxzip.pipeline.merge else "options"
+            options, more = ("retrain_options", {"retrain": 1}) if make is onnxzip.pipeline.merge else ("options", {})
             with pytest.raises(UsageError, match="is read"):
-                make(files, images(64), **{options: RetrainOptions(checkpoint=nets / "b.onnx")})
+                make(files, images(64), **{options: RetrainOptions(checkpoint=nets / "b.onnx")}, **more)
         assert snapshot(nets) == before
         merged.save(nets / "o.onnx")
         with pytest.raises(UsageError, match="force=True"):
@@ -510,3 +527,46 @@ class TestCalls:
     def test_whole_numbers_of_numpy(self, nets: Path) -> None:
         merged = onnxzip.merge({"a": nets / "a.onnx", "b": nets / "b.onnx"}, nets / "good.npz", samples=np.int64(40))
         assert merged.report["samples"] == {"a": 40, "b": 40}
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"samples": None}, "--samples: None cannot be used; leave it out for 2000"),
+            ({"seed": None}, "--seed: None cannot be used; leave it out for 0"),
+            ({"method": None}, "--method: None cannot be used; leave it out for zip"),
+            ({"mean": "grey"}, "--mean: 'grey' is not a number"),
+            ({"std": [0.5, None]}, r"--std: \[0.5, None\] is not a number"),
+            ({"repair": "yes"}, "--repair: 'yes' is neither true nor false"),
+            ({"retrain_options": {"batch": 8}}, r"give RetrainOptions\(name=value, ..\), not a dict"),
+        ],
+    )
+    def test_options_of_the_wrong_type(self, nets: Path, options: dict[str, object], words: str) -> None:
+        files = {"a": nets / "a.onnx", "b": nets / "b.onnx"}
+        with pytest.raises(UsageError, match=words):
+            onnxzip.merge(files, nets / "good.npz", **options)  # type: ignore[arg-type]
+
+    def test_options_in_any_form_that_says_what_is_meant(self) -> None:
+        assert DataOptions(mean=0.5, std=np.array([0.1, 0.2])) == DataOptions(mean=(0.5,), std=(0.1, 0.2))  # type: ignore[arg-type]
+        options = RetrainOptions(checkpoint="c.pt", head="x=values", temperature=np.float32(2.5))  # type: ignore[arg-type]
+        assert options == RetrainOptions(checkpoint=Path("c.pt"), head=("x=values",), temperature=2.5)
+        assert RetrainOptions(head={"x": "values"}) == RetrainOptions(head=("x=values",))  # type: ignore[arg-type]
+        assert ExportOptions(python="python3").python == Path("python3")  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="--checkpoint: 3 cannot be used; give FILE"):
+            RetrainOptions(checkpoint=3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"--temperature: \(1, 2\) is not a number"):
+            RetrainOptions(temperature=(1, 2))  # type: ignore[arg-type]
+
+    def test_originals_without_names(self, nets: Path) -> None:
+        for work, what in ((onnxzip.verify, "against"), (onnxzip.retrain, "teachers")):
+            with pytest.raises(UsageError, match=f"{what}: give paths by task name.*not a list"):
+                work(nets / "a.onnx", [nets / "a.onnx"])  # type: ignore[operator]
+            with pytest.raises(UsageError, match="'a': give the path of an ONNX file, not a ModelProto"):
+                work(nets / "a.onnx", {"a": onnx.load(nets / "a.onnx")})  # type: ignore[operator]
+
+    def test_modules(self, nets: Path) -> None:
+        model = onnx.load(nets / "a.onnx")
+        assert set(onnxzip.to_torch(model).params()) == {t.name for t in model.graph.initializer}
+        with pytest.raises(UsageError, match="net: give the path of an ONNX file, not an int"):
+            onnxzip.to_torch(3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="give one that to_torch has made, not a Linear"):
+            onnxzip.from_torch(torch.nn.Linear(2, 2), nets / "c.onnx")  # type: ignore[arg-type]

@@ -83,7 +83,10 @@ class TestForms:
         torch = pytest.importorskip("torch")
         dataset = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
         check_source(collected(torch.utils.data.DataLoader(dataset, batch_size=8))[0].sources[0], X, Y)
-        check_source(collected({"image": torch.from_numpy(X)})[0].sources[0], X)
+        for whole in (torch.from_numpy(X), {"image": torch.from_numpy(X)}):
+            check_source(collected(whole)[0].sources[0], X)
+        with pytest.raises(InvalidDataError, match="holds a tensor that NumPy cannot take"):
+            collected(torch.from_numpy(X).bfloat16())
 
     def test_a_callable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "my_batches.py").write_text(
@@ -118,6 +121,11 @@ class TestForms:
     def test_what_is_no_data(self, data: Any) -> None:
         with pytest.raises(InvalidDataError):
             collected(data)
+
+    def test_what_is_empty(self) -> None:
+        for data in ([], iter(()), (x for x in [])):
+            with pytest.raises(InvalidDataError, match="is empty: it gives no batch"):
+                collected(data)
 
 
 class TestTasks:
@@ -184,13 +192,34 @@ class TestNumbers:
         np.testing.assert_allclose(in_order(found), in_order(want), atol=1e-6)
         with pytest.raises(UsageError, match="--std has 2 values, the images have 3"):
             collected(x, {"a": feed}, mean=(0.5,), std=(0.2, 0.3))
-        assert "taken as they are" in collected(X, mean=(0.5,))[1][0]
 
-    @pytest.mark.parametrize("data", [X, None], ids=["array", "noise"])
-    def test_options_for_images_that_have_no_use_are_named(self, data: np.ndarray | None) -> None:
-        notes = collected(data, size=12, std=(0.5,))[1]
-        assert len(notes) == 2 and "--mean and --std" in notes[0] and "--size" in notes[1]
+    @pytest.mark.parametrize(("data", "where"), [(X, r"data \(ndarray\)"), (None, "noise")], ids=["array", "noise"])
+    def test_options_for_images_that_have_no_use_are_refused(self, data: np.ndarray | None, where: str) -> None:
+        """Nets calibrated on numbers that were not normalised, though it was asked for, are worth nothing."""
+        with pytest.raises(UsageError, match=f"--std: for folders of images and uint8 arrays.*{where} would be taken as"):
+            collected(data, std=(0.5,))
+        with pytest.raises(UsageError, match=f"--size: for folders of images only; {where} would"):
+            collected(data, size=12)
+        feed = Feed((Port("image", np.dtype(np.uint8), (-1, 1, 6, 6)),), {}, None)
+        with pytest.raises(UsageError, match=r"--mean and --std: .* for inputs of floats only"):
+            collected(np.zeros((50, 1, 6, 6), np.uint8), {"a": feed}, mean=(0.5,), std=(0.5,))
         assert not collected(data)[1]
+
+    def test_options_for_images_that_some_data_have_no_use_for(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x=X)
+        pixels = np.random.default_rng(1).integers(0, 256, (50, 1, 6, 6), np.uint8)
+        found, notes = collected({"a": pixels, "b": tmp_path / "d.npz"}, mean=(0.5,))
+        check_source(found.of("b"), X)
+        check_source(found.of("a"), pixels.astype(np.float32) / np.float32(255) - np.float32(0.5))
+        assert "d.npz: taken as it is; --mean" in notes[0] and "d.npz" not in notes[1]
+
+    @pytest.mark.parametrize(("have", "want"), [((6, 7, 3), (3, 7, 3)), ((6, 7, 3), (3, 6, 3)), ((6, 7, 3), (3, 6, 7))])
+    def test_channels_behind_sizes_that_the_samples_themselves_have_told(
+        self, have: tuple[int, ...], want: tuple[int, ...]
+    ) -> None:
+        feed = Feed((Port("image", F32, (-1, *want)),), {}, None)
+        with pytest.raises(InvalidDataError, match=r"channels to the front: x\.transpose\(0, 3, 1, 2\)"):
+            collected(np.zeros((40, *have), np.float32), {"a": feed})
 
 
 class TestSampling:

@@ -18,9 +18,12 @@ import pytest
 from merging import Ran, failed, images, run, snapshot, write_net
 
 import onnxzip
+import onnxzip.pipeline
+import onnxzip.teaching
 from onnxzip.calibration.rows import ArrayRows, Pool
 from onnxzip.calibration.seen import fingerprints, judged
-from onnxzip.config import DataOptions
+from onnxzip.config import DataOptions, RetrainOptions
+from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, read_seen
 from onnxzip.net import Port
 from onnxzip.retraining.batches import parted, parts_of
@@ -167,9 +170,9 @@ def test_rows_that_are_new_judge(samples: int) -> None:
 
 class TestMerge:
     def test_it_retrains_before_it_verifies(self, folder: Path) -> None:
-        arguments = ("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--samples", 64, "--device", "cpu", *SHORT)
+        arguments = ("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--samples", 64, "--device", "cpu")
         plain = json.loads(run(*arguments, "-o", "p.onnx", "--json").out)
-        ran = run(*arguments, "-o", "r.onnx", "--retrain", 40, "--report", "r.json")
+        ran = run(*arguments, "-o", "r.onnx", "--retrain", 40, *SHORT, "--report", "r.json")
         report = json.loads((folder / "r.json").read_text())
         assert ran.code == 0 and "Retraining: 40 steps" in ran.out
         assert plain["retrain"] is None and {"steps", "seconds"} <= set(report["retrain"])
@@ -225,6 +228,44 @@ class TestRefusals:
     def test_options(self, folder: Path, arguments: tuple[object, ...], words: tuple[str, ...]) -> None:
         self.refused(2, folder, *RUN, "-o", "r.onnx", *arguments, words=words)
 
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("--head", "a_logits=wrong"), ("OUTPUT=KIND",)),
+            (("--head", "c=values"), ("no such output", "a_logits, b_logits")),
+            (("--loss", "nothing:here"), ("--loss nothing:here", "no such Python callable")),
+            (("--resume", "--checkpoint", "none.pt"), ("none.pt", "no such checkpoint")),
+        ],
+    )
+    def test_options_are_judged_before_data_are_read(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], words: tuple[str, ...]
+    ) -> None:
+        for module in (onnxzip.pipeline, onnxzip.teaching):
+            monkeypatch.setattr(module, "collect", unreachable)
+        self.refused(2, folder, "merge", "a.onnx", "b.onnx", "-o", "r.onnx", "--retrain", 5, *arguments, words=words)
+        self.refused(2, folder, *RUN, "-o", "r.onnx", *arguments, words=words)
+
+    def test_tasks_that_nothing_can_teach(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxzip.pipeline, "collect", unreachable)
+        model = onnx.load("b.onnx")
+        model.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["kind"], axis=1))
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("kind", onnx.TensorProto.INT64, ["N", 1]))
+        onnx.save(model, "kinds.onnx")
+        words = ("'kinds'", "none of its outputs are floating-point numbers")
+        self.refused(3, folder, "merge", "a.onnx", "kinds.onnx", "-o", "r.onnx", "--retrain", 5, words=words)
+
+    def test_heads_of_a_merge_of_merges(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxzip.pipeline, "collect", unreachable)
+        start = ("merge", "m.onnx", "c=a.onnx", "-o", "r.onnx", "--retrain", 5)
+        self.refused(2, folder, *start, "--head", "d=values", words=("outputs: a_logits, b_logits, c_logits",))
+
+    def test_options_for_retraining_without_retraining(self, folder: Path) -> None:
+        start, given = ("merge", "a.onnx", "b.onnx", "-o", "r.onnx"), ("--head", "a_logits=values", "--label-weight", 0.7)
+        self.refused(2, folder, *start, *given, words=("--label-weight: for retraining only", "--retrain STEPS"))
+        self.refused(2, folder, *start, "--checkpoint", "c.pt", "--resume", words=("--checkpoint, --resume",))
+        with pytest.raises(UsageError, match="--batch: for retraining only"):
+            onnxzip.merge({n: f"{n}.onnx" for n in "ab"}, retrain_options=RetrainOptions(batch=8))
+
     def test_data(self, folder: Path) -> None:
         np.savez(folder / "few.npz", x=images(10))
         start = RUN[:6]
@@ -238,11 +279,30 @@ class TestRefusals:
         self.refused(2, folder, *RUN[:6], *data, words=words)
         self.refused(2, folder, "merge", "a.onnx", "b.onnx", "--retrain", 5, *data, words=words)
 
+    def test_a_weight_for_labels_that_nothing_takes(self, folder: Path) -> None:
+        """Of nets without classes no labels are asked for; of some with them, labels for these."""
+        for name in "ab":
+            model = onnx.load(f"{name}.onnx")
+            model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["logits", "place"], ["map"]))
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "place"))
+            shape = ["N", model.graph.output[0].type.tensor_type.shape.dim[1].dim_value, 1]
+            model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.FLOAT, shape))
+            onnx.save(model, f"{name}2.onnx")
+        rest = ("--data", "d.npz", "--label-weight", "0.5", "-o", "r.onnx", "--retrain", 5)
+        self.refused(2, folder, "merge", "a2.onnx", "b2.onnx", *rest, words=("no task has an output [batch, classes]",))
+        np.savez("plain.npz", x=images(100))
+        data = ("--data", "a=plain.npz", "--data", "b2=d.npz", *rest[2:])
+        self.refused(2, folder, "merge", "a.onnx", "b2.onnx", *data, words=("needs labels", "in the data for 'a'"))
+
     def test_outputs_that_exist(self, folder: Path) -> None:
         for name, flag in (("r.onnx", "-o"), ("c.pt", "--checkpoint")):
             (folder / name).write_bytes(b"mine")
             others = () if flag == "-o" else ("-o", "q.onnx")
             self.refused(2, folder, *RUN, *others, flag, name, words=(name, "--force"))
+
+
+def unreachable(*arguments: object, **named: object) -> None:
+    raise AssertionError("the work has begun")
 
 
 def _alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from dataclasses import dataclass, field, replace
@@ -213,6 +214,23 @@ class TestDistillation:
         (tmp_path / "unfinished.py").write_text("1 / 0\n")
         with pytest.raises(UsageError, match="--loss unfinished:loss: its module fails: ZeroDivisionError"):
             custom_loss("unfinished:loss")
+
+    def test_a_loss_that_is_no_text(self, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A callable is the loss of its name: to checkpoints, too; one without a name goes without them."""
+        text = "def {0}(y, t, labels):\n    return (y['logits'] - t['logits']).{0}().mean()\n"
+        (tmp_path / "named.py").write_text(text.format("abs") + text.format("cosh"))
+        monkeypatch.syspath_prepend(tmp_path)
+        named = importlib.import_module("named")
+        options = {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 8}
+        done = pair.retrain(loss=named.abs, **options)
+        assert done.content == pair.retrain(loss=lambda y, t, labels: named.abs(y, t, labels)).content
+        assert done.content == pair.retrain(loss="named:abs", resume=True, **options).content
+        with pytest.raises(UsageError, match="belongs to another"):
+            pair.retrain(loss=named.cosh, resume=True, **options)
+        with pytest.raises(UsageError, match="losses apart by their names"):
+            pair.retrain(loss=lambda y, t, labels: named.abs(y, t, labels), **options)
+        with pytest.raises(UsageError, match="--loss named:abs: failed: TypeError"):
+            custom_loss(named.abs)({"logits": 1}, {"logits": None}, None)  # type: ignore[dict-item]
 
 
 NET = '<ir_version: 8, opset_import: ["": 17]> n (float[N,4] x) => (float[N,4] y) {{ h = Relu (x) {last} }}'

@@ -98,13 +98,20 @@ def _kind(dtype: np.dtype) -> str:
 
 
 def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
-    if want and have == (*want[1:], want[0]):
+    if want and (have == (*want[1:], want[0]) or _rotated(have, want)):
         return ". Move their channels to the front" + (": x.transpose(0, 3, 1, 2)" if len(want) == 3 else "")
     if want and have == (want[-1], *want[:-1]):
         return ". Move their channels to the end"
     if [d for d in have if d != 1] == [d for d in want if d != 1] or int(np.prod(have)) == int(np.prod(want)):
         return f". Reshape them: x.reshape({', '.join(map(str, (-1, *want)))})"
     return ""
+
+
+def _rotated(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """Whether samples have their channels last where sizes of the input were taken from the samples themselves."""
+    if len(have) != len(want) or have[-1:] != want[:1] or have[:1] == want[:1]:
+        return False
+    return all(want[k] in (have[k - 1], have[k]) for k in range(1, len(want)))
 
 
 def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -> np.ndarray:

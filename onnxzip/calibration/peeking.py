@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.reading import Together, is_folder, read
+from onnxzip.calibration.reading import Together, is_array, is_folder, read
 from onnxzip.calibration.sources import grouped
 from onnxzip.errors import InvalidDataError
 from onnxzip.loading import Family
@@ -48,7 +48,7 @@ def _arrays(item: Any, limit: int) -> tuple[Mapping[str, np.ndarray], Any]:
     if is_folder(item):
         return {}, item
     arrays = read(item, limit)
-    return arrays, item if isinstance(item, (str, PathLike, Mapping, np.ndarray)) else arrays
+    return arrays, item if is_array(item) or isinstance(item, (str, PathLike, Mapping)) else arrays
 
 
 def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -> dict[str, dict[str, int]] | None:

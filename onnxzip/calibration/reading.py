@@ -46,6 +46,11 @@ def is_folder(item: Any) -> bool:
     return isinstance(item, (str, PathLike)) and os.path.isdir(item)
 
 
+def is_array(item: Any) -> bool:
+    """Whether an item is an array, or a torch tensor, which is taken as one."""
+    return isinstance(item, np.ndarray) or hasattr(item, "detach")
+
+
 def read(item: Any, limit: int, where: str = "") -> Arrays:
     """Arrays by name from whatever holds samples, but for folders of images.
 
@@ -60,7 +65,7 @@ def read(item: Any, limit: int, where: str = "") -> Arrays:
     where = where or where_of(item)
     if isinstance(item, (str, PathLike)):
         return _read_path(item, limit)
-    if isinstance(item, (np.ndarray, Mapping)) or _is_pair(item):
+    if is_array(item) or isinstance(item, Mapping) or _is_pair(item):
         return _arrays(item, where)
     if callable(getattr(item, "get_next", None)):
         return _gathered(_reader_batches(item), limit, where)
@@ -119,7 +124,10 @@ def _reader_batches(reader: Any) -> Iterator[Any]:
 
 def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
     """Batches one after the other, until there are enough samples."""
-    return spooled(_batches(batches, where), limit, where)
+    found = spooled(_batches(batches, where), limit, where)
+    if not found:
+        raise InvalidDataError(f"{where}: is empty: it gives no batch. An iterator gives its batches once; make a new one.")
+    return found
 
 
 def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
@@ -159,7 +167,8 @@ def _arrays(item: Any, where: str) -> Arrays:
 def _array(value: Any, where: str) -> np.ndarray:
     """An array, or a torch tensor as one."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        with blamed(where, "holds a tensor that NumPy cannot take", InvalidDataError):
+            value = value.detach().cpu().numpy()
     if not isinstance(value, np.ndarray):
         raise InvalidDataError(f"{where}: holds {type(value).__name__} where an array is needed")
     return value

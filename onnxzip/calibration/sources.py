@@ -5,8 +5,9 @@ Tasks that are given the same data share one pool. Without data there is one poo
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
 from onnxzip.calibration.images import image_files
-from onnxzip.calibration.reading import Together, is_folder, read, where_of
+from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions, RetrainOptions
@@ -119,21 +120,21 @@ def collect(
         InvalidDataError: the data do not fit, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        _note_unused(options, (), False, note)
+        _check_used(options, (), note)
         return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
     _refuse_clash(data, feeds)
-    pools, scaled = [], []
+    pools, places = [], list[tuple[str, Rows]]()
     for tasks, item in grouped(data, tuple(feeds)):
         mine = {t: feeds[t] for t in tasks}
         rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
         if rows.count < least:
             raise InvalidDataError(f"{where_of(item)}: holds {rows.count} samples; at least {least} are needed")
         pools.append(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)))
-        if _holds_images(rows):
-            scaled.append(where_of(item))
+        places.append((where_of(item), rows))
+    _check_used(options, places, note)
+    scaled = [where for where, rows in places if _holds_images(rows)]
     if scaled:
         note(f"uint8 images scaled to 0..1: {', '.join(scaled)}")
-    _note_unused(options, [pool.rows for pool in pools], bool(scaled), note)
     return Given(tuple(pools), False, tuple(scaled))
 
 
@@ -142,9 +143,10 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     if _is_by_task(data, tasks):
         unknown = [t for t in data if t not in (*tasks, "")]
         if unknown:
+            near = difflib.get_close_matches(str(unknown[0]), tasks, 1, 0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else " Leave them out, or let that task take part."
             raise InvalidDataError(
-                f"data for {unknown[0]!r}, which is none of the tasks that take part here ({', '.join(tasks)}). Leave them "
-                "out, or let that task take part."
+                f"data for {unknown[0]!r}, which is none of the tasks that take part here ({', '.join(tasks)}).{hint}"
             )
         given = {t: data.get(t, data.get("")) for t in tasks}
         missing = [t for t, item in given.items() if item is None]
@@ -159,21 +161,25 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     return list(groups.values())
 
 
-def check_labelled(given: Given, options: RetrainOptions) -> None:
-    """Refuse a weight for labels where there are none.
+def check_labelled(given: Given, feeds: Mapping[str, Feed], options: RetrainOptions) -> None:
+    """Refuse a weight for labels where there are none, or nothing that they could teach.
 
     Raises:
-        UsageError: saying how to give some.
+        UsageError: saying which of both, and how to give some.
     """
-    if options.label_weight and not any(pool.labels for pool in given.pools):
-        raise UsageError(f"--label-weight {options.label_weight:g} needs labels: an array 'y' of classes in the data")
+    if not options.label_weight or any(pool.labels for pool in given.pools):
+        return
+    flag, able = f"--label-weight {options.label_weight:g}", [t for t, feed in feeds.items() if feed.classes is not None]
+    if not able:
+        raise UsageError(f"{flag}: no task has an output [batch, classes], which labels could teach. Leave it out.")
+    raise UsageError(f"{flag} needs labels: an array 'y' of classes in the data for {' or '.join(map(repr, able))}")
 
 
 def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:
     """Whether data are items by task; a mapping of arrays under other names is one item, by input."""
     if not isinstance(data, Mapping) or not data:
         return False
-    arrays = all(isinstance(v, np.ndarray) or hasattr(v, "detach") for v in data.values())
+    arrays = all(map(is_array, data.values()))
     return not arrays or set(data) <= {*tasks, ""}
 
 
@@ -181,7 +187,7 @@ def _refuse_clash(data: Any, feeds: Mapping[str, Feed]) -> None:
     """Arrays under names that tasks and inputs have in common are read by task, where they are not enough for the nets."""
     if not _is_by_task(data, tuple(feeds)) or any(isinstance(item, Mapping) for item in data.values()):
         return
-    arrays = {k for k, item in data.items() if isinstance(item, np.ndarray) or hasattr(item, "detach")}
+    arrays = {k for k, item in data.items() if is_array(item)}
     inputs = {name for f in feeds.values() for name in (*(p.name for p in f.ports), *f.aliases)}
     short = any(len(f.ports) > 1 and k in arrays for k, f in feeds.items()) or not set(feeds) <= set(data)
     if arrays == set(data) <= inputs and short:
@@ -256,12 +262,29 @@ def _holds_folder(rows: Rows) -> bool:
     return isinstance(rows, FolderRows) or (isinstance(rows, JoinedRows) and any(map(_holds_folder, rows.parts)))
 
 
-def _note_unused(options: DataOptions, rows: Iterable[Rows], scaled: bool, note: Note) -> None:
-    """Tell which options for images were given where there are none that they are for."""
-    if (options.mean or options.std) and not scaled:
-        note("--mean and --std are for image folders and uint8 images; these data are taken as they are")
-    if options.size is not None and not any(map(_holds_folder, rows)):
-        note("--size is for image folders; these data are taken at the size that they have")
+def _check_used(options: DataOptions, places: Sequence[tuple[str, Rows]], note: Note) -> None:
+    """Refuse options for images that no data are for, and tell which data they are not for.
+
+    Raises:
+        UsageError: saying what to do instead.
+    """
+    normalising = [f"--{name}" for name in ("mean", "std") if getattr(options, name)]
+    asked: list[tuple[str, Callable[[Rows], bool], str, str]] = []
+    if normalising:
+        asked.append((
+            " and ".join(normalising), _holds_images, "folders of images and uint8 arrays, for inputs of floats",
+            "Give such data, or normalise them yourself",
+        ))
+    if options.size is not None:
+        asked.append(("--size", _holds_folder, "folders of images", "Give a folder, or resize them yourself"))
+    for flags, uses, kinds, way in asked:
+        unused = ", ".join(dict.fromkeys(where for where, rows in places if not uses(rows)))
+        if not any(uses(rows) for _, rows in places):
+            raise UsageError(
+                f"{flags}: for {kinds} only; {unused or 'noise'} would be taken as it is. {way}, and leave {flags} out."
+            )
+        if unused:
+            note(f"{unused}: taken as it is; {flags} for {kinds} only")
 
 
 def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:

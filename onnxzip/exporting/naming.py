@@ -47,13 +47,26 @@ def checked_files(nets: Mapping[str, str | PathLike[str]]) -> dict[str, Path]:
     Raises:
         UsageError: fewer than two, a name that cannot be used, or no path.
     """
-    if not isinstance(nets, Mapping):
-        raise UsageError(f"nets: give paths by task name, as {{'shoes': 'shoes.onnx', ..}}, not a {type(nets).__name__}")
-    if len(nets) < 2:
-        raise UsageError(f"a merge takes at least two nets, got {len(nets)}")
-    for name in nets:
+    files = files_by_task(nets, "nets", "net")
+    if len(files) < 2:
+        raise UsageError(f"a merge takes at least two nets, got {len(files)}")
+    for name in files:
         check_name(name)
-    return {name: path_of(path, f"net {name!r}") for name, path in nets.items()}
+    return files
+
+
+def files_by_task(given: Mapping[str, str | PathLike[str]], what: str, one: str) -> dict[str, Path]:
+    """Files by task.
+
+    Args:
+        what, one: they are, together and each, for messages.
+
+    Raises:
+        UsageError: no mapping, or no paths.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{what}: give paths by task name, as {{'shoes': 'shoes.onnx', ..}}, not a {type(given).__name__}")
+    return {task: path_of(path, f"{one} {task!r}") for task, path in given.items()}
 
 
 def named_files(texts: Iterable[str]) -> dict[str, Path]:

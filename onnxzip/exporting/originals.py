@@ -98,18 +98,23 @@ def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str]
     Args:
         given: what the user says of outputs of the fused file: logits, probabilities or values.
     """
-    graph = model.graph
-    dims = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)}
-    first = dims[graph.input[0].name][0]
-    batch = first if isinstance(first, int) and first > 0 else BATCH
-    shapes = {v: tuple(BATCH if d == first != batch else d if isinstance(d, int) else 0 for d in dims[v]) for v in dims}
-    ports = {p.name: p._replace(shape=shapes[p.name]) for p in ports_of(graph.output)}
-    nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in graph.node]
+    ports, batch = ports_in(model)
+    nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in model.graph.node]
     found = {}
     for task, (_, origin) in originals.items():
         mine = {name: ports[new] for name, new in origin.outputs.items()}
         found[task] = classes_of(mine, nodes, batch, given)
     return found
+
+
+def ports_in(model: ModelProto) -> tuple[dict[str, Port], int]:
+    """Outputs of a fused file by name, and its batch: -1, or so many samples. Axes of other names without a number are 0."""
+    graph = model.graph
+    dims = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)}
+    first = dims[graph.input[0].name][0]
+    batch = first if isinstance(first, int) and first > 0 else BATCH
+    shapes = {v: tuple(BATCH if d == first != batch else d if isinstance(d, int) else 0 for d in dims[v]) for v in dims}
+    return {p.name: p._replace(shape=shapes[p.name]) for p in ports_of(graph.output)}, batch
 
 
 def fed_by(

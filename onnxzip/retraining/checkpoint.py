@@ -60,7 +60,7 @@ class Keeper:
         """
         if self.path is None:
             raise UsageError("--resume needs --checkpoint FILE: the checkpoint to go on from")
-        content = _content(self.path) if self.peers.leads else b""
+        content = content_of(self.path) if self.peers.leads else b""
         told = self.peers.gather("checkpoint", {"content": np.frombuffer(content, np.uint8)})["content"]
         try:
             state = torch.load(io.BytesIO(told.tobytes()), map_location="cpu", weights_only=True)
@@ -76,7 +76,12 @@ class Keeper:
         return state
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """What is in the file of a checkpoint.
+
+    Raises:
+        UsageError: there is none, or it cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -10,7 +10,7 @@ is left out. What the graph does not tell the user can say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxzip.errors import UnsupportedError, UsageError
@@ -60,18 +60,17 @@ def heads_of(
         UnsupportedError: a task has no output that teaches.
     """
     ports = {p.name: p for p in net.outputs}
-    for output, kind in given.items():
-        if output not in ports:
-            raise UsageError(f"--head {output}={kind}: there is no such output (outputs: {', '.join(ports)})")
-    last, batch = producers(net.nodes), net.inputs[0].shape[0]
+    batch = net.inputs[0].shape[0]
+    check_kinds(ports, given)
+    check_teaching({task: [ports[o] for o in origin.outputs.values()] for task, origin in origins.items()}, batch)
+    last = producers(net.nodes)
     found = []
     for task, origin in origins.items():
         own = {name: ports[output] for name, output in origin.outputs.items()}
         classes = classes_of(own, net.nodes, batch, given)
-        check_teaching(task, list(own.values()), batch)
         for name, port in own.items():
             if not _teaches(port, batch):
-                if port.dtype.kind == "f":
+                if _is_float(port):
                     note(f"output {port.name!r} does not teach: its first axis is not the batch")
                 continue
             node = last.get(port.name)
@@ -83,25 +82,47 @@ def heads_of(
     return tuple(found)
 
 
-def check_teaching(task: str, outputs: Sequence[Port], batch: int) -> None:
-    """Refuse a task that nothing can be taught.
+def check_kinds(outputs: Collection[str], given: Mapping[str, str]) -> None:
+    """Refuse kinds of outputs that do not exist.
 
     Args:
-        batch: first axis of the net's inputs.
+        outputs: of the fused net.
+        given: kinds that the user has set, by output.
 
     Raises:
-        UnsupportedError: none of its outputs teaches.
+        UsageError: naming the output.
     """
-    if not any(_teaches(port, batch) for port in outputs):
-        listed = ", ".join(f"{p.name!r} {p.dtype} {list(p.shape)}" for p in outputs)
-        raise UnsupportedError(
-            f"task {task!r}: none of its outputs are floating-point numbers with the batch in front ({listed}, -1 being the "
-            "batch): nothing can teach"
-        )
+    for output, kind in given.items():
+        if output not in outputs:
+            raise UsageError(f"--head {output}={kind}: there is no such output (outputs: {', '.join(outputs)})")
+
+
+def check_teaching(outputs: Mapping[str, Sequence[Port]], batch: int) -> None:
+    """Refuse tasks that nothing can teach.
+
+    Args:
+        outputs: of each task.
+        batch: first axis of the inputs.
+
+    Raises:
+        UnsupportedError: none of a task's outputs teaches.
+    """
+    for task, own in outputs.items():
+        if not any(_teaches(port, batch) for port in own):
+            listed = ", ".join(f"{p.name!r} {p.dtype} {list(p.shape)}" for p in own)
+            raise UnsupportedError(
+                f"task {task!r}: none of its outputs are floating-point numbers with the batch in front ({listed}, -1 being "
+                "the batch): nothing can teach"
+            )
 
 
 def _teaches(port: Port, batch: int) -> bool:
-    return port.dtype.kind == "f" and rows_per_sample(port.shape, batch) > 0
+    return _is_float(port) and rows_per_sample(port.shape, batch) > 0
+
+
+def _is_float(port: Port) -> bool:
+    """NumPy does not know bfloat16 as a type of floats."""
+    return port.dtype.kind == "f" or port.dtype.name == "bfloat16"
 
 
 def _kind(op: str, scores: bool) -> str:

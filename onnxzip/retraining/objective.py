@@ -15,16 +15,16 @@ alone, the same for outputs of every scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from onnxzip.errors import UsageError
-from onnxzip.foreign import blamed, in_short, named_callable
+from onnxzip.foreign import blamed, in_short, name_of, named_callable
 from onnxzip.net.classes import PROBABILITIES, VALUES
 from onnxzip.retraining.heads import Head
 
@@ -80,16 +80,16 @@ def log_probabilities(x: Tensor, head: Head, temperature: float) -> Tensor:
     return x.clamp_min(TINY).log() if head.kind == PROBABILITIES else (x / temperature).log_softmax(head.axis)
 
 
-def custom_loss(text: str) -> Criterion:
-    """The user's criterion from `module:callable`; the current folder is searched, too.
+def custom_loss(given: str | Callable[..., Any]) -> Criterion:
+    """The user's criterion from a callable or from `module:callable`; the current folder is searched, too.
 
     Raises:
         UsageError: there is no such callable, or its module fails; later, whatever it fails with when it is called.
     """
-    where = f"--loss {text}"
+    where = f"--loss {called(given)}"
     with blamed(where, "its module fails", UsageError):
         try:
-            found = named_callable(text)
+            found = named_callable(given) if isinstance(given, str) else given
         except (ImportError, AttributeError, ValueError) as error:
             raise UsageError(f"{where}: no such Python callable ({in_short(error)}). Write module:callable.") from error
 
@@ -98,3 +98,10 @@ def custom_loss(text: str) -> Criterion:
             return found(outputs, targets, labels)  # type: ignore[no-any-return]
 
     return criterion
+
+
+def called(loss: str | Callable[..., Any]) -> str:
+    """What messages and checkpoints call a loss: `module:callable` where it has such a name."""
+    if isinstance(loss, str):
+        return loss
+    return name_of(loss) or str(getattr(loss, "__qualname__", type(loss).__name__))

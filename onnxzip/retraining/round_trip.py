@@ -6,6 +6,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx import ModelProto
+
+from onnxzip.errors import UsageError
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.ops.lazy import execute, torch
 
@@ -13,13 +17,14 @@ if TYPE_CHECKING:
     from onnxzip.retraining.module import TorchNet
 
 
-def to_torch(path: str | PathLike[str]) -> TorchNet:
+def to_torch(path: str | PathLike[str] | ModelProto) -> TorchNet:
     """An ONNX file as a torch module with one Parameter per float param.
 
     Args:
-        path: the file; external data are looked for beside it.
+        path: the file, beside which external data are looked for, or what is in one.
 
     Raises:
+        UsageError: it is neither.
         InvalidModelError: it is no valid ONNX net.
         UnsupportedError: operators in it have no torch function (all of them are named); with its external data it is above
             the 2 GB that one file can hold.
@@ -27,7 +32,7 @@ def to_torch(path: str | PathLike[str]) -> TorchNet:
     execute(torch)
     from onnxzip.retraining.module import read_module
 
-    return read_module(Path(path))
+    return read_module(path.SerializeToString() if isinstance(path, ModelProto) else path_of(path, "net"))
 
 
 def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False) -> None:
@@ -39,11 +44,14 @@ def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False)
         force: whether it may replace a file.
 
     Raises:
-        UsageError: the file exists (without force) or cannot be written; a param has another shape than the file's.
+        UsageError: the module is another one; the file exists (without force) or cannot be written; a param has another shape
+            than the file's.
         InvalidDataError: a param is NaN or infinite.
     """
     execute(torch)
-    from onnxzip.retraining.module import write_params
+    from onnxzip.retraining.module import TorchNet, write_params
 
+    if not isinstance(module, TorchNet):
+        raise UsageError(f"module: give one that to_torch has made, not a {type(module).__name__}")
     check_writable(Path(path), force)
     write_atomically(Path(path), write_params(module), force)

@@ -31,7 +31,7 @@ from onnxzip.retraining.interrupt import Interrupt, Wish
 from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_module, write_params
-from onnxzip.retraining.objective import Criterion, Distillation, custom_loss
+from onnxzip.retraining.objective import Criterion, Distillation, called, custom_loss
 from onnxzip.retraining.search import Found, find_rate
 from onnxzip.retraining.teachers import Teacher
 from onnxzip.retraining.varying import can_vary
@@ -274,7 +274,7 @@ def _variances(stream: Stream) -> dict[str, float]:
 def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[object, ...]:
     """All options that the result depends on."""
     o = options
-    return steps, o.batch, o.learning_rate, o.temperature, o.head, o.label_weight, o.loss, o.unvaried, run.seed
+    return steps, o.batch, o.learning_rate, o.temperature, o.head, o.label_weight, called(o.loss), o.unvaried, run.seed
 
 
 def _begun(

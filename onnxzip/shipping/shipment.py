@@ -18,6 +18,7 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import LEAST_SAMPLES, ExportData, ExportOptions, RunOptions
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import SCHEMA_VERSION, fused_entry, samples_entry
 from onnxzip.exporting.staging import put, staged
 from onnxzip.exporting.verifying import run_rows
@@ -44,7 +45,7 @@ def export(
     opset: int | None = ExportOptions.opset,
     quantize: bool = ExportOptions.quantize,
     tolerance: float | None = ExportOptions.tolerance,
-    python: Path | None = ExportOptions.python,
+    python: str | PathLike[str] | None = ExportOptions.python,
     samples: int = ExportData.samples,
     mean: tuple[float, ...] = ExportData.mean,
     std: tuple[float, ...] = ExportData.std,
@@ -76,9 +77,10 @@ def export(
         BackendMissingError: packages of the target are missing; the message says how to get them.
         UsageError, UnsupportedError: see `onnxzip.errors`.
     """
-    options = ExportOptions(task, static_batch, opset, quantize, tolerance, python)
+    options = ExportOptions(task, static_batch, opset, quantize, tolerance, python)  # type: ignore[arg-type]  # it makes a Path of text
     data_options, run = ExportData(samples=samples, mean=mean, std=std, size=size), RunOptions(seed)
-    return export_files(Path(fused), target, Path(path), data, options, data_options, run, progress or Silent(), force)
+    file, output = path_of(fused, "fused net"), Path(path)
+    return export_files(file, target, output, data, options, data_options, run, progress or Silent(), force)
 
 
 def export_files(
