@@ -231,6 +231,26 @@ class TestSharedTrunk:
             errors = [m.report["tasks"][task]["fidelity"]["relative_error"] for m in (fitted, left)]
             assert errors[0] < errors[1]
 
+    @pytest.mark.parametrize("text", [
+        POOLED.replace("(f, w1, b1)", "(f, w1, b2)"), POOLED.replace("[peak] z = Gemm", "[peak] u = Gemm").replace(
+            "(f, w1, b1)", "(f, w1, b1) z = Sigmoid (u)").replace("[mean] y = Gemm", "[mean] v = Gemm").replace(
+            "(d, w1, b1)", "(d, w1, b1) y = Relu (v)"),
+    ], ids=["biases", "activations"])  # fmt: skip
+    @pytest.mark.parametrize("count", [40, 400])
+    def test_uses_may_have_biases_and_activations_of_their_own(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, count: int
+    ) -> None:
+        nets = {"a": "a.onnx", "b": "b.onnx"}
+        for name, seed in (("a", 1), ("b", 2)):
+            write_net(folder / f"{name}.onnx", seed, text, POOLED_SHAPES | {"b2": (4,)})
+        fitted = onnxzip.merge(nets, images(count))
+        assert sum("w1" in t.name for t in fitted.model.graph.initializer) == 2
+        monkeypatch.setattr("onnxzip.fusion.together._go_together", lambda *_: False)
+        left = onnxzip.merge(nets, images(count))
+        for task in "ab":
+            errors = [m.report["tasks"][task]["fidelity"]["relative_error"] for m in (fitted, left)]
+            assert errors[0] < errors[1]
+
     def test_a_layer_applied_to_its_own_output_stays_as_it_is(self, folder: Path) -> None:
         for name, seed in (("a", 1), ("b", 2)):
             write_net(folder / f"{name}.onnx", seed, LOOP, LOOP_SHAPES)

@@ -1,10 +1,11 @@
 """Tied weights: one fit over the data of all nodes that read them.
 
-    w = argmin sum_k E_k (w.z_k - p_k)^2      k: the uses of w, whose moments add up
+    w = argmin sum_k E_k (w.z_k - p_k + d_k)^2      k: the uses of w, whose moments add up
 
-The first use fits them for all. Where the inputs of the others are not known by then (a layer applied to its own output),
-where uses have biases of their own, or read other channels, weights of one task stay as they are: as many fits would be as
-many params, and a file larger than its originals. Shared ones are fitted use by use then.
+The first use fits them for all. Uses of one task may have biases of their own, which stay as far apart as they were, by d_k.
+Where the inputs of the others are not known by then (a layer applied to its own output), or uses read other channels, weights
+of one task stay as they are: as many fits would be as many params, and a file larger than its originals. Shared ones are
+fitted use by use then, as they are where uses have biases of their own.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from operator import add
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import Step
+from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.fitting import StepResult, fit_step
-from onnxzip.fusion.problem import Reads, original_channels, original_rows, reads_of
+from onnxzip.fusion.problem import Reads, original_channels, original_rows, reads_of, row_positions
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.tied import origins_of
 from onnxzip.fusion.work import Exact, Statistics, Work
@@ -51,7 +52,8 @@ def uses_of(plan: Plan) -> Uses:
                 key: Hashable = (step.name, reads.key)
                 if len(reads.names) == 1:
                     layout = tuple((b.taps, b.channels) for b in reads.blocks)
-                    key = (origins[reads.names[0]], origins[reads.bias], reads.key, reads.groups, layout, step.bounds)
+                    bias = origins[reads.bias] if step.diagonal or len(reads.owners) > 1 else None
+                    key = (origins[reads.names[0]], bias, reads.key, reads.groups, layout)
                 together.setdefault(key, []).append(Use(step, reads))
     return {(use.step.name, use.reads.key): tuple(uses) for uses in together.values() for use in uses}
 
@@ -70,15 +72,36 @@ def fit_tied(
     alone = replace(work, reads=(reads,), stats=work.stats if len(reads.owners) > 1 else None)
     if len(uses) < 2 or uses[0].reads != reads or not _go_together(work.plan, uses, exact, matches):
         return fit_step(alone, exact, matches)
-    known = [(statistics(use.step, [use.reads]), use.reads) for use in uses]
-    parts = tuple((stats, some) for stats, some in known if stats is not None)
-    found = fit_step(replace(alone, stats=_Together(parts)) if parts else alone, exact, matches)
-    names = [dict(zip((*reads.names, reads.bias), (*u.reads.names, u.reads.bias), strict=True)) for u in uses]
-    return replace(
-        found,
-        params={other[name]: array for other in names for name, array in found.params.items()},
-        touched={other[name]: tasks for other in names for name, tasks in found.touched.items()},
+    shifts = [_shift(work.plan, use, uses[0], matches) for use in uses]
+    known = [statistics(use.step, [use.reads]) for use in uses]
+    parts = tuple(
+        _Part(stats, use.reads, shift) for use, stats, shift in zip(uses, known, shifts, strict=True) if stats is not None
     )
+    if np.any(shifts) or len({use.step.bounds for use in uses}) > 1:
+        alone = replace(alone, step=replace(work.step, bounds=None))  # what their activations cut off is not the same
+    found = fit_step(replace(alone, stats=_Together(parts)) if parts else alone, exact, matches)
+    (task, *_) = reads.owners
+    at = row_positions(work.plan, work.step, reads.key, task, matches)[0]
+    params, touched = dict[str, np.ndarray](), dict[str, frozenset[str]]()
+    for use, shift in zip(uses, shifts, strict=True):
+        params[use.reads.names[0]] = found.params[reads.names[0]]
+        own = shift[at].astype(np.float32) if shift.any() else np.float32(0)  # of one task, every row of which is its own
+        params[use.reads.bias] = found.params[reads.bias] + own
+        touched |= dict.fromkeys((*use.reads.names, use.reads.bias), found.touched[reads.names[0]])
+    return replace(found, params=params, touched=touched)
+
+
+def _shift(plan: Plan, use: Use, first: Use, matches: Matches) -> np.ndarray:
+    """How far the original biases of a use are from those of the first one: [original outputs], zeros where they are one."""
+    (task, *others) = use.reads.owners
+    if others or use.step.diagonal:
+        linear, view = linear_of(plan.overlay, use.step.parts[0], task)
+        return np.zeros(view.outputs[0][linear.channel(view)])
+    mine, firsts = (
+        np.concatenate([original_rows(plan, u.step, u.reads, g, task, matches)[:, -1] for g in range(u.reads.groups)])
+        for u in (use, first)
+    )
+    return np.asarray(mine - firsts)
 
 
 def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches) -> bool:
@@ -96,31 +119,62 @@ def _alike(plan: Plan, uses: Sequence[Use], task: str, matches: Matches) -> bool
         channels = [original_channels(plan, use.step, use.reads.key, task, matches) for use in uses]
         return all(np.array_equal(channels[0], other) for other in channels[1:])
     for group in range(uses[0].reads.groups):
-        first, *others = (original_rows(plan, use.step, use.reads, group, task, matches) for use in uses)
+        weights = slice(None, -1 if len(uses[0].reads.owners) == 1 else None)
+        first, *others = (original_rows(plan, u.step, u.reads, group, task, matches)[:, weights] for u in uses)
         if not all(np.array_equal(first, rows) for rows in others):
             return False
     return True
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Statistics of one use.
+
+    Attributes:
+        shift: how far its original biases are from those of the first use, [original outputs]; its targets are taken that
+            much less.
+    """
+
+    stats: Statistics
+    reads: Reads
+    shift: np.ndarray
+
+    def of(self, task: str, group: int) -> TaskStatistics:
+        """Of one task."""
+        found, by = self.stats.of(task, self.reads, group), self._by(group)
+        if not by.any():
+            return found
+        rows, held = (None if side is None else (side[0], side[1] - by) for side in (found.rows, found.held_rows))
+        return TaskStatistics(_less(found.train, by, found.rows), _less(found.held, by, found.held_rows), rows, held)
+
+    def sampled(self, task: str, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of one task."""
+        z, p = self.stats.sampled(task, self.reads, group)
+        return z, p - self._by(group)
+
+    def _by(self, group: int) -> np.ndarray:
+        return np.split(self.shift, self.reads.groups)[group]
+
+
+@dataclass(frozen=True)
 class _Together:
     """Statistics over all uses of tied weights, asked for as those of the first."""
 
-    parts: tuple[tuple[Statistics, Reads], ...]
+    parts: tuple[_Part, ...]
 
     @property
     def dual(self) -> bool:
         """Whether columns outnumber the rows of every use."""
-        return all(stats.dual for stats, _ in self.parts)
+        return all(part.stats.dual for part in self.parts)
 
     @property
     def kept(self) -> bool:
         """Whether the rows of all uses are kept."""
-        return all(stats.kept for stats, _ in self.parts)
+        return all(part.stats.kept for part in self.parts)
 
     def of(self, task: str, _: Reads, group: int) -> TaskStatistics:
         """Of one task: means over the rows of all uses; of those alone that have moments, where not all have kept rows."""
-        found = [stats.of(task, reads, group) for stats, reads in self.parts]
+        found = [part.of(task, group) for part in self.parts]
         rows = [(f.rows, f.held_rows) for f in found if f.rows is not None and f.held_rows is not None]
         if len(rows) < len(found):
             found = [f for f in found if f.rows is None]
@@ -131,17 +185,25 @@ class _Together:
 
     def sampled(self, task: str, _: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows of one task, use by use."""
-        z, p = zip(*(stats.sampled(task, reads, group) for stats, reads in self.parts), strict=True)
+        z, p = zip(*(part.sampled(task, group) for part in self.parts), strict=True)
         return np.concatenate(z), np.concatenate(p)
 
     def of_channels(self, task: str, _: Reads) -> tuple[ChannelMoments, ChannelMoments]:
         """Of a diagonal step: means over the rows of all uses."""
-        train, held = zip(*(stats.of_channels(task, reads) for stats, reads in self.parts), strict=True)
+        train, held = zip(*(part.stats.of_channels(task, part.reads) for part in self.parts), strict=True)
         return _mean_of_channels(train), _mean_of_channels(held)
 
     def covariance(self, number: int, task: str) -> np.ndarray:
         """Of a space's channels in one original net."""
-        return self.parts[0][0].covariance(number, task)
+        return self.parts[0].stats.covariance(number, task)
+
+
+def _less(means: Moments, by: np.ndarray, rows: tuple[np.ndarray, np.ndarray] | None) -> Moments:
+    """Means with targets that are so much less, of which the rows may be kept; the last column of z is 1."""
+    if rows is not None:
+        return replace(means, pp=means.pp - 2 * by * rows[1].mean(axis=0) + by**2)
+    one = np.eye(len(means.zz))[:, -1:]
+    return replace(means, zp=means.zp - means.zz @ one * by, pp=means.pp - 2 * by * means.zp[-1] + by**2)
 
 
 def _mean(means: Sequence[Moments]) -> Moments:
