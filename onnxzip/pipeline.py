@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
+from onnxzip.asked import check_labelled, checked_plan
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
 from onnxzip.calibration.samples import Source, set_apart, wanted
-from onnxzip.calibration.sources import Given, Samples, check_labelled, collect
+from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
-from onnxzip.errors import InvalidDataError, UnsupportedError, VerificationError
-from onnxzip.exporting.again import Kept, data_by_net, kept_tasks, namer
+from onnxzip.errors import UnsupportedError, VerificationError
+from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin, entries_of
@@ -32,17 +33,15 @@ from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
-from onnxzip.fusion.assembling import check_ports
 from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
-from onnxzip.net import Classes, Port, classes_of
+from onnxzip.net import Classes
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Silent, Stages
-from onnxzip.retraining.heads import check_kinds, kinds_from
 from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
@@ -122,12 +121,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
-    check_ports(plan, namer(kept))
-    _check_channels(plan)
-    classes = _classes(plan, kept, kinds_from(options.retrain.head))
-    if options.steps.retrain:
-        _check_retraining(plan, kept, options, peers)
+    classes = checked_plan(plan, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
         given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))
@@ -225,62 +219,14 @@ def _retrained(
     peers: Peers,
 ) -> tuple[bytes, dict[str, Any]]:
     """The content with better params, and what the report says of it."""
-    from onnxzip.retraining.student import Lesson, retrain_content
+    from onnxzip.retraining.lesson import Lesson
+    from onnxzip.retraining.student import retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     with stages.stage("retrain", options.steps.retrain):
         lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.zip.memory)
         done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress, peers)
     return done.content, done.as_dict()
-
-
-def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Classes]:
-    """What the outputs of each net of a plan say of classes.
-
-    Args:
-        given: what the user says of outputs of the fused net.
-
-    Raises:
-        UsageError: it has no such output.
-    """
-    named, found = namer(kept), {}
-    check_kinds([named(task, p.name) for task, net in plan.nets.items() for p in net.outputs], given)
-    for task, net in plan.nets.items():
-        own = {p.name: kind for p in net.outputs if (kind := given.get(named(task, p.name))) is not None}
-        found[task] = classes_of({p.name: p for p in net.outputs}, net.nodes, net.inputs[0].shape[0], own)
-    return found
-
-
-def _check_channels(plan: Plan) -> None:
-    """Refuse samples with other channels than the convolutions that read them: an input may leave their number to the data.
-
-    Raises:
-        InvalidDataError: saying both, and whether the channels stand last.
-    """
-    for task, net in plan.nets.items():
-        shapes = {p.name: p.shape for p in net.inputs}
-        for node in net.nodes:
-            if node.op != "Conv" or (name := node.inputs[0]) not in shapes or (kernel := node.inputs[1]) not in net.params:
-                continue
-            shape, reads = shapes[name], net.params[str(kernel)].shape[1] * int(node.attrs["group"])
-            if shape[1] != reads:
-                hint = ". Move their channels to the front" if shape[-1] == reads else ""
-                raise InvalidDataError(
-                    f"input {name!r}: {task!r} convolves {reads} channels, samples {list(shape[1:])} have {shape[1]}{hint}"
-                )
-
-
-def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
-    """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
-    execute(torch)
-    from onnxzip.retraining.request import check_request
-
-    outputs, named = dict[str, list[Port]](), namer(kept)
-    for name, net in plan.nets.items():
-        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
-        tasks = kept[name].items() if name in kept else ()
-        outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
-    check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)
 
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxzip.asked import check_labelled
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.seen import NOBODY, judged
-from onnxzip.calibration.sources import Given, Note, check_labelled, collect
+from onnxzip.calibration.sources import Given, Note, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
@@ -93,11 +94,7 @@ def retrain(
 
 
 def retrain_files(
-    fused: Path_,
-    teachers: Mapping[str, Path_],
-    data: Any,
-    settings: RetrainSettings,
-    progress: Progress,
+    fused: Path_, teachers: Mapping[str, Path_], data: Any, settings: RetrainSettings, progress: Progress,
     peers: Peers = ALONE,
 ) -> Merged:
     """`retrain` with its options in records.
@@ -106,8 +103,8 @@ def retrain_files(
         peers: the processes that retrain together, each with its part of every batch; all come to the same result.
     """
     execute(torch)
-    from onnxzip.retraining.request import check_request
-    from onnxzip.retraining.student import Lesson, judging_sources, retrain_content
+    from onnxzip.retraining.lesson import Lesson
+    from onnxzip.retraining.student import judging_sources, retrain_content
     from onnxzip.retraining.teachers import teachers_of
 
     path, stages, run = path_of(fused, "fused net"), Stages(progress), settings.run
@@ -115,13 +112,10 @@ def retrain_files(
     nets = _kept_nets([path, *files.values()], settings.retrain.checkpoint)
     provider_for(run.device)
     with stages.stage("load", len(files)):
-        model = read(path)
-        content = content_of(path, model)
+        content = content_of(path, model := read(path))
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
-    ports, batch = ports_in(model)
-    outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in originals.items()}
-    check_request(outputs, batch, settings.retrain, run, peers)
+    _check_request(model, originals, settings, peers)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
@@ -130,9 +124,8 @@ def retrain_files(
         done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
     sources, mine = judging_sources(pools), partial(part_of, peers=peers)
     with stages.stage("verify", 2 * sum(int(mine(s).sum()) for s in sources)) as tick:
-        classes = classes_in(model, originals, kinds_from(settings.retrain.head))
-        contents = content, done.content
-        before, after = (compare(c, originals, sources, mine, run.device, tick, classes, peers) for c in contents)
+        both, classes = (content, done.content), classes_in(model, originals, kinds_from(settings.retrain.head))
+        before, after = (compare(c, originals, sources, mine, run.device, tick, classes, peers) for c in both)
     report = {
         "schema_version": SCHEMA_VERSION,
         "fused": fused_entry(path),
@@ -145,6 +138,15 @@ def retrain_files(
         "versions": versions(),
     }
     return Merged(done.content, report, made_from=nets)
+
+
+def _check_request(model: ModelProto, originals: Originals, settings: RetrainSettings, peers: Peers) -> None:
+    """Refuse what could not be done in the end."""
+    from onnxzip.retraining.request import check_request
+
+    ports, batch = ports_in(model)
+    outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in originals.items()}
+    check_request(outputs, batch, settings.retrain, settings.run, peers)
 
 
 def _kept_nets(files: Iterable[Path_], checkpoint: Path | None) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ from onnxzip.calibration.images import image_files
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
-from onnxzip.config import LEAST_SAMPLES, DataOptions, RetrainOptions
+from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.net import Port, per_sample
 from onnxzip.peers import ALONE, Peers
@@ -159,20 +159,6 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
         key = os.path.realpath(item) if isinstance(item, (str, PathLike)) else id(item)
         groups.setdefault(key, ([], item))[0].append(task)
     return list(groups.values())
-
-
-def check_labelled(given: Given, feeds: Mapping[str, Feed], options: RetrainOptions) -> None:
-    """Refuse a weight for labels where there are none, or nothing that they could teach.
-
-    Raises:
-        UsageError: saying which of both, and how to give some.
-    """
-    if not options.label_weight or any(pool.labels for pool in given.pools):
-        return
-    flag, able = f"--label-weight {options.label_weight:g}", [t for t, feed in feeds.items() if feed.classes is not None]
-    if not able:
-        raise UsageError(f"{flag}: no task has an output [batch, classes], which labels could teach. Leave it out.")
-    raise UsageError(f"{flag} needs labels: an array 'y' of classes in the data for {' or '.join(map(repr, able))}")
 
 
 def _is_by_task(data: Any, tasks: tuple[str, ...]) -> bool:

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
+from onnx import ModelProto
+
 from onnxzip.errors import UsageError
 
+Model = ModelProto
 _NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -23,6 +26,15 @@ def check_name(name: str) -> None:
         raise UsageError(f"task name {name!r} is no text: give the nets by task name, as {{'shoes': 'shoes.onnx', ..}}")
     if not _NAME.fullmatch(name):
         raise UsageError(f"task name {name!r} cannot be used: write letters, digits, '_', '-', '+' or '.', as NAME=FILE.onnx")
+
+
+def path_or_content(given: str | PathLike[str] | ModelProto, what: str) -> Path | bytes:
+    """The path of a file, or what would be in the file of a model that is at hand.
+
+    Raises:
+        UsageError: as `path_of`.
+    """
+    return given.SerializeToString() if isinstance(given, ModelProto) else path_of(given, what)
 
 
 def path_of(given: str | PathLike[str], what: str) -> Path:

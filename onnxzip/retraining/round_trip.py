@@ -6,10 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto
-
 from onnxzip.errors import UsageError
-from onnxzip.exporting.naming import path_of
+from onnxzip.exporting.naming import Model, path_or_content
 from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.ops.lazy import execute, torch
 
@@ -17,11 +15,11 @@ if TYPE_CHECKING:
     from onnxzip.retraining.module import TorchNet
 
 
-def to_torch(path: str | PathLike[str] | ModelProto) -> TorchNet:
+def to_torch(net: str | PathLike[str] | Model) -> TorchNet:
     """An ONNX file as a torch module with one Parameter per float param.
 
     Args:
-        path: the file, beside which external data are looked for, or what is in one.
+        net: the file, beside which external data are looked for, or what is in one.
 
     Raises:
         UsageError: it is neither.
@@ -32,7 +30,7 @@ def to_torch(path: str | PathLike[str] | ModelProto) -> TorchNet:
     execute(torch)
     from onnxzip.retraining.module import read_module
 
-    return read_module(path.SerializeToString() if isinstance(path, ModelProto) else path_of(path, "net"))
+    return read_module(path_or_content(net, "net"))
 
 
 def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,41 +20,23 @@ from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
 from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
-from onnxzip.exporting.trial import error_of
 from onnxzip.net import Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parts_of
 from onnxzip.retraining.checkpoint import Keeper, belonging
-from onnxzip.retraining.heads import Head, heads_of, kinds_from
+from onnxzip.retraining.heads import Head
 from onnxzip.retraining.interrupt import Interrupt, Wish
+from onnxzip.retraining.lesson import Lesson, taught
 from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_module, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, called, custom_loss
 from onnxzip.retraining.search import Found, find_rate
-from onnxzip.retraining.teachers import Teacher
 from onnxzip.retraining.varying import can_vary
 from onnxzip.signals import ENDING
 
 COPIES = 6  # of the params, in memory
-ALIKE = 1e-2  # rows of one sample alone and in company: far above rounding
-Note = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a net is retrained with.
-
-    Attributes:
-        teachers: by task.
-        pools: samples; every task stands in exactly one.
-        memory: bytes for params, their companions and kept answers.
-    """
-
-    teachers: Mapping[str, Teacher]
-    pools: Sequence[Pool]
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -115,13 +97,8 @@ def retrain_content(
     """
     started = time.perf_counter()
     net = read_module(content).to(device_for(run.device))
-    origins = {t: x.origin for t, x in lesson.teachers.items()}
-    heads = heads_of(net.reading.net, origins, kinds_from(options.head), progress.note)
-    heads = _in_order(heads, lesson, progress.note)
-    lesson = replace(lesson, teachers={t: _saying(x, heads) for t, x in lesson.teachers.items()})
+    heads, lesson = taught(net.reading.net, lesson, options, progress.note)
     streams = _streams(net, lesson, options, run, peers)
-    if options.label_weight and not options.loss:
-        _note_unlabelled(heads, lesson, progress.note)
     if not any(p.requires_grad for p in net.parameters()):
         raise UnsupportedError("the fused net has no weights that can be trained")
     _check_shapes(net, streams)
@@ -168,40 +145,6 @@ def device_for(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendMissingError("device cuda: torch cannot use one here. Install torch with CUDA, or use --device cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _in_order(heads: Sequence[Head], lesson: Lesson, note: Note) -> tuple[Head, ...]:
-    """Heads whose rows stand sample by sample: of those with several rows a sample, which the first rows of a pool tell.
-
-    Raises:
-        UnsupportedError: a task has none.
-    """
-    mixed = set()
-    for task in {h.task for h in heads if h.rows > 1}:
-        teacher, pool = lesson.teachers[task], next(p for p in lesson.pools if task in p.tasks)
-        feeds = pool.rows.take(pool.order[:3])
-        whole, part = teacher.answers(feeds), teacher.answers({k: x[:1] for k, x in feeds.items()})
-        names = [h.output for h in heads if h.task == task and h.rows > 1]
-        mixed |= {n for n in names if error_of(whole[n][: len(part[n])], part[n]) > ALIKE}
-    for output in sorted(mixed):
-        note(f"output {output!r} does not teach: its rows do not stand sample by sample")
-    left = tuple(h for h in heads if h.output not in mixed)
-    for task in {h.task for h in heads} - {h.task for h in left}:
-        raise UnsupportedError(f"task {task!r}: the rows of its outputs do not stand sample by sample: nothing can teach")
-    return left
-
-
-def _saying(teacher: Teacher, heads: Sequence[Head]) -> Teacher:
-    """A teacher that says what heads are taught, and no more."""
-    return replace(teacher, silent=frozenset(teacher.origin.outputs.values()) - {h.output for h in heads})
-
-
-def _note_unlabelled(heads: Sequence[Head], lesson: Lesson, note: Note) -> None:
-    """Tell whose labels have no output that they could train."""
-    labelled = {h.task for h in heads if h.labelled}
-    for task in (t for pool in lesson.pools for t in pool.labels if t not in labelled):
-        note(f"labels 'y' do not train {task!r}: none of its outputs is known for logits or probabilities of them. Say "
-             "--head OUTPUT=logits or probabilities.")
 
 
 def _streams(
@@ -307,4 +250,4 @@ def _complete(course: Course, trials: int, keeper: Keeper, wish: Wish, progress:
         course.watch()
 
 
-__all__: Sequence[str] = ["Lesson", "Retrained", "device_for", "judging_sources", "retrain_content", "wanted_rows"]
+__all__: Sequence[str] = ["Retrained", "device_for", "judging_sources", "retrain_content", "wanted_rows"]

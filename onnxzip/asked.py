@@ -1,0 +1,95 @@
+"""What is asked of a merge or of a retraining, checked before the long work that would fail by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxzip.analysis import Plan
+from onnxzip.calibration.checking import Feed
+from onnxzip.calibration.sources import Given
+from onnxzip.config import Options, RetrainOptions
+from onnxzip.errors import InvalidDataError, UsageError
+from onnxzip.exporting.again import Kept, kept_tasks, namer
+from onnxzip.fusion.assembling import check_ports
+from onnxzip.net import Classes, Port, classes_of
+from onnxzip.ops.lazy import execute, torch
+from onnxzip.peers import Peers
+from onnxzip.retraining.heads import check_kinds, kinds_from
+
+
+def checked_plan(plan: Plan, options: Options, peers: Peers) -> dict[str, Classes]:
+    """What the outputs of each net of a plan say of classes, if the nets can be fed, told apart and, where asked for, taught.
+
+    Raises:
+        UsageError, UnsupportedError, InvalidDataError, BackendMissingError: saying what cannot be done.
+    """
+    kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
+    check_ports(plan, namer(kept))
+    _check_channels(plan)
+    classes = _classes(plan, kept, kinds_from(options.retrain.head))
+    if options.steps.retrain:
+        _check_retraining(plan, kept, options, peers)
+    return classes
+
+
+def check_labelled(given: Given, feeds: Mapping[str, Feed], options: RetrainOptions) -> None:
+    """Refuse a weight for labels where there are none, or nothing that they could teach.
+
+    Raises:
+        UsageError: saying which of both, and how to give some.
+    """
+    if not options.label_weight or any(pool.labels for pool in given.pools):
+        return
+    flag, able = f"--label-weight {options.label_weight:g}", [t for t, feed in feeds.items() if feed.classes is not None]
+    if not able:
+        raise UsageError(f"{flag}: no task has an output [batch, classes], which labels could teach. Leave it out.")
+    raise UsageError(f"{flag} needs labels: an array 'y' of classes in the data for {' or '.join(map(repr, able))}")
+
+
+def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Classes]:
+    """What the outputs of each net of a plan say of classes.
+
+    Args:
+        given: what the user says of outputs of the fused net.
+
+    Raises:
+        UsageError: it has no such output.
+    """
+    named, found = namer(kept), {}
+    check_kinds([named(task, p.name) for task, net in plan.nets.items() for p in net.outputs], given)
+    for task, net in plan.nets.items():
+        own = {p.name: kind for p in net.outputs if (kind := given.get(named(task, p.name))) is not None}
+        found[task] = classes_of({p.name: p for p in net.outputs}, net.nodes, net.inputs[0].shape[0], own)
+    return found
+
+
+def _check_channels(plan: Plan) -> None:
+    """Refuse samples with other channels than the convolutions that read them: an input may leave their number to the data.
+
+    Raises:
+        InvalidDataError: saying both, and whether the channels stand last.
+    """
+    for task, net in plan.nets.items():
+        shapes = {p.name: p.shape for p in net.inputs}
+        for node in net.nodes:
+            if node.op != "Conv" or (name := node.inputs[0]) not in shapes or (kernel := node.inputs[1]) not in net.params:
+                continue
+            shape, reads = shapes[name], net.params[str(kernel)].shape[1] * int(node.attrs["group"])
+            if shape[1] != reads:
+                hint = ". Move their channels to the front" if shape[-1] == reads else ""
+                raise InvalidDataError(
+                    f"input {name!r}: {task!r} convolves {reads} channels, samples {list(shape[1:])} have {shape[1]}{hint}"
+                )
+
+
+def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
+    """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
+    execute(torch)
+    from onnxzip.retraining.request import check_request
+
+    outputs, named = dict[str, list[Port]](), namer(kept)
+    for name, net in plan.nets.items():
+        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
+        tasks = kept[name].items() if name in kept else ()
+        outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
+    check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)
