@@ -92,7 +92,8 @@ def fit_tied(
 
 
 def _shift(plan: Plan, use: Use, first: Use, matches: Matches) -> np.ndarray:
-    """How far the original biases of a use are from those of the first one: [original outputs], zeros where they are one."""
+    """How far the original biases of a use are from those of the first one: [original outputs of a task], zeros if several
+    tasks own it."""
     (task, *others) = use.reads.owners
     if others or use.step.diagonal:
         linear, view = linear_of(plan.overlay, use.step.parts[0], task)
@@ -149,8 +150,8 @@ class _Part:
 
     def sampled(self, task: str, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of one task."""
-        z, p = self.stats.sampled(task, self.reads, group)
-        return z, p - self._by(group)
+        (z, p), by = self.stats.sampled(task, self.reads, group), self._by(group)
+        return z, p - by if by.any() else p
 
     def _by(self, group: int) -> np.ndarray:
         return np.split(self.shift, self.reads.groups)[group]
