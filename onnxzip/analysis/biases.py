@@ -39,7 +39,9 @@ def _given(net: Net, ops: set[str]) -> Net:
         linear, view = (_linear(net, node) if node.op in ops else None) or (None, None)
         if linear is not None and view is not None and not _has_bias(node, linear):
             weight = str(node.inputs[linear.weight])
-            name = given[weight] if weight in given else given.setdefault(weight, names.fresh(f"{node.name}.bias"))
+            if weight not in given:
+                given[weight] = names.fresh(f"{node.name}.bias")
+            name = given[weight]
             zeros[name] = np.zeros(view.outputs[0][linear.channel(view)], net.dtypes[node.outputs[0]])
             node = replace(node, inputs=(*node.inputs[: linear.bias], name, *node.inputs[linear.bias + 1 :]))
         nodes.append(node)

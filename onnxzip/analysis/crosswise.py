@@ -59,7 +59,8 @@ def pin_entangled(
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [frozenset(a for a in e.atoms() if a in produced) for e in exprs]
             crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free, ordered)
-            for atom in (a for f in free for a in f if crowded or any(_entangled(e, produced - set(pinned)) for e in exprs)):
+            crowded = crowded or any(_entangled(e, produced - set(pinned)) for e in exprs)
+            for atom in (a for f in free for a in f if crowded):
                 pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
 
 
