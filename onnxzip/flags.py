@@ -6,7 +6,6 @@ the file given with --config, which overrides the defaults.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -17,7 +16,7 @@ import typer
 import yaml
 
 from onnxzip.errors import UsageError
-from onnxzip.values import Flag, dashed, flag_of, read_option
+from onnxzip.values import Flag, dashed, flag_of, nearest, read_option
 
 Result = TypeVar("Result")
 CONFIG = "config"
@@ -77,8 +76,8 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
     options = {str(k).replace("-", "_"): v for k, v in content.items()}
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.4)
-            hint = f"; did you mean {dashed(near[0])!r}?" if near else ""
+            near = nearest(key, known)
+            hint = f"; did you mean {dashed(near)!r}?" if near else ""
             raise UsageError(
                 f"{path}: {dashed(key)!r} is no option{hint} (options: {', '.join(sorted(map(dashed, known)))})"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -228,3 +229,8 @@ def yes_or_no(raw: Any) -> bool:
     if not isinstance(raw, (bool, np.bool_)):
         raise UsageError(f"{raw!r} is neither true nor false")
     return bool(raw)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one was most likely meant for; None where none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.4)), None)

@@ -34,6 +34,11 @@ class Together:
     items: tuple[Any, ...]
 
 
+def without_data(task: str) -> InvalidDataError:
+    """The refusal of a task that no data are given for."""
+    return InvalidDataError(f"no data for {task!r}. Give --data {task}=FILE, or one --data FILE for all.")
+
+
 def where_of(item: Any) -> str:
     """What messages call an item."""
     if isinstance(item, Together):

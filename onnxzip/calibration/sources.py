@@ -5,7 +5,6 @@ Tasks that are given the same data share one pool. Without data there is one poo
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,14 @@ import numpy as np
 
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
 from onnxzip.calibration.images import image_files
-from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of
+from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.net import Port, per_sample
 from onnxzip.peers import ALONE, Peers
+from onnxzip.values import nearest
 
 NOISE_SAMPLES = 1000
 NOISE_BYTES = 512 << 20
@@ -143,15 +143,15 @@ def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:
     if _is_by_task(data, tasks):
         unknown = [t for t in data if t not in (*tasks, "")]
         if unknown:
-            near = difflib.get_close_matches(str(unknown[0]), tasks, 1, 0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else " Leave them out, or let that task take part."
+            near = nearest(str(unknown[0]), tasks)
+            hint = f" Did you mean {near!r}?" if near else " Leave them out, or let that task take part."
             raise InvalidDataError(
                 f"data for {unknown[0]!r}, which is none of the tasks that take part here ({', '.join(tasks)}).{hint}"
             )
         given = {t: data.get(t, data.get("")) for t in tasks}
         missing = [t for t, item in given.items() if item is None]
         if missing:
-            raise InvalidDataError(f"no data for {missing[0]!r}. Give --data {missing[0]}=FILE, or one --data FILE for all.")
+            raise without_data(missing[0])
     else:
         given = dict.fromkeys(tasks, data)
     groups: dict[object, tuple[list[str], Any]] = {}

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from onnxzip.calibration.reading import Together
-from onnxzip.errors import InvalidDataError, UsageError
+from onnxzip.calibration.reading import Together, without_data
+from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
 from onnxzip.net import output_name
 
@@ -61,7 +61,7 @@ def data_by_net(data: Any, kept: Kept) -> Any:
             raise UsageError(f"data for {net!r} and for its tasks ({', '.join(tasks)}). Give either.")
         missing = [task for task in tasks if task not in given]
         if given and missing and found.get("") is None:
-            raise InvalidDataError(f"no data for {missing[0]!r}. Give --data {missing[0]}=FILE, or one --data FILE for all.")
+            raise without_data(missing[0])
         if given:
             found[net] = Together((*given.values(), *([found[""]] if missing else [])))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +17,7 @@ from onnxzip.matching.otfusion import otfusion
 from onnxzip.matching.permute import permute
 from onnxzip.matching.rebasin import rebasin
 from onnxzip.matching.zipit import zipit
+from onnxzip.values import nearest
 
 Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
@@ -183,6 +183,6 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, 1, 0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, METHODS)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise UsageError(f"method {name!r} is not known{hint} (methods: {', '.join(METHODS)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.write import check_unread, check_writable
 from onnxzip.shipping.records import PROGRAM, Target
 from onnxzip.shipping.targets import known_targets
+from onnxzip.values import nearest
 
 
 def find_target(name: str) -> Target:
@@ -23,8 +23,8 @@ def find_target(name: str) -> Target:
     """
     known = known_targets()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(name, known)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(f"target {name!r} is not known{hint} (targets: {', '.join(known)})")
     return known[name]
 
