@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,21 @@ def test_a_case_is_run_once_and_stands_in_csv_and_table(tmp_path: Path) -> None:
     (row,) = csv.DictReader(io.StringIO(bench_show.to_csv(results)))
     assert row["method"] == "average" and float(row["increase"]) == pytest.approx(found["increase"], abs=1e-3)
     assert f"| `average` | {found['increase']:.2f} |" in bench_show.tables(results)["methods"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_interrupted_retraining_is_no_result(tmp_path: Path) -> None:
+    from bench_cases import PAIRS, Case
+    from bench_run import Bench
+
+    bench = Bench(tmp_path, None)
+    case = Case("lenet300", PAIRS[0], "zip", steps=100_000)
+    bench.start(case._replace(steps=0))
+    ending = threading.Timer(3, signal.raise_signal, [signal.SIGINT])
+    ending.start()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(case)
+    assert bench.known(case) is None
 
 
 @pytest.mark.usefixtures("tools")

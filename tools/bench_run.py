@@ -87,7 +87,7 @@ class Bench:
         """
         start, data = self.start(case._replace(steps=0)), self._images(case)
         if case.method != "trunk":
-            return onnxzip.retrain(start, nets, data, steps=case.steps, seed=case.seed).content
+            return whole(onnxzip.retrain(start, nets, data, steps=case.steps, seed=case.seed))
 
         def tried(rate: float) -> float:
             content = train(start, nets, data, TRIAL, rate, case.seed)
@@ -153,6 +153,13 @@ def test_images(data: Path | None, task: str) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _original_error(data: Path | None, path: Path, task: str) -> float:
     return error(data, path.read_bytes(), "logits", task)
+
+
+def whole(done: onnxzip.Merged) -> bytes:
+    """The file, unless its retraining was interrupted: then it holds the best weights so far, which are no result."""
+    if done.report["retrain"] and done.report["retrain"]["interrupted"]:
+        raise KeyboardInterrupt("interrupted while retraining; there is no result")
+    return done.content
 
 
 def error(data: Path | None, content: bytes, output: str, task: str) -> float:

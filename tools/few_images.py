@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from bench_cases import PAPER, REPAIRED
-from bench_run import error
+from bench_run import error, whole
 from figures import MODELS, PAIRS, nets_of, put_into_readme, samples_of
 
 import onnxzip
@@ -49,7 +49,7 @@ def increases(data: Path, family: str, pair: tuple[str, str], seed: int, folder:
     before = np.array([error(data, p.read_bytes(), "logits", n) for p, n in zip(nets.values(), pair, strict=True)])
     found = []
     for steps in STEPS:
-        content = onnxzip.merge(nets, images, retrain=steps, seed=seed).content
+        content = whole(onnxzip.merge(nets, images, retrain=steps, seed=seed))
         after = np.array([error(data, content, f"{t}_logits", n) for t, n in zip(nets, pair, strict=True)])
         found.append(float(np.mean(after - before)))
     return found
