@@ -12,6 +12,7 @@ from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
 from onnxzip.fusion.assembling import check_ports
 from onnxzip.net import Classes, Port, classes_of
+from onnxzip.ops.evaluate import check_runnable
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import Peers
 from onnxzip.retraining.heads import check_kinds, kinds_from
@@ -84,6 +85,8 @@ def _check_channels(plan: Plan) -> None:
 
 def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
     """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
+    for net in plan.nets.values():
+        check_runnable(net)
     execute(torch)
     from onnxzip.retraining.request import check_request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from onnx import ModelProto, numpy_helper, parser
 
+import onnxzip
+from onnxzip.errors import UnsupportedError
 from onnxzip.net import Net
 
 WEIGHTS = {"w": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "v": (6, 6, 3, 3), "u": (6, 6, 3, 3), "fc": (4, 6)}
@@ -73,3 +76,13 @@ class TestFlows:
         fused = fuse(both)
         check_tasks(fused, both, 1e-4)
         onnx.checker.check_model(tmp_path / "a.onnx")
+
+    def test_a_retraining_is_refused_before_the_data_are_read(self, flow: str, tmp_path: Path) -> None:
+        nets(tmp_path, flow)
+
+        def unread() -> Iterator[np.ndarray]:
+            raise AssertionError
+            yield
+
+        with pytest.raises(UnsupportedError, match=r"cannot be run in torch: (Loop|If) is not registered"):
+            onnxzip.merge({"a": tmp_path / "a.onnx", "b": tmp_path / "b.onnx"}, unread(), retrain=10)
