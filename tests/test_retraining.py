@@ -27,7 +27,7 @@ from onnxzip.net import Port
 from onnxzip.progress import Silent
 from onnxzip.retraining.batches import HELD, Drawing, parted
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
-from onnxzip.retraining.loop import rebalanced, shape_of_rate
+from onnxzip.retraining.loop import LEAST_PATIENCE, PATIENCE, rebalanced, shape_of_rate, stale
 from onnxzip.retraining.losses import Judgement, as_close, as_low
 from onnxzip.retraining.module import read_module
 from onnxzip.retraining.objective import SQUARES, Distillation, custom_loss
@@ -143,6 +143,12 @@ class TestNeverWorse:
         assert usual_rate(1) < usual_rate(100) < usual_rate(300) < usual_rate(600) <= usual_rate(10**6) < 0.1
         done = pair.retrain(30, learning_rate=None).report["retrain"]
         assert done["learning_rate"] == usual_rate(30) and done["trial_steps"] == 0
+
+    def test_only_a_low_rate_tells_that_more_steps_would_not_pay(self) -> None:
+        steps = 3000
+        ends = [next(k for k in range(best, 2 * steps) if stale(k, best, steps)) for best in (1, 394, 2000)]
+        assert ends == [steps / 2 + PATIENCE * steps] * 2 + [2000 + PATIENCE * steps]
+        assert not any(stale(k, 1, LEAST_PATIENCE) for k in range(LEAST_PATIENCE))
 
     def test_sample_nets(self) -> None:
         """Of a LeNet-5 pair zipped on few samples the distance to both teachers falls in 30 steps on all of them."""

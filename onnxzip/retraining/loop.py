@@ -5,7 +5,7 @@
             over 1 the easier task falls behind its start and nothing is kept); a task above its start gains weight
     watch   every few steps the held-out rows judge; weights are kept if no task is worse than at the start, and the mean loss
             (over the loss at the start) is the lowest so far
-    stop    after the last step, when asked to, or when nothing better has come for long
+    stop    after the last step, when asked to, or when nothing better has come for long while the rate was low
 
 The weights at the start are the best so far until others are, so no course ends below its start.
 """
@@ -149,8 +149,7 @@ class Course:
         """Whether more steps would not pay."""
         if self.step >= self.steps or (self.history and not math.isfinite(self.history[-1][1])):
             return True
-        patience = max(LEAST_PATIENCE, PATIENCE * self.steps)
-        return self.best_step > 0 and self.step - self.best_step >= patience
+        return self.best_step > 0 and stale(self.step, self.best_step, self.steps)
 
     def state(self) -> dict[str, Any]:
         """All that changes in the course, for a checkpoint."""
@@ -195,6 +194,15 @@ def resumed(job: Job, state: Mapping[str, Any]) -> Course:
     course.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return course
+
+
+def stale(step: int, best_step: int, steps: int) -> bool:
+    """Whether nothing better has come for long: in the second half of the course, where the rate is low.
+
+    In the first one the noise of a high rate hides what its fall brings to light: a MobileNetV2-like net trained from random
+    weights for 3,000 steps had its best weights at step 394 and then none better up to 1,394, at 5 points of test error.
+    """
+    return step - max(best_step, steps / 2) >= max(LEAST_PATIENCE, PATIENCE * steps)
 
 
 def shape_of_rate(step: int, steps: int) -> float:
