@@ -117,6 +117,30 @@ def test_multiply_accumulates_of_one_node(tmp_path: Path, body: str, shapes: dic
     assert macs(load(tmp_path / "n.onnx")) == count
 
 
+@pytest.mark.parametrize(
+    ("body", "x", "y", "params", "count"),
+    [
+        ('y = Einsum <equation = "n...ij,jk->n...ik"> (x, w)', "3,7,5", "3,7,2", {"w": (5, 2)}, 3 * 7 * 5 * 2),
+        ('t = Einsum <equation = "nij->nji"> (x) y = Mul (t, w)', "7,5", "5,7", {"w": (7,)}, 0),
+        ("y = Attention (x, x, x)", "2,7,5", "2,7,5", {}, 2 * (2 * 7 * 5) * 7),
+        ("t = Transpose <perm = [1,0,2]> (x) u, y = LSTM <hidden_size = 3> (t, w, r)", "7,5", "",
+         {"w": (1, 12, 5), "r": (1, 12, 3)}, 7 * 12 * (5 + 3)),
+        ("t = Transpose <perm = [1,0,2]> (x) , z = GRU <hidden_size = 3> (t, w, r) y = Squeeze (z, a)", "7,5", "3",
+         {"w": (1, 9, 5), "r": (1, 9, 3)}, 7 * 9 * (5 + 3)),
+    ],
+)
+def test_multiply_accumulates_of_products_of_other_kinds(
+    tmp_path: Path, body: str, x: str, y: str, params: dict[str, tuple[int, ...]], count: int
+) -> None:
+    output = f"float[N,{y}] y" if y else "float[1,N,3] y"
+    head = f'<ir_version: 10, opset_import: ["": 23]> g (float[N,{x}] x) => ({output})'
+    model = onnx.parser.parse_model(f"{head} <int64[1] a = {{0}}> {{ {body} }}")
+    for name, shape in params.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.full(shape, 2, np.float32), name))
+    onnx.save(model, tmp_path / "n.onnx")
+    assert macs(load(tmp_path / "n.onnx")) == count
+
+
 def test_external_data_count_as_bytes_of_the_source(tmp_path: Path) -> None:
     model = onnx.load(write_net(tmp_path / "a.onnx", 1))
     onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.bin", size_threshold=100)
