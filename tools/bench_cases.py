@@ -31,6 +31,7 @@ TWO_PAIRS = PAIRS[:2]  # halves of one data set; two data sets
 PAPER = ("digits", "digits-b")  # the first experiment of Multi-Task Zipping, of the families that have both nets
 PAPER_FAMILIES = ("lenet300", "lenet5")
 LONG = ("zip", "mtz", "scratch")  # what the longest course is repeated with
+LONGER = {"mobilenet": (3000, 10_000)}  # steps from scratch of families that need more, once
 
 
 class Case(NamedTuple):
@@ -72,10 +73,14 @@ def calibrations(families: Iterable[str], seeds: Iterable[int], methods: Iterabl
 
 
 def courses(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
-    """Error against steps of retraining, everything shared; the longest course of all methods with the first seed alone."""
+    """Error against steps of retraining, everything shared; the longest course of all methods, and the longest from scratch,
+    with the first seed alone."""
     for seed, steps, family, method in product(seeds, (0, *STEPS), families, (*STRONGEST, *REFERENCES)):
         if seed == 0 or steps < STEPS[-1] or method in LONG or family in PAPER_FAMILIES:
             yield Case(family, PAIRS[0], method, steps=steps, seed=seed)
+    for family in families if 0 in seeds else ():
+        for steps in LONGER.get(family, ()):
+            yield Case(family, PAIRS[0], "scratch", steps=steps)
 
 
 def repairs(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
