@@ -110,3 +110,13 @@ def test_nets_that_could_share_but_cannot_are_refused_with_the_cause(second: str
     assert caught.value.exit_code == 3
     for shares in (0.0, [("*", 1.0), ("second", 0.0)]):  # who asks for less has it
         check_tasks(fuse(nets, shares, layout), nets, 1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nets_without_anything_alike_stand_side_by_side_where_nothing_is_asked_for(layout: str, tmp_path: Path) -> None:
+    first = dense(tmp_path, "a", 1, 6, 3, "y = Sigmoid(g)", "N,3")
+    other = filled(tmp_path, NET.format(end="y = Tanh(x)", out="N,8"), "b", 2, w0=(6, 8), b0=(6,), w1=(3, 6), b1=(3,))
+    for shares in ((), 1.0, [("*", 0.0), ("*", 0.5)]):
+        with pytest.raises(UnsupportedError, match="share nothing"):
+            fuse([first, other], shares, layout)
+    check_tasks(fuse([first, other], 0.0, layout), [first, other], 1e-5)

@@ -115,13 +115,13 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     steps = find_steps(laid)
     proposals = proposals_of(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
-    if not names:
+    if not names and share_of("", shares) > 0:
         apart = {n: _space(n, p, set(), 0.0, False, frozenset(laid.tasks)) for n, p in proposals.items()}
         raise UnsupportedError(nothing_shared(laid.tasks, _refusals(laid, steps, apart, {}, found.refused)))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
     refusals = _refusals(laid, steps, spaces, torn, found.refused)
-    if _asked_of_all(proposals, shares) and not any(p.shares_any for p in spaces.values()):
+    if names and _asked_of_all(proposals, shares) and not any(p.shares_any for p in spaces.values()):
         raise UnsupportedError(nothing_shared(laid.tasks, refusals))
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 

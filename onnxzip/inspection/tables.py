@@ -22,7 +22,8 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _task_table(report)
     yield _size_table(report)
     yield from _type_line(report)
-    yield _space_table(report, fitted=True)
+    if report["spaces"]:
+        yield _space_table(report, fitted=True)
     yield from _size_lines(report)
     if report["retrain"]:
         yield _retrain_table(report["retrain"])
@@ -31,7 +32,8 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
 
 def plan_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge would make."""
-    yield _space_table(report, fitted=False)
+    if report["spaces"]:
+        yield _space_table(report, fitted=False)
     yield _size_table(report)
     yield from _type_line(report)
     yield from _size_lines(report)
