@@ -98,6 +98,29 @@ class TestFolding:
         net = loaded(path)
         assert ops(net) == ["Conv", "Conv"] and len(net.params) == 2
 
+    @pytest.mark.parametrize("tail", ["c", "d"])
+    def test_a_layer_that_is_used_twice_stays_one(self, tail: str, tmp_path: Path) -> None:
+        """As long as what folds into it is the same."""
+        path = written(
+            tmp_path,
+            f"""g (float[N,3,6,6] x, float[4,3,3,3] w, float[4] s, float[4] t, float[4] m, float[4] v,
+            float[4,1,1] c, float[4,1,1] d) => (float[] y)
+            {{ z = Relu(x) a = Conv(x, w) b = BatchNormalization(a, s, t, m, v) r = Mul(b, c)
+            e = Conv(z, w) f = BatchNormalization(e, s, t, m, v) g = Mul(f, {tail}) y = Sub(r, g) }}""",
+            v=np.float32([1, 2, 3, 4]),
+        )
+        net = loaded(path)
+        assert sorted(ops(net)) == ["Conv", "Conv", "Relu", "Sub"] and len(net.params) == (2 if tail == "c" else 4)
+
+    def test_an_identity_of_a_param_is_that_param(self, tmp_path: Path) -> None:
+        path = written(
+            tmp_path,
+            """g (float[N,3,6,6] x, float[4,3,3,3] w, float[4] b) => (float[] y)
+            { z = Relu(x) u = Identity(w) v = Identity(u) a = Conv(x, w, b) e = Conv(z, v, b) y = Sub(a, e) }""",
+        )
+        convs = [n for n in loaded(path).nodes if n.op == "Conv"]
+        assert convs[0].inputs[1:] == convs[1].inputs[1:]
+
     def test_a_normalization_alone_becomes_a_scale_and_a_bias(self, tmp_path: Path) -> None:
         path = written(
             tmp_path,

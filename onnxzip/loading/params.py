@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,11 +12,12 @@ from onnxzip.net import Names, Net
 
 @dataclass(frozen=True)
 class Params:
-    """The params of a net under change: what each is, and how many nodes read it."""
+    """The params of a net under change: what each is, how many nodes read it, and what others have made of it."""
 
     arrays: dict[str, np.ndarray]
     readers: Counter[str]
     names: Names
+    made: dict[str, list[str]] = field(default_factory=dict)
 
     @staticmethod
     def of(net: Net) -> Params:
@@ -27,17 +28,24 @@ class Params:
     def replaced(self, old: str | None, wish: str, array: np.ndarray) -> str:
         """Name under which the new array stands: the old one where only one node reads it, else a fresh one.
 
+        Nodes that read one param and change it alike (a layer with BatchNormalization that is used twice) still read one.
+
         Args:
             old: the param that the array replaces; None where there was none.
             wish: the name to take where `old` cannot be.
             array: the new value, stored as float32.
         """
-        name = old if old is not None and self.readers[old] == 1 else self.names.fresh(wish)
+        new = np.array(array, dtype=np.float32, order="C")
+        made = self.made.setdefault(old, []) if old is not None else []
+        name = next((n for n in made if np.array_equal(self.arrays[n], new)), None)
+        if name is None:
+            name = old if old is not None and self.readers[old] == 1 else self.names.fresh(wish)
+            made += [name] if name != old else []
         if old is not None and name != old:
             self.readers[old] -= 1
-            self.readers[name] = 1
+            self.readers[name] += 1
         self.readers[name] = max(self.readers[name], 1)
-        self.arrays[name] = np.array(array, dtype=np.float32, order="C")
+        self.arrays[name] = new
         return name
 
 

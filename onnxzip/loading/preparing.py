@@ -34,6 +34,7 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
     take_apart(model, opset_of(model))
     converted = _converted(path, model, opset) if opset_of(model) < opset else model
     _plain_domains(converted)
+    _one_name_each(converted.graph)
     without_plain_branches(converted)
     _name_everything(converted)
     _plain_constants(converted)
@@ -76,6 +77,21 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 yield from _nodes(inner)
+
+
+def _one_name_each(graph: GraphProto) -> None:
+    """An Identity of a param is that param: so torch writes one that two layers read."""
+    params, outputs = {t.name for t in graph.initializer}, {p.name for p in graph.output}
+    same: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type == "Identity" and not node.domain and node.output[0] not in outputs:
+            name = same.get(node.input[0], node.input[0])
+            same |= {node.output[0]: name} if name in params else {}
+    for node in _nodes(graph):
+        for at, value in enumerate(node.input):
+            node.input[at] = same.get(value, value)
+    for node in [n for n in graph.node if n.output[:1] and n.output[0] in same]:
+        graph.node.remove(node)
 
 
 def _name_everything(model: ModelProto) -> None:
