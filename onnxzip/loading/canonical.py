@@ -113,10 +113,10 @@ def _resize(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict
 
 
 def _rounding(scales: tuple[float, ...], out: Shape) -> str:
-    """How nearest rounds on axes between whole places: floor where all grow, ceil where all shrink."""
+    """How nearest rounded where it fell between two entries: floor on axes that grow, ceil on those that shrink."""
     places = [np.arange(max(size, 1), dtype=np.float32) / np.float32(scale) for scale, size in zip(scales, out, strict=True)]
     shrinks = {scale < 1 for scale, at in zip(scales, places, strict=True) if (at != np.round(at)).any()}
-    return OLD_ROUNDING if len(shrinks) == 2 else "ceil" if True in shrinks else "floor"
+    return OLD_ROUNDING if len(shrinks) == 2 else "ceil" if min(scales) < 1 and False not in shrinks else "floor"
 
 
 def _transpose(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:
