@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from netfiles import loaded, ops, written
 
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading import load
+
 
 class TestWindows:
     @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
@@ -140,6 +143,37 @@ class TestAttributes:
         )
         attrs = loaded(path, (1,)).nodes[0].attrs
         assert {key for key in ("roi", "scales", "sizes") if attrs[key] is not None} == {given}
+
+    @pytest.mark.parametrize("mode", ["nearest", "linear"])
+    @pytest.mark.parametrize(
+        ("call", "opset", "scales"),
+        [
+            *((f"Upsample<mode=MODE, scales=[1.0, 1.0, {a}, {b}]>(x)", 7, (a, b)) for a, b in [(2.0, 3.0), (1.5, 1.35)]),
+            *(("Upsample<mode=MODE>(x, s)", 9, scales) for scales in [(2, 2), (1.5, 1.35), (1, 2.5)]),
+            *(("Resize<mode=MODE>(x, s)", 10, scales) for scales in [(2, 2), (1.5, 1.35), (0.5, 0.5), (0.7, 0.4), (2, 0.5),
+                                                                     (1 / 3, 1.7), (1, 0.6)]),
+        ],
+    )
+    def test_old_resizes_begin_at_the_corner(
+        self, tmp_path: Path, call: str, opset: int, scales: tuple[float, float], mode: str
+    ) -> None:
+        call, given = call.replace("MODE", f'"{mode}"'), ", float[4] s" if "s)" in call else ""
+        graph = f"g (float[N,3,9,10] x{given}) => (float[] y) {{ a = {call} y = Relu(a) }}"
+        node = loaded(written(tmp_path, graph, opset, s=np.float32([1, 1, *scales]))).nodes[0]
+        assert node.op == "Resize" and node.attrs["coordinate_transformation_mode"] == "asymmetric"
+
+    def test_an_old_nearest_resize_both_ways_is_refused(self, tmp_path: Path) -> None:
+        graph = 'g (float[N,3,9,10] x, float[4] s) => (float[] y) { a = Resize<mode="nearest">(x, s) y = Relu(a) }'
+        path = written(tmp_path, graph, 10, s=np.float32([1, 1, 1.5, 0.4]))
+        with pytest.raises(UnsupportedError, match=r"Resize.* larger and others smaller"):
+            load(path)
+
+    def test_an_old_resize_with_computed_scales(self, tmp_path: Path) -> None:
+        graph = """g (float[N,3,9,10] x, float[1] f, int64[1] b, int64[1] e) => (float[] y) { h = Shape(x) c = Cast<to=1>(h)
+        d = Slice(c, b, e) q = Div(f, d) o = Div(d, d) s = Concat<axis=0>(o, o, q, q) a = Resize<mode="nearest">(x, s)
+        y = Relu(a) }"""
+        path = written(tmp_path, graph, 10, f=np.float32([4]), b=np.array([2]), e=np.array([3]))
+        assert loaded(path).nodes[0].attrs["nearest_mode"] == "ceil"
 
     def test_limits_that_are_computed_stay_inputs(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,4] x) => (float[] y) { m = ReduceMax<keepdims=0>(x) y = Clip(x, , m) }")

@@ -8,7 +8,7 @@
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
-    importing  as a Net
+    importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms

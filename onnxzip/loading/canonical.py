@@ -9,6 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading.preparing import OLD_ROUNDING
 from onnxzip.loading.windows import explicit_windows
 from onnxzip.net import Net, Node, Shape
 
@@ -32,7 +36,13 @@ def _attributes(net: Net, node: Node) -> dict[str, Any]:
         attrs["axes"] = tuple(a + rank if a < 0 else a for a in axes)
     rule = _reduction if node.op.startswith("Reduce") else _RULES.get(node.op)
     # a shape or axis that is no constant is still an input; whoever analyses the net refuses such a node
-    return rule(attrs, x, outputs) if rule is not None and len(node.inputs) == 1 else attrs
+    attrs = rule(attrs, x, outputs) if rule is not None and len(node.inputs) == 1 else attrs
+    if node.op == "Resize" and attrs["nearest_mode"] == OLD_ROUNDING:
+        raise UnsupportedError(
+            f"{net.name}: node {node.name!r} (Resize) of opset 10 makes some axes larger and others smaller, which no nearest "
+            "Resize of later opsets does alike. Export the net with opset 11 or later."
+        )
+    return attrs
 
 
 def _reduction(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:
@@ -96,7 +106,17 @@ def _pad(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[st
 
 def _resize(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:
     """Until opset 13 what is not given is an empty tensor."""
-    return {key: None if value == () else value for key, value in attrs.items()}
+    attrs = {key: None if value == () else value for key, value in attrs.items()}
+    if attrs["nearest_mode"] == OLD_ROUNDING:
+        attrs["nearest_mode"] = _rounding(attrs["scales"], outputs[0])
+    return attrs
+
+
+def _rounding(scales: tuple[float, ...], out: Shape) -> str:
+    """How nearest rounded where it fell between two entries: floor on axes that grow, ceil on those that shrink."""
+    places = [np.arange(max(size, 1), dtype=np.float32) / np.float32(scale) for scale, size in zip(scales, out, strict=True)]
+    shrinks = {scale < 1 for scale, at in zip(scales, places, strict=True) if (at != np.round(at)).any()}
+    return OLD_ROUNDING if len(shrinks) == 2 else "ceil" if min(scales) < 1 and False not in shrinks else "floor"
 
 
 def _transpose(attrs: dict[str, Any], x: Shape, outputs: tuple[Shape, ...]) -> dict[str, Any]:

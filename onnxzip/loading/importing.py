@@ -13,11 +13,13 @@ from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.mapped import is_mapped
+from onnxzip.loading.portions import with_fixed_cuts
 from onnxzip.loading.preparing import metadata_of, opset_imports
 from onnxzip.loading.shapes import Runs, joined
 from onnxzip.loading.subgraphs import subgraphs_of
 from onnxzip.net import Net, Node, Port, Shape
 from onnxzip.ops import find
+from onnxzip.runtime.lowering import BATCHED_CONSTANTS
 
 Arrays = dict[str, np.ndarray]
 
@@ -25,6 +27,9 @@ _FLOATS: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 
 # attributes that stand for one number even where a file holds them as a list of one
 _SCALARS = frozenset({"min", "max", "constant_value", "axis", "k", "depth", "dft_length", "frame_step", "frame_length"})
+
+_BOUNDS = frozenset({("Slice", "starts"), ("Slice", "ends")})
+_SHAPED = BATCHED_CONSTANTS | {"Reshape", "Split"}  # what may be a multiple of the batch
 
 
 def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Container[np.dtype] = _FLOATS) -> Net:
@@ -51,7 +56,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
     _refuse_constant_outputs(path, graph, values)
     shapes = {v: _shape(path, first[v], second[v]) for v in values}
     params = {v: _param(path, v, constants[v], others[v], floats) for v in constants if v in read}
-    return Net(
+    net = Net(
         name=name,
         inputs=tuple(Port(t.name, _dtype(path, t), shapes[t.name]) for t in graph.inputs),
         outputs=tuple(Port(t.name, _dtype(path, t), shapes[t.name]) for t in graph.outputs),
@@ -64,6 +69,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
         ir_version=model.ir_version,
         metadata=metadata_of(model),
     )
+    return with_fixed_cuts(path, net, runs)
 
 
 def _node(
@@ -79,7 +85,7 @@ def _node(
         if value is None:
             attrs.setdefault(key, None)
         elif value in constants:
-            attrs[key] = _attribute_from(path, value, key, constants[value], others[value])
+            attrs[key] = _attribute_from(path, node, key, constants[value], others[value])
             inputs[at] = None
     while inputs and inputs[-1] is None:
         inputs.pop()
@@ -116,17 +122,19 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _attribute_from(path: Path, name: str, key: str, first: np.ndarray, second: np.ndarray) -> Any:
-    """A constant input as python numbers; numbers that grow with the batch as -k."""
+def _attribute_from(path: Path, node: gs.Node, key: str, first: np.ndarray, second: np.ndarray) -> Any:
+    """A constant input as python numbers; in a shape, those that grow with the batch as -k. Bounds of Slices as they are."""
     if first.shape != second.shape:
-        raise _batch_dependent(path, name)
+        raise _batch_dependent_setting(path, node, key)
     if key in _SCALARS and first.size == 1:
         first, second = first.reshape(()), second.reshape(())
     if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
         return _tuples(first.tolist())
-    if first.ndim != 1 or first.dtype.kind not in "iu":
-        raise _batch_dependent(path, name)
-    return joined(path, name, tuple(first.tolist()), tuple(second.tolist()))
+    if (node.op, key) in _BOUNDS and not node.domain:
+        return _tuples(first.tolist())
+    if first.ndim != 1 or first.dtype.kind not in "iu" or _operator(node) not in _SHAPED:
+        raise _batch_dependent_setting(path, node, key)
+    return joined(path, node.name, tuple(first.tolist()), tuple(second.tolist()))
 
 
 def _tuples(value: Any) -> Any:
@@ -147,6 +155,13 @@ def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> Unsupport
 
 def _batch_dependent(path: Path, name: str) -> UnsupportedError:
     return UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
+
+
+def _batch_dependent_setting(path: Path, node: gs.Node, key: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{path}: {key!r} of node {node.name!r} ({_operator(node)}) depends on the batch size. Export the net with a fixed "
+        "batch of 1."
+    )
 
 
 def _refuse_constant_outputs(path: Path, graph: gs.Graph, values: Container[str]) -> None:

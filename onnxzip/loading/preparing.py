@@ -15,6 +15,8 @@ from onnxzip.loading.vendor import take_apart
 from onnxzip.runtime import newest_versions
 
 OLDEST_CANONICAL_OPSET = 13
+_COORDINATE_MODES_OPSET = 11
+OLD_ROUNDING = ""
 _OLDEST_IR = 8
 
 
@@ -33,6 +35,8 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
     model = _copy(model)
     take_apart(model, opset_of(model))
     converted = _converted(path, model, opset) if opset_of(model) < opset else model
+    if opset_of(model) < _COORDINATE_MODES_OPSET:
+        _scale_from_the_corner(converted)
     _plain_domains(converted)
     _one_name_each(converted.graph)
     without_plain_branches(converted)
@@ -62,6 +66,18 @@ def _converted(path: Path, model: ModelProto, opset: int) -> ModelProto:
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def _scale_from_the_corner(model: ModelProto) -> None:
+    """Before Resize had modes of coordinates, it and Upsample took x / scale; onnx leaves them today's default, pixel centres.
+
+    How nearest rounded has no name: up it was floor, down ceil. An empty name stands for it, in ONNX Runtime too.
+    """
+    for node in _nodes(model.graph):
+        if node.op_type == "Resize" and not node.domain:
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            if all(a.s == b"nearest" for a in node.attribute if a.name == "mode"):
+                node.attribute.append(helper.make_attribute("nearest_mode", OLD_ROUNDING))
 
 
 def _plain_domains(model: ModelProto) -> None:
