@@ -639,6 +639,8 @@ def frames(m: Maker, w: int, classes: int, first: bool = True) -> str:
 
     x = m.op("Reshape", turned("x", 1, 0, 2, 3, 4), m.ints(-1, 3, 6, 6))
     x = m.relu(m.norm(m.conv(x, (2 * w, 3, 3, 3), strides=[2, 2]), 2 * w))
+    size = m.op("Concat", m.op("Slice", m.op("Shape", x), m.ints(0), m.ints(2)), m.ints(6, 6), axis=0)
+    x = m.op("Resize", x, "", "", size, mode="nearest")
     x = m.relu(m.conv(m.conv(x, (2 * w, 1, 3, 3), group=2 * w), (3 * w, 2 * w, 1, 1)))
     x = m.relu(m.gemm(m.op("Flatten", m.op("GlobalAveragePool", x)), 3 * w, 2 * w))
     x = turned(m.op("Reshape", x, m.ints(4, -1, 2 * w) if first else m.ints(-1, 4, 2 * w)), 1, 0, 2)
