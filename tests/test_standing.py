@@ -12,6 +12,7 @@ from architectures import ARCHITECTURES, frames, model_of, time_first
 from fusing import check_close, fuse, net_of, outputs, samples_for
 from netfiles import written
 
+import onnxzip
 from onnxzip.analysis.coupling import couple, linear_view
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.standing import in_front, taps_of
@@ -74,6 +75,41 @@ def test_rows_of_a_sample_are_those_that_it_has_alone(tmp_path: Path, kind: str)
         alone = session.run({"x": x[n : n + 1]})[values[1]]
         want = np.moveaxis(alone, channel, -1).reshape(len(taps), -1)
         np.testing.assert_allclose(picked.reshape(7, len(taps), -1)[n], want, atol=1e-6)
+
+
+def test_a_value_without_a_batch_is_that_of_every_sample() -> None:
+    x, at = np.arange(24.0, dtype=np.float32).reshape(3, 4, 2), np.array([[0, 5], [1, 11], [2, 3]])
+    assert in_front("v", (Expr("atom", 3, 0), Expr("atom", 4, 1), Expr("atom", 2, 2)), 2) == 0
+    with Store(1 << 20) as store:
+        places = HostPlace(store), DevicePlace(store, "cpu", 1)
+        found = [place.pick(x, 2, at, 0)[0] for place in places]
+    for picked in (found[0], found[1].numpy()):  # type: ignore[union-attr]
+        np.testing.assert_array_equal(picked, x.reshape(12, 2)[at.reshape(-1)])
+
+
+def test_what_layers_make_of_positions_alone_is_fitted(tmp_path: Path) -> None:
+    """Of any number of positions, so that loading cannot compute it."""
+    ports = "float[N,T,6] x, float[1,8] wide, float[8,12] positions, float[6,12] values, float[12,3] last"
+    path = written(tmp_path, f"""g ({ports}) => (float[N,3] y) <int64 zero = {{0}}, int64 one = {{1}}, int64[1] behind = {{1}}>
+    {{
+        shape = Shape(x)
+        count = Gather(shape, one)
+        numbers = Range(zero, count, one)
+        floats = Cast<to=1>(numbers)
+        column = Unsqueeze(floats, behind)
+        wave = MatMul(column, wide)
+        bent = Sin(wave)
+        added = MatMul(bent, positions)
+        read = MatMul(x, values)
+        sum = Add(read, added)
+        active = Relu(sum)
+        mean = ReduceMean<axes=[1], keepdims=0>(active)
+        y = MatMul(mean, last)
+    }}""")
+    x = np.random.default_rng(4).standard_normal((60, 5, 6)).astype(np.float32)
+    for share in (0.0, 1.0):
+        merged = onnxzip.merge({"a": path, "b": path}, x, share=share)
+        assert max(t["fidelity"]["relative_error"] for t in merged.report["tasks"].values()) < 1e-4
 
 
 @pytest.mark.parametrize("family", SIBLINGS)

@@ -18,14 +18,14 @@ from onnxzip.ops import Linear, View
 
 
 def in_front(value: str, exprs: Sequence[Expr], channel: int) -> int:
-    """Positions in front of the batch in a value with these axes; 1 where there are none, or no batch.
+    """Positions in front of the batch in a value with these axes; 1 where there are none, 0 where there is no batch.
 
     Raises:
         UnsupportedError: the samples do not lie at even distances.
     """
     batched = [d for d, expr in enumerate(exprs) if expr.size < 0]
     if not batched:
-        return 1
+        return 0
     along = _in_front(exprs[batched[0]])
     if len(batched) > 1 or batched == [channel] or along is None:
         shape = ", ".join(str(e.size) if e.size > 0 else "N" if e.size == -1 else f"{-e.size}N" for e in exprs)

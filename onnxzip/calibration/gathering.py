@@ -41,9 +41,11 @@ def flat_rows(rows: int, count: int, before: int, samples: np.ndarray, at: np.nd
     """Where positions of samples lie among all rows of a value, in C order.
 
     Args:
-        rows: of the value; count: its samples; before: positions in front of the batch.
+        rows: of the value; count: its samples; before: positions in front of the batch, 0 for a value that all samples share.
         samples, at: which samples, and which position of each.
     """
+    if before == 0:
+        return np.asarray(0 * samples + at)
     behind = rows // (count * before)
     if before == 1:
         return np.asarray(samples * behind + at)
@@ -64,7 +66,7 @@ def pick(
     """Channels at sampled positions: [len(samples) * wanted, channels].
 
     Args:
-        x: of `count` samples, None for as many as its first axis is long; before: positions in front of the batch.
+        x: of `count` samples, None for as many as its first axis is long; before: as in `flat_rows`.
         samples: int [s], which of them; at: int [s, wanted].
     """
     flat = channel_last(x, channel)
@@ -97,7 +99,7 @@ def unfold(
 
 def _leads(flat: np.ndarray, before: int, count: int | None) -> bool:
     """Whether the first axis is the batch and nothing else."""
-    return before == 1 and count in (None, len(flat))
+    return (before == 1 or count == 1) and count in (None, len(flat))
 
 
 def _chosen(flat: np.ndarray, before: int, count: int | None, samples: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ class Place(Protocol):
         """Channels of a value at sampled positions [n, wanted]: [n * wanted, channels]; and whether all are finite.
 
         Args:
-            before: positions in front of the batch.
+            before: positions in front of the batch; 0 for a value that all samples share.
         """
 
     def joined(self, parts: Sequence[Value]) -> Value:

@@ -23,7 +23,7 @@ class Read:
         value: a live value; channel: its channel axis; rank: how many axes it has.
         taps: int [positions, K], input positions of each output position, -1 outside.
         first, size: of the channels that are read.
-        before: positions in front of the batch.
+        before: positions in front of the batch; 0 for a value that all samples share.
     """
 
     value: Hashable
