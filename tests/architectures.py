@@ -606,6 +606,48 @@ def joint_projection(m: Maker, w: int, classes: int) -> str:
 
 
 @family({"x": (6, 10)})
+def time_first(m: Maker, w: int, classes: int, first: bool = True) -> str:
+    """Attention as torch's MultiheadAttention writes it: positions in front of the batch, then both along one axis."""
+    def turned(y: str) -> str:
+        return m.op("Transpose", y, perm=[1, 0, 2]) if first else y
+
+    def heads(y: str) -> str:  # [N heads, 6, 4]
+        if first:
+            return m.op("Transpose", m.op("Reshape", y, m.ints(6, -1, 4)), perm=[1, 0, 2])
+        y = m.op("Transpose", m.op("Reshape", y, m.ints(0, 0, w // 2, 4)), perm=[0, 2, 1, 3])
+        return m.op("Reshape", y, m.ints(-1, 6, 4))
+
+    def together(y: str) -> str:
+        y = m.op("Reshape", y, m.ints(-1, w // 2, 6, 4))
+        y = m.op("Transpose", y, perm=[2, 0, 1, 3] if first else [0, 2, 1, 3])
+        return m.op("Reshape", y, m.ints(-1, 2 * w))
+
+    x = turned(m.matmul("x", 10, 2 * w))
+    q, k, v = (heads(m.matmul(x, 2 * w, 2 * w)) for _ in range(3))
+    scores = m.op("Softmax", m.op("MatMul", q, m.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    y = m.matmul(together(m.op("MatMul", scores, v)), 2 * w, 2 * w)
+    x = m.op("Add", x, m.op("Reshape", y, m.ints(6, -1, 2 * w) if first else m.ints(-1, 6, 2 * w)))
+    x = m.op("Add", x, m.matmul(m.relu(m.matmul(x, 2 * w, 3 * w)), 3 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", turned(x), axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (4, 3, 6, 6)})
+def frames(m: Maker, w: int, classes: int, first: bool = True) -> str:
+    """Images of a film, one behind the other along the batch: those of the same moment together, or those of one film."""
+    def turned(y: str, *perm: int) -> str:
+        return m.op("Transpose", y, perm=perm) if first else y
+
+    x = m.op("Reshape", turned("x", 1, 0, 2, 3, 4), m.ints(-1, 3, 6, 6))
+    x = m.relu(m.norm(m.conv(x, (2 * w, 3, 3, 3), strides=[2, 2]), 2 * w))
+    size = m.op("Concat", m.op("Slice", m.op("Shape", x), m.ints(0), m.ints(2)), m.ints(6, 6), axis=0)
+    x = m.op("Resize", x, "", "", size, mode="nearest")
+    x = m.relu(m.conv(m.conv(x, (2 * w, 1, 3, 3), group=2 * w), (3 * w, 2 * w, 1, 1)))
+    x = m.relu(m.gemm(m.op("Flatten", m.op("GlobalAveragePool", x)), 3 * w, 2 * w))
+    x = turned(m.op("Reshape", x, m.ints(4, -1, 2 * w) if first else m.ints(-1, 4, 2 * w)), 1, 0, 2)
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
 def rotated(m: Maker, w: int, classes: int) -> str:
     """Rotary positions: the order inside a head has a meaning, that of the heads has none."""
     def turned(y: str) -> str:

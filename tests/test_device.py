@@ -36,7 +36,7 @@ from onnxzip.runtime.session import CPU, CUDA, cuda_works
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not cuda_works(), reason="no CUDA device"))]
 FAMILIES = [
     *((f, 0.5) for f in ("tokens", "lenet", "bottleneck", "inception", "grouped", "multiplier", "conv1d", "unet")),
-    *((f, 1.0) for f in ("mlp", "mobilenet", "grouped", "channel_minor")),
+    ("time_first", 0.5), *((f, 1.0) for f in ("mlp", "mobilenet", "grouped", "channel_minor", "frames")),
 ]
 COUNTS = {"low": 60, "high": 85}
 

@@ -25,6 +25,7 @@ import onnxruntime as ort
 
 import onnxzip
 from onnxzip.analysis import analyse
+from onnxzip.analysis.standing import taps_of
 from onnxzip.analysis.steps import weights_of
 from onnxzip.calibration.device import DevicePlace
 from onnxzip.calibration.frontier import Frontier
@@ -72,7 +73,7 @@ def moment_products(files: dict[str, Path], samples: int) -> float:
                 linear, view = found
                 weight = plan.nets[task].params[str(part.members[task].inputs[linear.weight])]
                 groups, outputs, taps, inputs = linear.to_matrix(view, weight).shape
-                columns, rows, positions = columns + taps * inputs, outputs * groups, len(linear.taps(view))
+                columns, rows, positions = columns + taps * inputs, outputs * groups, len(taps_of(linear, view))
             sampled = samples * positions_per_image(samples, positions, columns)
             total += sampled * columns * (columns + rows)
     return total

@@ -13,6 +13,7 @@ from math import prod
 
 import numpy as np
 
+from onnxzip.calibration.gathering import flat_rows
 from onnxzip.calibration.recipe import Adder, Read, Recipe, Rows, Term
 from onnxzip.calibration.store import Store
 from onnxzip.linalg.moments import Sums
@@ -46,7 +47,7 @@ class DevicePlace:
         """All outputs of a session, which stay on the device."""
         return session.run_bound(feeds, session.outputs)
 
-    def pick(self, x: Value, channel: int, at: np.ndarray) -> tuple[Value, bool]:
+    def pick(self, x: Value, channel: int, at: np.ndarray, before: int = 1) -> tuple[Value, bool]:
         """Channels of a value at sampled positions, and whether all are finite."""
         shape = shape_of(x)
         key = channel, len(shape)
@@ -56,7 +57,8 @@ class DevicePlace:
             picked = graph.add("Gather", flat, graph.input("index", 1, np.int64), axis=0)
             nothing = graph.add("ReduceSum", graph.add("Mul", picked, graph.constant(np.zeros((), np.float32))), keepdims=0)
             self._pickers[key] = graph.open({"picked": picked, "nothing": nothing}, self._device, self._threads)
-        index = _flat_index(shape, channel, np.arange(len(at)), at).reshape(-1)
+        rows = flat_rows(prod(shape) // shape[channel], len(at), before, np.arange(len(at))[:, None], at)
+        index = rows.reshape(-1).astype(np.int64)
         found = self._pickers[key].run_bound({"x": x, "index": index}, ["picked"])
         return found["picked"], bool(np.isfinite(np.asarray(found["nothing"])))  # 0 times NaN or Inf is NaN
 
@@ -217,9 +219,10 @@ def _indices(
     found = {}
     for k, read in enumerate(recipe.reads):
         shape = shape_of(values[read.value])
-        positions = prod(shape) // shape[0] // shape[read.channel]
+        rows = prod(shape) // shape[read.channel]
         taps = read.taps[at[samples]]
-        flat = np.where(taps < 0, shape[0] * positions, samples[:, None, None] * positions + taps)
+        inside = flat_rows(rows, len(at), read.before, samples[:, None, None], taps)
+        flat = np.where(taps < 0, rows, inside)
         found[f"read {k}"] = flat.reshape(-1, taps.shape[2]).astype(np.int64)
     for k, term in enumerate(recipe.terms):
         found[f"term {k}"] = _term_index(term, shape_of(values[term.value]), samples, at)
@@ -230,10 +233,5 @@ def _term_index(term: Term, shape: tuple[int, ...], samples: np.ndarray, at: np.
     if term.channel is None:
         index: np.ndarray = samples[:, None] * at.shape[1] + np.arange(at.shape[1])
         return index.reshape(-1).astype(np.int64)
-    return _flat_index(shape, term.channel, samples, at[samples]).reshape(-1)
-
-
-def _flat_index(shape: tuple[int, ...], channel: int, samples: np.ndarray, at: np.ndarray) -> np.ndarray:
-    positions = prod(shape) // shape[0] // shape[channel]
-    index: np.ndarray = samples[:, None] * positions + at
-    return index.astype(np.int64)
+    rows = prod(shape) // shape[term.channel]
+    return flat_rows(rows, len(at), term.before, samples[:, None], at[samples]).reshape(-1).astype(np.int64)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnxzip.analysis.standing import in_front, taps_of
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import BATCH_BYTES, Frontier
 from onnxzip.calibration.gathering import pick
@@ -127,11 +128,12 @@ def _add_source(frontier: Frontier, k: int, sums: Mapping[str, _Sums]) -> None:
         part = slice(start, min(start + size, source.count))
         values = {t: _run(frontier, k, session, t, part) for t, session in sessions.items()}
         for name, one in sums.items():
-            axis, chosen = _axis(frontier, one.step), at[name][part]
-            rows = [
-                pick(values[t][plan.overlay.values[one.step.sink][t]], axis, np.arange(len(chosen)), chosen)
-                for t in one.columns
-            ]
+            axis, sink, chosen = _axis(frontier, one.step), one.step.sink, at[name][part]
+            rows = []
+            for t in one.columns:
+                before = in_front(sink, plan.overlay.exprs(sink, t), axis)
+                value = values[t][plan.overlay.values[sink][t]]
+                rows.append(pick(value, axis, np.arange(len(chosen)), chosen, before, len(chosen)))
             one.add(np.concatenate(rows, axis=1))
 
 
@@ -142,7 +144,7 @@ def _positions(frontier: Frontier, step: Step, k: int) -> np.ndarray:
     known = frontier.positions(step, frontier.source_of[step.tasks[0]])
     plan = frontier.plans[k]  # its samples may be smaller
     linear, view = linear_of(plan.overlay, plan.step(step.name).parts[0], step.tasks[0])
-    return np.resize(known, (frontier.sources[k].count, known.shape[1])) % len(linear.taps(view))
+    return np.resize(known, (frontier.sources[k].count, known.shape[1])) % len(taps_of(linear, view))
 
 
 def _run(frontier: Frontier, k: int, session: Session, task: str, part: slice) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Placed
+from onnxzip.analysis.standing import in_front, taps_of
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.gathering import draw, positions_per_image
 from onnxzip.calibration.places import Place, place_for
@@ -87,7 +88,7 @@ class Frontier:
         key = (step.name, k)
         if key not in self._positions:
             linear, view = self.geometry(step, k)
-            count, samples = len(linear.taps(view)), self.sources[k].total
+            count, samples = len(taps_of(linear, view)), self.sources[k].total
             wanted = positions_per_image(samples, count, self.columns(step, k))
             index = [s.name for s in self.plan.steps].index(step.name)
             drawn = draw(np.random.default_rng([self.seed, index, k]), samples, count, wanted)
@@ -104,6 +105,10 @@ class Frontier:
         task = next(t for t in step.tasks if self.source_of[t] == k)
         plan = self.plans[k]
         return linear_of(plan.overlay, plan.step(step.name).parts[0], task)
+
+    def before(self, laid: str, channel: int, task: str) -> int:
+        """Positions in front of the batch in a laid-over value, as a task's samples make it."""
+        return in_front(laid, self.plans[self.source_of[task]].overlay.exprs(laid, task), channel)
 
     def columns(self, step: Step, k: int) -> int:
         """Columns of the step's least squares in the originals: an upper bound of what a row reads there."""
@@ -133,6 +138,7 @@ class Frontier:
         steps = {step.name: step for uses in wanted.values() for step, _ in uses}
         at = {name: self.positions(step, k) for name, step in steps.items()}
         channel = {name: linear.channel(view) for name, step in steps.items() for linear, view in [self.geometry(step, k)]}
+        before = {(step.name, laid): self.before(laid, channel[step.name], task) for u in wanted.values() for step, laid in u}
         ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in wanted)
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
         names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
@@ -145,7 +151,8 @@ class Frontier:
                 outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()})
                 for value, uses in wanted.items():
                     for step, laid in uses:
-                        picked, finite = self.place.pick(outputs[value], channel[step.name], at[step.name][inner])
+                        chosen = at[step.name][inner]
+                        picked, finite = self.place.pick(outputs[value], channel[step.name], chosen, before[step.name, laid])
                         if not finite:
                             raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
                         rows.setdefault((step.name, laid), []).append(picked)
@@ -257,7 +264,7 @@ class Frontier:
         used = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
         feeds = [v for v in used if v not in made and v not in self.params]
         if not feeds:  # params alone, repeated for every sample: the batch is read from any live value
-            feeds = [min(v for v in self.alive[k] if BATCH in shapes[v])]
+            feeds = [min(self.alive[k], key=lambda v: (BATCH not in shapes[v], v))]
             used |= dict.fromkeys(feeds)
         return replace(
             whole, nodes=nodes, inputs=tuple(Port(v, dtypes[v], shapes[v]) for v in feeds),

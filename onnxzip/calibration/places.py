@@ -27,8 +27,12 @@ class Place(Protocol):
     def run(self, session: Session, feeds: Mapping[str, Value]) -> dict[str, Value]:
         """All outputs of a session."""
 
-    def pick(self, x: Value, channel: int, at: np.ndarray) -> tuple[Value, bool]:
-        """Channels of a value at sampled positions [n, wanted]: [n * wanted, channels]; and whether all are finite."""
+    def pick(self, x: Value, channel: int, at: np.ndarray, before: int = 1) -> tuple[Value, bool]:
+        """Channels of a value at sampled positions [n, wanted]: [n * wanted, channels]; and whether all are finite.
+
+        Args:
+            before: positions in front of the batch; 0 for a value that all samples share.
+        """
 
     def joined(self, parts: Sequence[Value]) -> Value:
         """Values, one behind the other along the first axis."""
@@ -63,9 +67,9 @@ class HostPlace:
         """All outputs of a session."""
         return dict(session.run({k: np.asarray(v) for k, v in feeds.items()}))
 
-    def pick(self, x: Value, channel: int, at: np.ndarray) -> tuple[Value, bool]:
+    def pick(self, x: Value, channel: int, at: np.ndarray, before: int = 1) -> tuple[Value, bool]:
         """Channels of a value at sampled positions, and whether all are finite."""
-        picked = pick(np.asarray(x), channel, np.arange(len(at)), at)
+        picked = pick(np.asarray(x), channel, np.arange(len(at)), at, before, len(at))
         return picked, bool(np.isfinite(picked).all())
 
     def joined(self, parts: Sequence[Value]) -> Value:

@@ -20,9 +20,10 @@ class Read:
     """Columns of z.
 
     Attributes:
-        value: a live value [samples, ...]; channel: its channel axis; rank: how many axes it has.
+        value: a live value; channel: its channel axis; rank: how many axes it has.
         taps: int [positions, K], input positions of each output position, -1 outside.
         first, size: of the channels that are read.
+        before: positions in front of the batch; 0 for a value that all samples share.
     """
 
     value: Hashable
@@ -31,6 +32,7 @@ class Read:
     taps: np.ndarray
     first: int
     size: int
+    before: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Term:
     """Something added to columns of p: p[:, to] += factor * value[:, at].
 
     Attributes:
-        value: what is read; channel, rank: as in `Read`; without a channel axis the value holds sampled rows already.
+        value: what is read; channel, rank, before: as in `Read`; without a channel axis it holds sampled rows already.
         at: int [n], its columns; to: int [n], columns of p; factor: float32 [n].
     """
 
@@ -48,6 +50,7 @@ class Term:
     at: np.ndarray
     to: np.ndarray
     factor: np.ndarray
+    before: int = 1
 
 
 @dataclass(frozen=True)

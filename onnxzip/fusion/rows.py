@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece
+from onnxzip.analysis.standing import in_front, taps_of
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Read, Recipe, Term
@@ -67,7 +68,11 @@ class RowPlan:
             linear, view = linear_of(self.sized.overlay, parts[part], self.tasks[0])
             axis = linear.channel(view)
             size = block.channels if self.groups > 1 else shapes[name][axis]
-            yield Read(name, axis, len(shapes[name]), linear.taps(view), group * size, size)
+            before = self._before(str(parts[part].inputs[0]), axis, self.tasks[0])
+            yield Read(name, axis, len(shapes[name]), taps_of(linear, view), group * size, size, before)
+
+    def _before(self, laid: str, axis: int, task: str) -> int:
+        return in_front(laid, self.sized.overlay.exprs(laid, task), axis)
 
     # dense ------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +102,8 @@ class RowPlan:
                 mine = np.flatnonzero((at >= first) & (at < first + size))
                 rank = len(self.plan.layout.shapes[piece.name])
                 less = np.full(len(mine), -1, np.float32)
-                yield Term(piece.name, self.axis, rank, mine, width + at[mine] - first, less)
+                before = self._before(laid, self.axis, task)
+                yield Term(piece.name, self.axis, rank, mine, width + at[mine] - first, less, before)
 
     # diagonal ---------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class Line:
 class Linear:
     """How a node with weights becomes a matrix product over gathered inputs.
 
-    With x flattened to [batch, channels, S] and `taps` of shape [P, K] (output position, kernel tap -> input position, -1
+    With x flattened to [first axis, channels, S] and `taps` of shape [P, K] (output position, kernel tap -> input position, -1
     where the tap reads padding):  y[b, g*o, p] = sum_k sum_i  M[g, o, k, i] x[b, g*i, taps[p, k]] + bias[g*o].
 
     Attributes:

@@ -158,14 +158,14 @@ def _line(view: View) -> Line:
 def _adapt(
     node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Sizes given in place of scales speak of axes that are not resized, too; -1 leaves the batch as it is."""
+    """Sizes given in place of scales speak of axes that are not resized, too; -k is k times the batch."""
     sizes_given = ints(node.attrs.get("sizes"))
     if not sizes_given:
         return {}
     assert inputs[0] is not None
     axes = positive_axes(node.attrs.get("axes"), len(outputs[0])) or tuple(range(len(outputs[0])))
     kept = {a for a in axes if inputs[0][a] == outputs[0][a]}
-    return {"sizes": tuple(max(outputs[0][a], -1) if a in kept else size for a, size in zip(axes, sizes_given, strict=True))}
+    return {"sizes": tuple(outputs[0][a] if a in kept else size for a, size in zip(axes, sizes_given, strict=True))}
 
 
 register(

@@ -108,19 +108,25 @@ def _constant(net: Net, node: Node, key: str, name: str, value: Any, dtype: np.d
 
 
 def _batched_constant(net: Net, name: str, value: tuple[int, ...], names: Names) -> Lowered:
-    """max(value, 0) + batch * max(-value, 0), with the batch read from a graph input."""
-    source = next(p for p in net.inputs if BATCH in p.shape)
-    dim = source.shape.index(BATCH)
-    parts = {key: names.fresh(f"{name}.{key}") for key in ("shape", "at", "batch", "times", "scaled", "rest")}
+    """max(value, 0) + batch * max(-value, 0), with the batch read from a graph input: -k there is k times it."""
+    largest = max(d for p in net.inputs for d in p.shape if d < 0)
+    source = next(p for p in net.inputs if largest in p.shape)
+    dim, several = source.shape.index(largest), largest != BATCH
+    keys = ("shape", "at", "batch", *(("each", "entries") if several else ()), "times", "scaled", "rest")
+    parts = {key: names.fresh(f"{name}.{key}") for key in keys}
     arrays = {
         "at": np.array([dim], np.int64),
         "times": np.array([max(-v, 0) for v in value], np.int64),
         "rest": np.array([max(v, 0) for v in value], np.int64),
+        **({"each": np.array([-largest], np.int64)} if several else {}),
     }
+    read, batch = parts["entries" if several else "batch"], parts["batch"]
+    divided = (helper.make_node("Div", [read, parts["each"]], [batch], name=batch),) if several else ()
     nodes = (
         helper.make_node("Shape", [source.name], [parts["shape"]], name=parts["shape"]),
-        helper.make_node("Gather", [parts["shape"], parts["at"]], [parts["batch"]], name=parts["batch"], axis=0),
-        helper.make_node("Mul", [parts["batch"], parts["times"]], [parts["scaled"]], name=parts["scaled"]),
+        helper.make_node("Gather", [parts["shape"], parts["at"]], [read], name=read, axis=0),
+        *divided,
+        helper.make_node("Mul", [batch, parts["times"]], [parts["scaled"]], name=parts["scaled"]),
         helper.make_node("Add", [parts["scaled"], parts["rest"]], [name], name=name),
     )
     return Lowered(nodes, tuple(numpy_helper.from_array(a, parts[k]) for k, a in arrays.items()))
