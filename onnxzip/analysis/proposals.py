@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.roles import Overlay
+from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
@@ -113,9 +114,16 @@ def beside_own(laid: Overlay, steps: Sequence[Step], own: Collection[int]) -> di
     found: dict[int, str] = {}
     for task, coupling in laid.couplings.items():
         produced = {laid.spaces[task, a] for a in coupling.produced}
-        for expr in coupling.axes.values():
-            numbers = set(laid.expr(expr, task).atoms())
-            why = next((why for some, why in because if numbers & some), None)
-            if expr.kind in ("sum", "woven") and why is not None:
-                found |= dict.fromkeys(numbers & produced, why)
+        for expr in (laid.expr(e, task) for e in coupling.axes.values() if e.kind in ("sum", "woven")):
+            loose = _loose(expr, produced)
+            why = next((why for some, why in because if loose & some), None)
+            if why is not None:
+                found |= dict.fromkeys(produced.intersection(expr.atoms()), why)
     return found
+
+
+def _loose(expr: Expr, produced: set[int]) -> set[int]:
+    """Spaces on an axis, less those that lie inside of each channel of a produced one (of a head), and go where that goes."""
+    if expr.kind == "product" and produced.intersection(expr.atoms()):
+        return set()
+    return {expr.atom} if expr.kind == "atom" else {n for part in expr.parts for n in _loose(part, produced)}
