@@ -379,6 +379,18 @@ def mean_joined(m: Maker, w: int, classes: int) -> str:
     return m.gemm(m.op("ReduceMean", x, axes=[2, 3], keepdims=0), 2 * w, classes)
 
 
+@family({"x": (10,)})
+def interactions(m: Maker, w: int, classes: int) -> str:
+    """Chosen products of features with each other, joined to features (Naumov et al., 2019): no weights make them."""
+    features = [m.relu(m.gemm("x", 10, 2 * w))]
+    features += [m.relu(m.gemm(features[0], 2 * w, 2 * w))]
+    features += [m.relu(m.gemm(features[1], 2 * w, 2 * w))]
+    y = m.op("Concat", *(m.op("Unsqueeze", f, m.ints(1)) for f in features), axis=1)
+    y = m.op("Reshape", m.op("MatMul", y, m.op("Transpose", y, perm=[0, 2, 1])), m.ints(0, 9))
+    y = m.op("Gather", y, m.ints(1, 2, 5), axis=1)
+    return m.gemm(m.relu(m.gemm(m.op("Concat", features[0], y, axis=1), 2 * w + 3, 3 * w)), 3 * w, classes)
+
+
 @family()
 def softmax_head(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fusing import check_tasks, fuse, permuted
 from netfiles import check_same, ops, written
 
 from onnxzip.analysis import analyse
@@ -55,6 +57,20 @@ def test_equal_constants_are_no_obstacle(tmp_path: Path) -> None:
     nets = [net(tmp_path / str(k), 1, "c = Sub(x, mean) d = Div(c, std)", PADDED) for k in (1, 2)]
     second = Net(**{**{f: getattr(nets[1], f) for f in nets[1].__dataclass_fields__}, "name": "other"})
     assert [s.shared for s in analyse([nets[0], second]).shared_spaces()] == [4]
+
+
+@pytest.mark.parametrize("step", ["d = Sub(x, n)", "d = Conv<pads=[1,1,1,1],group=3>(x, k)"])
+def test_equal_constants_are_none_beside_features(step: str, tmp_path: Path) -> None:
+    """Numbers along channels that no weights make, and that all nets have: these channels are joined with features."""
+    text = f"""g (float[N,3,6,6] x, float[3,1,1] n, float[3,1,3,3] k, float[4,3,3,3] w, float[5,7,3,3] u, float[5,2] v)
+    => (float[N,2] y) {{ {step} h = Conv<pads=[1,1,1,1]>(d, w) r = Relu(h) c = Concat<axis=1>(r, d)
+    g = Conv<pads=[1,1,1,1]>(c, u) s = Relu(g) p = GlobalAveragePool(s) f = Flatten(p) y = MatMul(f, v) }}"""
+    first = load(written(tmp_path, text), "a")
+    again, moved = replace(first, name="b"), permuted(first, 5, "b")
+    for nets, share in (((first, again), 1.0), ((first, moved), 1.0), ((first, moved), 0.0)):
+        fused = fuse(nets, share)
+        check_tasks(fused, nets, 1e-4)
+        assert [s.shared for s in fused.plan.shared_spaces()] == ([4, 5] if share else [0, 0]) and not fused.plan.refusals
 
 
 def test_into_a_matrix_product(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.roles import Overlay
+import numpy as np
+
+from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import sharers
@@ -76,16 +78,25 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
 
 
 def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
-    """Spaces that no weights produce but that params scale channel by channel, or that weights make together with channels
+    """Spaces that no weights produce but that each task has params of its own for, or that weights make together with channels
     that they do produce: they are not the same in all tasks."""
     dense = {part.name for step in steps if not step.diagonal for part in step.parts}
     produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
-    read = {
-        (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
-        if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
-    }
-    scaled = {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()}
+    scaled = {n for role in laid.roles if role.name not in dense for n in _own_along(laid, role, produced)}
     return (scaled | _made_beside(laid, steps, produced)) - produced - laid.inside.keys()
+
+
+def _own_along(laid: Overlay, role: Role, produced: set[int]) -> set[int]:
+    """Spaces along which a role reads params that are not the same in all tasks."""
+    found: set[int] = set()
+    for value in (v for v in role.inputs if v is not None):
+        names = {t: laid.values[value][t] for t in role.members}
+        params = [c.net.params[names[t]] for t, c in laid.couplings.items() if t in names and names[t] in c.net.params]
+        along = {n for t in names for e in laid.exprs(value, t) for n in e.atoms()} if params else set()
+        common = len(params) == len(laid.tasks) and not along & produced
+        if not common or not all(np.array_equal(p, params[0]) for p in params[1:]):
+            found |= along
+    return found
 
 
 def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> set[int]:
