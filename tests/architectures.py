@@ -379,6 +379,18 @@ def mean_joined(m: Maker, w: int, classes: int) -> str:
     return m.gemm(m.op("ReduceMean", x, axes=[2, 3], keepdims=0), 2 * w, classes)
 
 
+@family({"x": (10,)})
+def interactions(m: Maker, w: int, classes: int) -> str:
+    """Chosen products of features with each other, joined to features (Naumov et al., 2019): no weights make them."""
+    features = [m.relu(m.gemm("x", 10, 2 * w))]
+    features += [m.relu(m.gemm(features[0], 2 * w, 2 * w))]
+    features += [m.relu(m.gemm(features[1], 2 * w, 2 * w))]
+    y = m.op("Concat", *(m.op("Unsqueeze", f, m.ints(1)) for f in features), axis=1)
+    y = m.op("Reshape", m.op("MatMul", y, m.op("Transpose", y, perm=[0, 2, 1])), m.ints(0, 9))
+    y = m.op("Gather", y, m.ints(1, 2, 5), axis=1)
+    return m.gemm(m.relu(m.gemm(m.op("Concat", features[0], y, axis=1), 2 * w + 3, 3 * w)), 3 * w, classes)
+
+
 @family()
 def softmax_head(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3), strides=[2, 2]))
@@ -605,6 +617,21 @@ def joint_projection(m: Maker, w: int, classes: int) -> str:
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
 
 
+def turned(m: Maker, y: str, cos: str, sin: str) -> str:
+    """[batch, heads, tokens, 4], turned by the angles of its tokens."""
+    low, high = (m.op("Slice", y, m.ints(a), m.ints(a + 2), m.ints(3)) for a in (0, 2))
+    return m.op("Add", m.op("Mul", y, cos), m.op("Mul", m.op("Concat", m.op("Neg", high), low, axis=3), sin))
+
+
+def turned_attention(m: Maker, x: str, q: str, k: str, v: str, w: int) -> str:
+    angle = np.outer(np.arange(6), np.tile([1.0, 0.1], 2)).astype(np.float32)
+    cos, sin = m.param(np.cos(angle)), m.param(np.sin(angle))
+    scores = m.op("MatMul", turned(m, q, cos, sin), m.op("Transpose", turned(m, k, cos, sin), perm=[0, 1, 3, 2]))
+    mixed = m.op("MatMul", m.op("Softmax", scores, axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, 2 * w))
+    return m.op("Add", x, m.matmul(y, 2 * w, 2 * w))
+
+
 @family({"x": (6, 10)})
 def time_first(m: Maker, w: int, classes: int, first: bool = True) -> str:
     """Attention as torch's MultiheadAttention writes it: positions in front of the batch, then both along one axis."""
@@ -650,17 +677,22 @@ def frames(m: Maker, w: int, classes: int, first: bool = True) -> str:
 @family({"x": (6, 10)})
 def rotated(m: Maker, w: int, classes: int) -> str:
     """Rotary positions: the order inside a head has a meaning, that of the heads has none."""
-    def turned(y: str) -> str:
-        low, high = (m.op("Slice", y, m.ints(a), m.ints(a + 2), m.ints(3)) for a in (0, 2))
-        return m.op("Add", m.op("Mul", y, cos), m.op("Mul", m.op("Concat", m.op("Neg", high), low, axis=3), sin))
-
-    angle = np.outer(np.arange(6), np.tile([1.0, 0.1], 2)).astype(np.float32)
-    x, cos, sin = m.matmul("x", 10, 2 * w), m.param(np.cos(angle)), m.param(np.sin(angle))
+    x = m.matmul("x", 10, 2 * w)
     q, k, v = (heads_of(m, x, 2 * w, w // 2, 4) for _ in range(3))
-    scores = m.op("MatMul", turned(q), m.op("Transpose", turned(k), perm=[0, 1, 3, 2]))
-    mixed = m.op("MatMul", m.op("Softmax", scores, axis=-1), v)
-    y = m.op("Reshape", m.op("Transpose", mixed, perm=[0, 2, 1, 3]), m.ints(0, 0, 2 * w))
-    x = m.op("Add", x, m.matmul(y, 2 * w, 2 * w))
+    x = turned_attention(m, x, q, k, v, w)
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def rotated_jointly(m: Maker, w: int, classes: int) -> str:
+    """Rotary positions of queries and keys that one matrix makes together with the values."""
+    x = m.matmul("x", 10, 2 * w)
+    parts = m.op("Split", m.matmul(x, 2 * w, 6 * w), m.ints(*[2 * w] * 3), outputs=3, axis=2)
+    q, k, v = (
+        m.op("Transpose", m.op("Reshape", y, m.ints(0, 0, w // 2, 4)), perm=[0, 2, 1, 3])
+        for y in (parts, f"{parts}_1", f"{parts}_2")
+    )
+    x = turned_attention(m, x, q, k, v, w)
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
 
 

@@ -96,7 +96,7 @@ class TestCoupling:
 
 
 class TestHeads:
-    @pytest.mark.parametrize("family", ["encoder", "token_encoder", "joint_projection"])
+    @pytest.mark.parametrize("family", ["encoder", "token_encoder", "joint_projection", "rotated_jointly"])
     def test_of_a_permuted_copy_each_finds_its_own(self, family: str, tmp_path: Path) -> None:
         """Heads in another order, and channels in an order of its own in each of them, of queries and keys and of values."""
         nets = [make(tmp_path, family, 1, "a"), permuted(make(tmp_path, family, 1, "b"), 7)]
@@ -143,6 +143,15 @@ class TestHeads:
         nets = [make(tmp_path, "encoder", 1, "a"), net_of(tmp_path, model_of(longer, 2), "b")]
         plan = analyse(nets)
         assert not [s for s in plan.shared_spaces() if s.inside] and plan.refusals
+
+
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_a_table_of_positions_beside_their_values_ends_nothing(self, layout: str, tmp_path: Path) -> None:
+        """Channels in a fixed order inside of heads go with these, also where one matrix makes heads without such an order."""
+        nets = [make(tmp_path, "rotated_jointly", k, f"net{k}", width=8) for k in (1, 2)]
+        plan = analyse(nets, [("*", 0.5)], layout)
+        heads = next(s for s in plan.shared_spaces() if s.inside)
+        assert heads.sizes == {"net1": 4, "net2": 4} and heads.shared == 2 and not plan.refusals
 
 
 class TestTables:

@@ -39,7 +39,7 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS)
 def gives_up(family: str, layout: str) -> bool:
     """Whether nets of different width share nothing of their first space: a node needs it whole, and what is behind that node
     adds to it, or one strand holds channels of several owners."""
-    mixed = ("turned_features", "predicted_matrix", "token_mixer", "token_gate", "channel_attention")
+    mixed = ("turned_features", "predicted_matrix", "token_mixer", "token_gate", "channel_attention", "interactions")
     torn = family in ("layer_norm", "spatial_attention", "mean_joined", "computed_weights", *mixed) and layout == "wide"
     return torn or family in ("encoder", "token_encoder")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fusing import check_tasks, fuse, permuted
 from netfiles import check_same, ops, written
 
 from onnxzip.analysis import analyse
@@ -57,6 +59,20 @@ def test_equal_constants_are_no_obstacle(tmp_path: Path) -> None:
     assert [s.shared for s in analyse([nets[0], second]).shared_spaces()] == [4]
 
 
+@pytest.mark.parametrize("step", ["d = Sub(x, n)", "d = Conv<pads=[1,1,1,1],group=3>(x, k)"])
+def test_equal_constants_are_none_beside_features(step: str, tmp_path: Path) -> None:
+    """Numbers along channels that no weights make, and that all nets have: these channels are joined with features."""
+    text = f"""g (float[N,3,6,6] x, float[3,1,1] n, float[3,1,3,3] k, float[4,3,3,3] w, float[5,7,3,3] u, float[5,2] v)
+    => (float[N,2] y) {{ {step} h = Conv<pads=[1,1,1,1]>(d, w) r = Relu(h) c = Concat<axis=1>(r, d)
+    g = Conv<pads=[1,1,1,1]>(c, u) s = Relu(g) p = GlobalAveragePool(s) f = Flatten(p) y = MatMul(f, v) }}"""
+    first = load(written(tmp_path, text), "a")
+    again, moved = replace(first, name="b"), permuted(first, 5, "b")
+    for nets, share in (((first, again), 1.0), ((first, moved), 1.0), ((first, moved), 0.0)):
+        fused = fuse(nets, share)
+        check_tasks(fused, nets, 1e-4)
+        assert [s.shared for s in fused.plan.shared_spaces()] == ([4, 5] if share else [0, 0]) and not fused.plan.refusals
+
+
 def test_into_a_matrix_product(tmp_path: Path) -> None:
     text = """g (float[N,5] x, float[5] mean, float[1] std, float[5,4] w, float[4] b, float[4,2] v) => (float[N,2] y)
     { c = Sub(x, mean) d = Div(c, std) h = MatMul(d, w) a = Add(h, b) r = Relu(a) y = MatMul(r, v) }"""
@@ -73,3 +89,87 @@ def test_an_input_that_something_else_reads_stays(tmp_path: Path) -> None:
     found = load(path)
     check_same(path, found)
     assert ops(found)[0] == "Sub"
+
+
+NORM = "d = BatchNormalization(x, gain, bias, mean, var)"
+STATISTICS = "float[{c}] gain, float[{c}] bias, float[{c}] mean, float[{c}] var"
+NORMED = {
+    "Gemm": """g (float[N,5] x, %s, float[5,4] w, float[4] b, float[4,2] v) => (float[N,2] y)
+    { %s m = MatMul(d, w) h = Add(m, b) r = Relu(h) y = MatMul(r, v) }""",
+    "line": """g (float[N,5,9] x, %s, float[4,5,3] w, float[4,2] v) => (float[N,2] y)
+    { %s h = Conv<pads=[0,0]>(d, w) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }""",
+    "image": """g (float[N,5,6,6] x, %s, float[4,5,3,3] w, float[4] b, float[4,2] v) => (float[N,2] y)
+    { %s h = Conv<pads=[0,0,0,0]>(d, w, b) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }""",
+}
+
+
+def normed(folder: Path, seed: int, text: str, channels: int = 5, shifts: float = 1.0) -> Net:
+    """A net with a BatchNormalization of statistics of its own."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    gain, variance, bias, mean = (rng.uniform(0.5, 1.5, channels).astype(np.float32) for _ in range(4))
+    given = {"gain": gain, "var": variance, "bias": shifts * bias, "mean": shifts * mean}
+    path = written(folder, text % (STATISTICS.format(c=channels), NORM), **given)
+    found = load(path, f"net{seed}")
+    check_same(path, found)
+    return found
+
+
+class TestBatchNormalization:
+    @pytest.mark.parametrize("first", NORMED)
+    def test_goes_into_the_layer_behind_it(self, first: str, tmp_path: Path) -> None:
+        nets = [normed(tmp_path / str(k), k, NORMED[first]) for k in (1, 2)]
+        assert ops(nets[0])[0] == ("Gemm" if first == "Gemm" else "Conv")
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    def test_together_with_other_maps(self, tmp_path: Path) -> None:
+        text = """g (float[N,5] x1, %s, float[5,4] w) => (float[N,4] y) <float two = {2.0}>
+        { x = Mul(x1, two) %s y = MatMul(d, w) }"""
+        assert ops(normed(tmp_path, 1, text)) == ["Gemm"]
+
+    @pytest.mark.parametrize("shifts", [0.0, 1.0])
+    def test_before_padding_where_it_does_not_shift(self, shifts: float, tmp_path: Path) -> None:
+        text = NORMED["image"].replace("pads=[0,0,0,0]", "pads=[1,1,1,1]")
+        nets = [normed(tmp_path / str(k), k, text, shifts=shifts) for k in (1, 2)]
+        if shifts:
+            assert ops(nets[0])[0] == "BatchNormalization"
+            with pytest.raises(UnsupportedError, match=r"its constants are others than in 'net1'; a first layer that pads"):
+                analyse(nets)
+        else:
+            assert ops(nets[0])[0] == "Conv" and [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    def test_of_channels_that_no_layer_reads_as_channels_stays(self, tmp_path: Path) -> None:
+        text = "g (float[N,5,4] x, %s, float[4,3] w) => (float[N,5,3] y) { %s y = MatMul(d, w) }"
+        assert ops(normed(tmp_path, 1, text))[0] == "BatchNormalization"
+
+
+class TestJoined:
+    """An input that is normalised and joined with others, as the numbers of a table are with its categories."""
+
+    BESIDE = """g (float[N,5] x, float[N,3] x2, %s, float[{both},4] w, float[4] b, float[4,2] v) => (float[N,2] y)
+    {{ %s j = Concat<axis={axis}>({joined}) m = MatMul(j, w) h = Add(m, b) r = Relu(h) y = MatMul(r, v) }}"""
+
+    @pytest.mark.parametrize("joined", ["d, x2", "x2, d"])
+    def test_goes_into_the_layer_behind_both(self, joined: str, tmp_path: Path) -> None:
+        text = self.BESIDE.format(both=8, axis=-1, joined=joined)
+        nets = [normed(tmp_path / str(k), k, text) for k in (1, 2)]
+        assert ops(nets[0])[:2] == ["Concat", "Gemm"]
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    def test_so_does_one_of_each(self, tmp_path: Path) -> None:
+        text = self.BESIDE.format(both=8, axis=1, joined="d, e").replace("j = ", "c = Mul(x2, three) e = Sub(c, three) j = ")
+        nets = [normed(tmp_path / str(k), k, text.replace("float[4,2] v", "float[4,2] v, float[3] three")) for k in (1, 2)]
+        assert ops(nets[0])[:2] == ["Concat", "Gemm"]
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    def test_twice_it_stays(self, tmp_path: Path) -> None:
+        text = self.BESIDE.format(both=13, axis=1, joined="d, x2, d")
+        assert ops(normed(tmp_path, 1, text))[0] == "BatchNormalization"
+
+    def test_along_another_axis_it_stays(self, tmp_path: Path) -> None:
+        text = """g (float[N,2,5] x, float[N,3,5] x2, float[5] mean, float[5,4] w) => (float[N,5,4] y)
+        { d = Sub(x, mean) j = Concat<axis=1>(d, x2) y = MatMul(j, w) }"""
+        path = written(tmp_path, text)
+        found = load(path)
+        check_same(path, found)
+        assert ops(found)[0] == "Sub"

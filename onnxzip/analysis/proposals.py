@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.roles import Overlay
+import numpy as np
+
+from onnxzip.analysis.roles import Overlay, Role
+from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import sharers
 from onnxzip.analysis.weaving import woven_spaces
@@ -75,16 +78,25 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
 
 
 def _weighted_inputs(laid: Overlay, steps: Sequence[Step]) -> set[int]:
-    """Spaces that no weights produce but that params scale channel by channel, or that weights make together with channels
+    """Spaces that no weights produce but that each task has params of its own for, or that weights make together with channels
     that they do produce: they are not the same in all tasks."""
     dense = {part.name for step in steps if not step.diagonal for part in step.parts}
     produced = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.produced}
-    read = {
-        (task, str(laid.values[v][task])) for role in laid.roles if role.name not in dense for v in role.inputs
-        if v is not None for task in role.members if laid.values[v][task] in laid.couplings[task].net.params
-    }
-    scaled = {n for task, v in read for e in laid.couplings[task].exprs(v) for n in laid.expr(e, task).atoms()}
+    scaled = {n for role in laid.roles if role.name not in dense for n in _own_along(laid, role, produced)}
     return (scaled | _made_beside(laid, steps, produced)) - produced - laid.inside.keys()
+
+
+def _own_along(laid: Overlay, role: Role, produced: set[int]) -> set[int]:
+    """Spaces along which a role reads params that are not the same in all tasks."""
+    found: set[int] = set()
+    for value in (v for v in role.inputs if v is not None):
+        names = {t: laid.values[value][t] for t in role.members}
+        params = [c.net.params[names[t]] for t, c in laid.couplings.items() if t in names and names[t] in c.net.params]
+        along = {n for t in names for e in laid.exprs(value, t) for n in e.atoms()} if params else set()
+        common = len(params) == len(laid.tasks) and not along & produced
+        if not common or not all(np.array_equal(p, params[0]) for p in params[1:]):
+            found |= along
+    return found
 
 
 def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> set[int]:
@@ -113,9 +125,16 @@ def beside_own(laid: Overlay, steps: Sequence[Step], own: Collection[int]) -> di
     found: dict[int, str] = {}
     for task, coupling in laid.couplings.items():
         produced = {laid.spaces[task, a] for a in coupling.produced}
-        for expr in coupling.axes.values():
-            numbers = set(laid.expr(expr, task).atoms())
-            why = next((why for some, why in because if numbers & some), None)
-            if expr.kind in ("sum", "woven") and why is not None:
-                found |= dict.fromkeys(numbers & produced, why)
+        for expr in (laid.expr(e, task) for e in coupling.axes.values() if e.kind in ("sum", "woven")):
+            loose = _loose(expr, produced)
+            why = next((why for some, why in because if loose & some), None)
+            if why is not None:
+                found |= dict.fromkeys(produced.intersection(expr.atoms()), why)
     return found
+
+
+def _loose(expr: Expr, produced: set[int]) -> set[int]:
+    """Spaces on an axis, less those that lie inside of each channel of a produced one (of a head), and go where that goes."""
+    if expr.kind == "product" and produced.intersection(expr.atoms()):
+        return set()
+    return {expr.atom} if expr.kind == "atom" else {n for part in expr.parts for n in _loose(part, produced)}

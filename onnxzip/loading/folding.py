@@ -7,6 +7,7 @@ nothing else reads their output. So `MatMul + Add` becomes one node, a MatMul wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -70,10 +71,11 @@ def _can_absorb(net: Net, host: Node, params: Params) -> bool:
         return canonical and all(params.arrays[v or ""].ndim == 1 for v in host.inputs[2:])
     if host.op == "MatMul":
         return len(net.shape_of(host.inputs[0]) or ()) > 1
-    return host.op != "BatchNormalization" or _is_inference(net, host)
+    return host.op != "BatchNormalization" or is_inference(net, host)
 
 
-def _is_inference(net: Net, node: Node) -> bool:
+def is_inference(net: Net, node: Node) -> bool:
+    """Whether a BatchNormalization is a map per channel."""
     return not node.attrs.get("training_mode", 0) and len(node.outputs) == 1 and net.dtypes[node.outputs[0]] == np.float32
 
 
@@ -81,7 +83,7 @@ def _affine(net: Net, node: Node, value: str, axis: int, params: Params) -> Affi
     """What the node does to each channel of `value`; None where it is no such map."""
     channels = net.shapes[value][axis]
     if node.op == "BatchNormalization":
-        known = axis == 1 and node.inputs[0] == value and _is_inference(net, node)
+        known = axis == 1 and node.inputs[0] == value and is_inference(net, node)
         if not known or any(v not in params.arrays for v in node.inputs[1:]):
             return None
         scale, bias = (params.arrays[v or ""].astype(np.float64) for v in node.inputs[1:3])
@@ -144,12 +146,18 @@ def _scaled(host: Node, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _plain_normalization(net: Net, node: Node, params: Params) -> Node:
     """BatchNormalization with mean 0, variance 1, epsilon 0."""
-    if node.op != "BatchNormalization" or not _is_inference(net, node) or any(v not in params.arrays for v in node.inputs[1:]):
+    if node.op != "BatchNormalization" or not is_inference(net, node) or any(v not in params.arrays for v in node.inputs[1:]):
         return node
     names = [v or "" for v in node.inputs[1:]]
-    gain, bias, mean, variance = (params.arrays[v].astype(np.float64) for v in names)
-    scale = gain / np.sqrt(variance + float(node.attrs["epsilon"]))
-    arrays = (scale, bias - mean * scale, np.zeros_like(mean), np.ones_like(variance))
+    scale, shift = scale_and_shift(node, params.arrays)
+    arrays = (scale, shift, np.zeros_like(shift), np.ones_like(scale))
     kinds = ("scale", "bias", "mean", "variance")
     new = [params.replaced(old, f"{node.name}.{kind}", a) for old, kind, a in zip(names, kinds, arrays, strict=True)]
     return replace(node, inputs=(node.inputs[0], *new), attrs={**node.attrs, "epsilon": 0.0})
+
+
+def scale_and_shift(node: Node, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a BatchNormalization in inference is per channel, float64."""
+    gain, bias, mean, variance = (arrays[v or ""].astype(np.float64) for v in node.inputs[1:])
+    scale = gain / np.sqrt(variance + float(node.attrs["epsilon"]))
+    return scale, bias - mean * scale

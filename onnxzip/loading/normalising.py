@@ -3,7 +3,8 @@
     W (s x + t) + b  =  (W s) x + (W t + b)        s, t: per channel of the input
 
 A convolution that pads with zeros pads s x + t, not x: a shift cannot be folded there, a scale can. Nets that differ in
-nothing but their mean and standard deviation then begin alike.
+nothing but their mean and standard deviation then begin alike. Where the input is concatenated with other values first (the
+numbers of a table with embeddings), the map of those is one and zero.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxzip.loading.folding import is_inference, scale_and_shift
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Net, Node, consumers, pruned
 
-_ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub"})
+_MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 
 
 class _Map(NamedTuple):
-    """scale x + shift per channel: float64 [channels]; and the value that it gives."""
+    """scale x + shift per channel: float64 [channels]; the value that it gives; the Concat that it runs through, if any."""
 
     scale: np.ndarray
     shift: np.ndarray
     value: str
+    beside: Node | None = None
 
 
 def folded_normalisation(net: Net) -> Net:
@@ -39,51 +42,90 @@ def _folded(net: Net, name: str) -> Net:
     hosts = _hosts(net, name, readers)
     if not hosts:
         return net
-    axis = 1 if hosts[0].op == "Conv" else len(net.shapes[name]) - 1
+    axis = 1 if hosts[0].op == "Conv" else len(net.shapes[str(hosts[0].inputs[0])]) - 1
     found = _chain(net, name, axis, readers)
     if found is None or any(not _can_absorb(net, n, found) for n in hosts):
         return net
     params = Params.of(net)
-    changed = {n.name: _absorbed(n, name, found, params) for n in hosts}
+    joined = found.beside
+    changed = {n.name: _absorbed(n, name if joined is None else joined.outputs[0], found, params) for n in hosts}
+    if joined is not None:
+        changed[joined.name] = replace(joined, inputs=_instead(joined, _before(net, name, readers), name))
     nodes = tuple(changed.get(n.name, n) for n in net.nodes)
     return pruned(with_params(replace(net, nodes=nodes), params))
 
 
+def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
+    return tuple(new if v == old else v for v in node.inputs)
+
+
+def _before(net: Net, name: str, readers: dict[str, list[Node]]) -> str:
+    """The value behind the maps of an input, which nothing but them reads."""
+    ends, value = {p.name for p in net.outputs}, name
+    while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
+        value = found[0].outputs[0]
+    return value
+
+
 def _hosts(net: Net, name: str, readers: dict[str, list[Node]]) -> list[Node]:
     """The layers with weights behind a chain of maps, all of one operator; none where anything else reads it."""
-    value = name
-    while len(found := readers.get(value, [])) == 1 and found[0].op in _ELEMENTWISE and value not in _ends(net):
-        value = found[0].outputs[0]
+    ends, value = {p.name for p in net.outputs}, _before(net, name, readers)
+    if value in (name, *ends):
+        return []
+    if (joined := _joined(value, readers)) is not None:
+        value = joined.outputs[0]
     hosts = readers.get(value, [])
-    same = len({n.op for n in hosts}) == 1 and value not in _ends(net) and value != name
+    same = len({n.op for n in hosts}) == 1 and value not in ends
     good = same and all(n.op in ("Conv", "Gemm", "MatMul") and n.inputs[0] == value for n in hosts)
     return hosts if good else []
 
 
-def _ends(net: Net) -> set[str]:
-    return {p.name for p in net.outputs}
+def _joined(value: str, readers: dict[str, list[Node]]) -> Node | None:
+    """The Concat that alone reads a value, once."""
+    found = readers.get(value, [])
+    return found[0] if len(found) == 1 and found[0].op == "Concat" and found[0].inputs.count(value) == 1 else None
 
 
 def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _Map | None:
     """All maps behind an input as one."""
+    if axis >= len(net.shapes[name]):
+        return None
     channels = net.shapes[name][axis]
     found = _Map(np.ones(channels), np.zeros(channels), name)
-    while len(reading := readers.get(found.value, [])) == 1 and reading[0].op in _ELEMENTWISE:
+    while len(reading := readers.get(found.value, [])) == 1 and reading[0].op in _MAPS:
         step = _applied(net, reading[0], found, axis)
         if step is None:
             return None
         found = step
-    return found
+    joined = _joined(found.value, readers)
+    return found if joined is None else _widened(net, joined, found, axis)
+
+
+def _widened(net: Net, joined: Node, found: _Map, axis: int) -> _Map | None:
+    """The map with one and zero for what the Concat brings in beside it; None where that is along another axis."""
+    if joined.attrs["axis"] != axis:
+        return None
+    place = joined.inputs.index(found.value)
+    sizes = [net.shapes[str(v)][axis] for v in joined.inputs]
+    around = (sum(sizes[:place]), sum(sizes[place + 1:]))
+    scale = np.pad(found.scale, around, constant_values=1.0)
+    return _Map(scale, np.pad(found.shift, around), joined.outputs[0], joined)
 
 
 def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
     """One more map; None where it is none of a constant per channel."""
+    scale, shift, out = before.scale, before.shift, node.outputs[0]
+    if node.op == "BatchNormalization":
+        known = axis == 1 and node.inputs[0] == before.value and is_inference(net, node)
+        if not known or any(v not in net.params for v in node.inputs[1:]):
+            return None
+        by, to = scale_and_shift(node, net.params)
+        return _Map(scale * by, shift * by + to, out)
     first = node.inputs[0] == before.value
     other = node.inputs[1] if first else node.inputs[0]
     number = None if other is None else _per_channel(net, other, len(net.shapes[before.value]), axis, len(before.scale))
-    if number is None or net.shapes[node.outputs[0]] != net.shapes[before.value]:
+    if number is None or net.shapes[out] != net.shapes[before.value]:
         return None
-    scale, shift, out = before.scale, before.shift, node.outputs[0]
     if node.op == "Mul":
         return _Map(scale * number, shift * number, out)
     if node.op == "Add":

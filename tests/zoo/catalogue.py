@@ -78,6 +78,7 @@ ZOO: dict[str, Entry] = {
     "BERT": Entry(transformers.Bert, TEXT, {"ids": transformers.VOCABULARY, "mask": 2}),
     "T5": Entry(sequences.T5, IDS, {"ids": transformers.VOCABULARY}),
     "Llama": Entry(sequences.Llama, IDS, {"ids": transformers.VOCABULARY}),
+    "Phi-3": Entry(sequences.Phi3, IDS, {"ids": transformers.VOCABULARY}),
     "Gated convolutions": Entry(sequences.GatedConvs, IDS, {"ids": transformers.VOCABULARY}),
 }
 

@@ -135,6 +135,37 @@ class Llama(nn.Module):
         return self.last(self.norm(self.blocks(self.words(ids))))
 
 
+class PhiBlock(nn.Module):
+    """Queries, keys and values from one matrix, gate and value from another one; rotary positions."""
+
+    def __init__(self, c: int, heads: int, m: int) -> None:
+        super().__init__()
+        self.heads, self.d = heads, c // heads
+        self.joint, self.o = nn.Linear(c, 3 * c, bias=False), nn.Linear(c, c, bias=False)
+        self.first, self.second = RmsNorm(c), RmsNorm(c)
+        self.up, self.down = nn.Linear(c, 2 * m, bias=False), nn.Linear(m, c, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = (z.view(n, t, self.heads, self.d).transpose(1, 2) for z in self.joint(self.first(x)).chunk(3, -1))
+        scores = rotated(q) @ rotated(k).transpose(2, 3) * self.d ** -0.5 + torch.full((t, t), -1e9).triu(1)
+        x = x + self.o((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, c))
+        gate, up = self.up(self.second(x)).chunk(2, -1)
+        return x + self.down(functional.silu(gate) * up)
+
+
+class Phi3(nn.Module):
+    """Abdin et al., 2024."""
+
+    def __init__(self, w: int = 16) -> None:
+        super().__init__()
+        self.words, self.norm, self.last = nn.Embedding(VOCABULARY, w), RmsNorm(w), nn.Linear(w, VOCABULARY, bias=False)
+        self.blocks = nn.Sequential(PhiBlock(w, 4, 24), PhiBlock(w, 4, 24))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.norm(self.blocks(self.words(ids))))
+
+
 class T5Layer(nn.Module):
     """Attention without a scale, and two layers, with norms in front."""
 
