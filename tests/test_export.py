@@ -198,6 +198,13 @@ class TestOpset:
         feeds = random_feeds(net, 3)
         np.testing.assert_array_equal(originals_outputs(older, feeds), originals_outputs(to_model(net), feeds))
 
+    def test_a_bias_of_rows_is_written_as_a_sum(self, tmp_path: Path) -> None:
+        graph = "n (float[N,4,5] x, float[5,3] w, float[3] b) => (float[N,4,3] y) { m = MatMul(x, w) y = Add(m, b) }"
+        net = load(written(tmp_path, graph, opset=18))
+        assert [(n.op, len(n.inputs)) for n in net.nodes] == [("MatMul", 3)]
+        older = to_model(at_older_opset(net, 13, "net"))
+        assert [n.op_type for n in older.graph.node] == ["MatMul", "Add"]
+
     def test_what_an_older_opset_cannot_say(self, tmp_path: Path) -> None:
         ones = "<float[4] s = {1,1,1,1}>"
         graph = f"n (float[N,4] x) => (float[N,4] y) {ones} {{ [norm] y = LayerNormalization <axis = -1> (x, s) }}"

@@ -41,7 +41,7 @@ def _check(node: Node, net: Net, older: Net, where: str) -> None:
     place = f"{where}: node {node.name!r} ({node.op})"
     if then is None:
         raise UnsupportedError(f"{place} does not exist in opset {older.opset}. Use --opset {now.since_version}.")
-    if len(node.inputs) > then.max_input:
+    if min(len(node.inputs), now.max_input) > then.max_input:  # a MatMul's bias is written as an Add
         raise UnsupportedError(f"{place} has {len(node.inputs)} inputs, which opset {older.opset} has not.")
     record = find(node.op)
     inputs = set() if record is None else {name for at, name in record.constants.items() if at < then.max_input}
