@@ -188,6 +188,27 @@ class TestRefusals:
         assert snapshot(folder) == before and not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize("target", OWN)
+def test_samples_lie_where_an_output_has_them(target: str, tmp_path: Path) -> None:
+    """Behind the steps of a sequence, and as several rows each."""
+    text = """g (float[N,7,5] x, float[5,8] w, float[8,3] v, float[5,8] k, int64[2] rows) => (float[7,N,3] y, float[] z)
+        { t = Transpose<perm = [1,0,2]>(x) h = MatMul(t, w) r = Relu(h) y = MatMul(r, v)
+          u = MatMul(x, k) z = Reshape(u, rows) }"""
+    nets = {}
+    for seed, task in enumerate("ab"):
+        folder = tmp_path / task
+        folder.mkdir()
+        rng = np.random.default_rng(seed)
+        params = {n: rng.standard_normal(s).astype(np.float32) for n, s in (("w", (5, 8)), ("v", (8, 3)))}
+        nets[task] = written(folder, text, rows=np.array([-1, 8]), **params)
+    x = np.random.default_rng(7).standard_normal((33, 7, 5)).astype(np.float32)
+    onnxzip.merge(nets, x).save(tmp_path / "m.onnx")
+    for batch in (1, 4):
+        output = tmp_path / f"{batch}{'.ort' if target == 'ort' else '.onnx'}"
+        done = onnxzip.export(tmp_path / "m.onnx", target, output, x, static_batch=batch)
+        assert all(t["samples"] == 33 and t["max_error"] <= 1e-4 for t in done["tasks"].values())
+
+
 class TestOpset:
     def test_axes_become_an_attribute_again(self, tmp_path: Path) -> None:
         graph = "n (float[N,2,3] x) => (float[N,1,3] y) <int64[1] axes = {1}> { y = ReduceMean <keepdims = 1> (x, axes) }"

@@ -66,12 +66,13 @@ def compare_with_fused(
             names = prepared.outputs_of[task]
             theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}
             errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance)
-            found[task] = _likeness([(theirs[f], ours[f]) for f in names], max(errors.values()))
+            samples = len(next(iter(feeds.values())))
+            found[task] = _likeness([(theirs[f], ours[f]) for f in names], samples, max(errors.values()))
     return found
 
 
-def _likeness(pairs: list[tuple[np.ndarray, np.ndarray]], error: float) -> Likeness:
+def _likeness(pairs: list[tuple[np.ndarray, np.ndarray]], samples: int, error: float) -> Likeness:
     norms = [np.linalg.norm(np.float64(s) - w) / max(float(np.linalg.norm(np.float64(w))), TINY) for s, w in pairs]
     classes = [(s, w) for s, w in pairs if w.ndim == 2 and w.shape[1] >= 2]
     agreements = [float(np.mean(s.argmax(axis=1) == w.argmax(axis=1))) for s, w in classes]
-    return Likeness(len(pairs[0][0]), error, float(max(norms)), min(agreements, default=None))
+    return Likeness(samples, error, float(max(norms)), min(agreements, default=None))

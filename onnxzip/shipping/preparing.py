@@ -6,7 +6,7 @@ A static net has nothing left that computes shapes: no Shape, no Gather. Chips t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -72,7 +72,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     return Prepared(
         prepared,
         tuple(_tensor(p) for p in ports_of(prepared.graph.input)),
-        tuple(_tensor(p) for p in ports_of(prepared.graph.output)),
+        tuple(_output(p, free) for p, free in zip(ports_of(prepared.graph.output), net.outputs, strict=True)),
         fused,
         feeds,
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
@@ -81,6 +81,12 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
 
 def _tensor(port: Port) -> Tensor:
     return Tensor(port.name, port.shape, str(port.dtype))
+
+
+def _output(port: Port, free: Port) -> Tensor:
+    """An output; `free` is the same one for any number of samples."""
+    axis, rows = next(((k, -size) for k, size in enumerate(free.shape) if size < 0), (0, 1))
+    return replace(_tensor(port), axis=axis, rows=rows)
 
 
 def _checked(model: ModelProto, where: str) -> ModelProto:

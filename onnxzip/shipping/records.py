@@ -7,7 +7,7 @@ packages when they are called, and may warn, print or crash without harm.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,17 @@ class Tensor:
 
     Attributes:
         name: in the net that is shipped.
-        shape: its first number is the batch; -1 there is any number of samples.
+        shape: of an input, the first number is the batch; -1 there is any number of samples.
         dtype: name of the numpy type.
+        axis: along which samples lie.
+        rows: that a sample has there.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    axis: int = 0
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,15 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for another process."""
-        ends = {key: [[t.name, list(t.shape), t.dtype] for t in getattr(self, key)] for key in ("inputs", "outputs")}
+        ends = {key: [{**asdict(t), "shape": list(t.shape)} for t in getattr(self, key)] for key in ("inputs", "outputs")}
         return {"source": str(self.source), "output": str(self.output), "names": dict(self.names), **ends}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Job:
         """The inverse of `as_json`."""
-        inputs, outputs = (tuple(Tensor(n, tuple(s), d) for n, s, d in values[key]) for key in ("inputs", "outputs"))
+        inputs, outputs = (
+            tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in values[key]) for key in ("inputs", "outputs")
+        )
         return Job(Path(values["source"]), Path(values["output"]), inputs, outputs, values["names"])
 
     def beside(self, suffix: str) -> Path:
@@ -86,9 +92,9 @@ def run_in_portions(job: Job, feeds: Arrays, run: Callable[[Arrays], Arrays]) ->
     found: dict[str, list[np.ndarray]] = {t.name: [] for t in job.outputs}
     for count, portion in job.portions(feeds):
         outputs = run(portion)
-        for name, arrays in found.items():
-            arrays.append(np.array(outputs[name])[:count])
-    return {name: np.concatenate(arrays) for name, arrays in found.items()}
+        for tensor in job.outputs:
+            found[tensor.name].append(np.take(outputs[tensor.name], range(count * tensor.rows), tensor.axis))
+    return {t.name: np.concatenate(found[t.name], t.axis) for t in job.outputs}
 
 
 @dataclass(frozen=True)
