@@ -60,13 +60,14 @@ def compare_with_fused(
     session = open_file("fused", prepared.fused, "cpu")
     found = {}
     for source in sources:
-        feeds = {name: array[rows(source)] for name, array in source.inputs.items()}
+        picked = rows(source)
+        feeds = {name: array[picked] for name, array in source.inputs.items()}
+        samples = len(next(iter(feeds.values())))
         wanted, shipped = run_rows(session, feeds), run(feeds)
         for task in source.tasks:
             names = prepared.outputs_of[task]
             theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}
             errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance)
-            samples = len(next(iter(feeds.values())))
             found[task] = _likeness([(theirs[f], ours[f]) for f in names], samples, max(errors.values()))
     return found
 
