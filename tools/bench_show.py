@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from ablation import ABLATIONS, LABELS
-from bench_cases import ABLATED, METHODS, PAPER, REFERENCES, SAMPLES, STEPS, USUAL, Case
+from bench_cases import ABLATED, MANY, METHODS, PAPER, REFERENCES, SAMPLES, STEPS, USUAL, Case
 from bench_cost import cost_tables, grown_of, plot_growth
 from bench_run import row_of
 from figures import FAMILIES, PAIRS, ROOT, put_into_readme
@@ -28,7 +28,8 @@ TOOLS = ROOT / "tools"
 SEEDS = 10  # at most
 LOWEST = 0.05  # points, of what a picture shows
 SHARES = (("strands", 1.0), ("strands", 0.8), ("strands", 0.5), ("strands", 0.25), ("wide", 0.5))
-COURSES = {"zip": "zip", "mtz": "mtz", "trunk": "first net's trunk", "scratch": "from scratch"}  # of the README
+COURSES = {"zip": ("zip", USUAL), f"zip, {MANY:,} images": ("zip", MANY), "mtz": ("mtz", USUAL),
+           "first net's trunk": ("trunk", USUAL), "from scratch": ("scratch", USUAL)}  # of the README
 RETRAINING = "<!-- retraining: begin (python tools/benchmark.py show --write) -->", "<!-- retraining: end -->"
 Results = dict[Case, dict[str, object]]
 
@@ -116,8 +117,8 @@ def retraining_table(results: Results) -> str:
     lines = ["| family | pair | start | " + " | ".join(f"{c.heading} steps" for c in by_steps()) + " |"]
     lines.append("| --- | --- | --- |" + " --: |" * len(by_steps()))
     for family, tasks in product(FAMILIES, (*PAIRS, PAPER)):
-        for method, label in COURSES.items():
-            texts = [cell(results, c, family, [tasks], method) for c in by_steps()]
+        for label, (method, samples) in COURSES.items():
+            texts = [cell(results, c, family, [tasks], method) for c in by_steps(samples)]
             if any(texts[1:]):
                 lines.append(f"| {family} | {' + '.join(tasks)} | {label} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
@@ -140,10 +141,10 @@ def by_samples() -> list[Column]:
     ]
 
 
-def by_steps() -> list[Column]:
+def by_steps(samples: int = USUAL) -> list[Column]:
     """Error against steps of retraining."""
     return [
-        Column(f"{n:,}", lambda f, s, m, seed, n=n: Case(f, s, m, steps=n, seed=seed))  # type: ignore[misc]
+        Column(f"{n:,}", lambda f, s, m, seed, n=n: Case(f, s, m, samples=samples, steps=n, seed=seed))  # type: ignore[misc]
         for n in (0, *STEPS)
     ]
 
@@ -172,6 +173,7 @@ def tables(results: Results) -> dict[str, str]:
         "sizes": table(results, FAMILIES, [m for m in METHODS if m in sized], by_share()),
         "samples": table(results, FAMILIES, [m for m in METHODS if m in sampled], by_samples()),
         "steps": table(results, FAMILIES, [m for m in (*METHODS, *REFERENCES) if m in retrained], by_steps()),
+        "steps from more": table(results, FAMILIES, ["zip"], by_steps(MANY)),
         "ablation": ablation_table(results),
     }
 
