@@ -17,7 +17,8 @@ from onnxzip.analysis import analyse
 from onnxzip.loading import load
 
 SAME, NEAR = 1e-4, 1e-3
-FAST = ["ConvNeXt", "ShuffleNetV2", "YOLO", "CRNN", "Swin", "BERT", "ECA-Net", "RetinaNet", "Conv-TasNet", "WaveNet"]
+FAST = ["ConvNeXt", "ShuffleNetV2", "YOLO", "CRNN", "Swin", "BERT", "ECA-Net", "RetinaNet", "Conv-TasNet", "WaveNet",
+        "TextCNN", "Wide & Deep"]
 
 
 def check(name: str, dialect: str, folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
+from onnxzip.analysis.embeddings import embedded
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, produced_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
@@ -25,8 +26,8 @@ class Coupling:
         axes: the space of each axis.
         names: per node, the spaces of its line's names.
         whole: per node, atoms of which it needs all channels at once.
-        produced: atoms that are output channels of a node with weights, and none of an input: those that can be matched at
-            all.
+        produced: atoms that are output channels of a node with weights, or columns of a table alone, and none of an input:
+            those that can be matched at all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         kept: atoms that weights produce, too, but in a fixed order inside of those of a produced one, or across them.
         pinned: atoms whose channels must stay where they are, with the reason.
@@ -221,6 +222,7 @@ def _finished(builder: _Builder) -> Coupling:
     written = {name: axes[axis] for name, (_, axis) in makes.items()}
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
+    produced |= embedded(net, axes, makes, produced | inputs)
     produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]

@@ -90,10 +90,10 @@ class Plan:
         return found
 
     def shared_spaces(self) -> tuple[SpacePlan, ...]:
-        """Spaces that at least two tasks could share, in the order of the zip."""
+        """Spaces that at least two tasks could share, in the order of the zip; those that tables alone make come first."""
         place = {n: k for k, s in reversed(list(enumerate(self.steps))) for n in s.spaces}
         found = [p for p in self.spaces.values() if not p.given and len(set(p.sizes) - set(p.refused)) > 1]
-        return tuple(sorted(found, key=lambda p: place[p.number]))
+        return tuple(sorted(found, key=lambda p: place.get(p.number, -1)))
 
 
 def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layout: str = "strands") -> Plan:

@@ -10,7 +10,7 @@ import numpy as np
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
-from onnxzip.analysis.strands import sharers
+from onnxzip.analysis.strands import lookups, sharers
 from onnxzip.analysis.weaving import woven_spaces
 
 BESIDE_SCALED = "it is joined with channels that no weights make, but that each task has params of its own for"
@@ -53,11 +53,26 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     whole |= ordered
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
+        if _looked_up_alike(laid, steps, number):
+            found[number] = Proposal(f"given{number}", (), {}, sizes[number])
+            continue
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
         found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
     for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid)):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
+
+
+def _looked_up_alike(laid: Overlay, steps: Sequence[Step], number: int) -> bool:
+    """Whether nothing but tables make a space, and these are the same in all nets."""
+    roles = lookups(laid, number)
+    if not roles or any(number in step.spaces for step in steps):
+        return False
+    for values in (laid.values[str(role.inputs[0])] for role in roles):
+        first, *others = (laid.couplings[t].net.params[v] for t, v in values.items())
+        if len(values) < len(laid.tasks) or not all(np.array_equal(x, first) for x in others):
+            return False
+    return True
 
 
 def _given(laid: Overlay, produced: set[int]) -> set[int]:

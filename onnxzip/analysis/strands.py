@@ -10,7 +10,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.roles import Overlay
+from onnxzip.analysis.embeddings import lookup_axis
+from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.steps import Step
 from onnxzip.errors import UsageError
 
@@ -147,13 +148,15 @@ def finest(keys: Iterable[Owners], members: Owners) -> list[Owners]:
 
 
 def sharers(overlay: Overlay, steps: Sequence[Step], number: int) -> tuple[str, tuple[str, ...], dict[str, str]]:
-    """Who may share a space: its first step's name, the tasks that may share, and why the others may not."""
+    """Who may share a space: the name of what first makes it, the tasks that may share, and why the others may not."""
     refused: dict[str, str] = {}
-    first: dict[str, Step] = {}
+    first: dict[str, str] = {}
     for step in steps:
         for task in step.tasks:
             if number in step.spaces and not step.diagonal:
-                first.setdefault(task, step)
+                first.setdefault(task, step.name)
+    if not first:
+        first = {t: role.name for role in reversed(lookups(overlay, number)) for t in role.members}
     atoms = {t: a for (t, a), n in overlay.spaces.items() if n == number}
     free = []
     for task, atom in atoms.items():
@@ -162,10 +165,24 @@ def sharers(overlay: Overlay, steps: Sequence[Step], number: int) -> tuple[str, 
             refused[task] = pin
         elif task in first:
             free.append(task)
-    leaders = {t: first[t].name for t in free}
+    leaders = {t: first[t] for t in free}
     best = max(leaders.values(), key=lambda n: list(leaders.values()).count(n), default="")
     for task in free:
         if leaders[task] != best:
             refused[task] = f"its channels first appear in {leaders[task]!r}, those of the others in {best!r}"
-    name = best or next((s.name for s in first.values()), f"space{number}")
+    name = best or next(iter(first.values()), f"space{number}")
     return name, tuple(t for t in free if leaders[t] == best), refused
+
+
+def lookups(overlay: Overlay, number: int) -> list[Role]:
+    """Roles that look up rows of a table whose columns are a space that tables make."""
+    found = []
+    for role in overlay.roles:
+        for task, node in role.members.items():
+            coupling = overlay.couplings[task]
+            axis = lookup_axis(coupling.net, node)
+            atoms = coupling.axes[axis].atoms() if axis is not None else ()
+            if any(a in coupling.produced and overlay.spaces[task, a] == number for a in atoms):
+                found.append(role)
+                break
+    return found

@@ -1,4 +1,4 @@
-"""Spaces that linear nodes alone make, carry and read: their channels are one basis of many.
+"""Spaces that linear nodes, or tables, alone make, and linear nodes carry and read: their channels are one basis of many.
 
 The streams between linear bottlenecks (Sandler et al., MobileNetV2, CVPR 2018) are such spaces: with s the channels there,
 rows of the nodes that make them times Q and columns of those that read them times Q' leave the net as it is.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling, linear_view, view_of
+from onnxzip.analysis.embeddings import lookup_axis
 from onnxzip.analysis.plan import Plan
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import Linear, Symmetry, View, find
@@ -40,11 +41,13 @@ def _is_linear(net: Net, coupling: Coupling, node: Node, atom: int) -> bool:
         return True
     if any(e.kind != "atom" for exprs in axes.values() for e in exprs) or any(len(exprs) > 1 for exprs in axes.values()):
         return False
+    if lookup_axis(net, node) is not None:
+        return _is_alone(net, node)
     found = linear_view(net, node)
     if found is not None:
         operator, view = found
         assert operator.linear is not None
-        return _is_dense(net, node, operator.linear, view) and _is_alone(net, node, operator.linear)
+        return _is_dense(net, node, operator.linear, view) and _is_alone(net, node)
     known = find(node.op)
     if known is None or touched & set(net.params) or atom in coupling.whole.get(node.name, ()):
         return False
@@ -56,7 +59,7 @@ def _is_dense(net: Net, node: Node, linear: Linear, view: View) -> bool:
     return not linear.diagonal(view) and linear.to_matrix(view, weight).shape[0] == 1
 
 
-def _is_alone(net: Net, node: Node, linear: Linear) -> bool:
+def _is_alone(net: Net, node: Node) -> bool:
     """Whether nobody else has the params of a node."""
     readers = consumers(net.nodes)
     return all(len(readers[v]) == 1 for v in node.inputs if v is not None and v in net.params)
@@ -72,6 +75,11 @@ def turned_params(plan: Plan, number: int, task: str, axes: np.ndarray) -> Mappi
     (atom,) = atoms_of(plan, number, task)
     found: dict[str, np.ndarray] = {}
     for node in net.nodes:
+        columns = lookup_axis(net, node)
+        if columns is not None and atom in coupling.axes[columns].atoms():
+            table = np.moveaxis(net.params[columns.value], columns.dim, -1)
+            turned = np.moveaxis((table.astype(np.float64) @ axes.T).astype(table.dtype), -1, columns.dim)
+            found[columns.value] = np.ascontiguousarray(turned)
         operator, view = linear_view(net, node) or (None, None)
         if operator is None or operator.linear is None or view is None:
             continue

@@ -134,8 +134,8 @@ def _space_entry(plan: Plan, space: SpacePlan, zipped: Zipped | None) -> dict[st
     }
     if zipped is None:
         return entry
-    first = next(s for s in plan.steps if space.number in s.spaces)
-    by_key = zipped.fits.get(first.name, {})
+    first = next((s.name for s in plan.steps if space.number in s.spaces), None)  # None: tables alone make it
+    by_key = zipped.fits.get(first, {}) if first is not None else {}
     found = next((by_key[k] for k in sorted(by_key, key=len, reverse=True) if by_key[k]), ())
     return entry | {"error": _mean(max(f.error, 0.0) for f in found), "damping": _mean(f.damping for f in found)}
 

@@ -24,14 +24,14 @@ much as the others, instead of `AHEAD` times, are hardly ever better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxzip.analysis.strands import Owners, SpacePlan
-from onnxzip.fusion.work import Work
 from onnxzip.linalg.subset import pivots, unexplained
+from onnxzip.matching.match import Members, charged, led, members_of
 
 FEW_OWN = 0.25  # of a space's channels: fewer own ones come after those that lead
 AHEAD = 1000.0  # how much more than the others the leader of a row counts
@@ -55,6 +55,9 @@ class Ranking:
     lost: np.ndarray
 
 
+Rank = Callable[[str, np.ndarray, int], Ranking]
+
+
 @dataclass(frozen=True)
 class Dealt:
     """Groups of channels with their leaders, those first that cost least.
@@ -70,17 +73,43 @@ class Dealt:
     leads: dict[str, np.ndarray]
 
 
-def ranked(work: Work, space: SpacePlan, task: str, decided: Sequence[Mapping[str, int]], kept: int) -> Ranking:
-    """Channels of a space in one net by what they tell of all.
+def kept_channels(
+    space: SpacePlan, same: Sequence[dict[str, int]], akin: Sequence[dict[str, int]], rank: Rank | None
+) -> dict[tuple[int, Owners], Members]:
+    """Members of every strand of a space whose channels follow one net each, but for those that are the same or akin.
 
     Args:
-        decided: groups that the net keeps in any case; their channels are not ranked.
+        same, akin: groups that are decided already, and whom nobody leads.
+        rank: task, channels that are decided, how many of the others its net keeps -> their ranking; None: the first are kept.
+    """
+    decided = [*same, *akin]
+    room = room_of(space.counts, decided)
+    if rank is None:
+        rankings = as_they_stand(space, decided)
+    else:
+        known = {t: np.array([g[t] for g in decided if t in g], np.int64) for t in sorted({t for o in room for t in o})}
+        rankings = {t: rank(t, k, space.sizes[t] - len(k) - followers_of(room, t)) for t, k in known.items()}
+    dealt = deal(room, rankings)
+    groups, costs = [*decided, *dealt.groups], [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
+    return led(charged(members_of(space, groups), groups, costs), dealt.leads)
+
+
+def room_of(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:
+    """How many groups of each owner set of several tasks are left beside some groups."""
+    known = [frozenset(g) for g in groups]
+    return {o: left for o, n in counts.items() if len(o) > 1 and (left := n - known.count(o)) > 0}
+
+
+def ranked(covariance: np.ndarray, importance: np.ndarray, known: np.ndarray, kept: int) -> Ranking:
+    """Channels of one net by what they tell of all.
+
+    Args:
+        covariance: float64 [channels, channels]; importance: float [channels].
+        known: int, channels that the net keeps in any case; they are not ranked.
         kept: how many of the others the net keeps.
     """
-    assert work.stats is not None
-    weight = np.sqrt(work.method.importance(work.plan, space, task))
-    known = np.array([g[task] for g in decided if task in g], np.int64)
-    left = unexplained(work.stats.covariance(space.number, task) * np.outer(weight, weight), known)
+    weight = np.sqrt(importance)
+    left = unexplained(covariance * np.outer(weight, weight), known)
     free = np.setdiff1d(np.arange(len(left)), known)
     found = pivots(left[np.ix_(free, free)])
     lost = np.zeros(len(left))

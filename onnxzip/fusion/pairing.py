@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
-from onnxzip.fusion.keeping import as_they_stand, deal, followers_of, ranked
+from onnxzip.fusion.keeping import Ranking, kept_channels, ranked, room_of
 from onnxzip.fusion.problem import Reads
-from onnxzip.fusion.siblings import AKIN, alike, distances, siblings
+from onnxzip.fusion.siblings import AKIN, alike, distances, fitted_rows, siblings
 from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
@@ -50,15 +50,13 @@ def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches:
     """Members of a space whose channels follow one net each, but for those that are the same or akin."""
     room = room_of(space.counts, same)
     akin = [] if space.number in work.turned else akin_channels(work, space, room, same, matches)
-    room, decided = room_of(room, akin), [*same, *akin]
-    if space.number in work.turned or not work.method.rank:
-        rankings = as_they_stand(space, decided)
-    else:
-        kept = {t: space.sizes[t] - sum(t in g for g in decided) - followers_of(room, t) for o in room for t in o}
-        rankings = {t: ranked(work, space, t, decided, kept[t]) for t in sorted(kept)}
-    dealt = deal(room, rankings)
-    groups, costs = [*decided, *dealt.groups], [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
-    return led(charged(members_of(space, groups), groups, costs), dealt.leads)
+
+    def rank(task: str, known: np.ndarray, kept: int) -> Ranking:
+        assert work.stats is not None
+        importance = work.method.importance(work.plan, space, task)
+        return ranked(work.stats.covariance(space.number, task), importance, known, kept)
+
+    return kept_channels(space, same, akin, None if space.number in work.turned or not work.method.rank else rank)
 
 
 def akin_channels(
@@ -69,8 +67,9 @@ def akin_channels(
     Those that are the same wherever they stand come first: a row of few columns is akin to the one in its place by chance.
     """
     reads = shared_reads(work, space)
-    found = alike(work, reads, space, room, same, matches)
-    found += siblings(work, reads, space, room_of(room, found), [*same, *found], matches)
+    rows = fitted_rows(work, reads, space, matches)
+    found = alike(rows, space, room, same)
+    found += siblings(rows, space, room_of(room, found), [*same, *found])
     room = room_of(room, found)
     if room and any(len(s.rows) > 1 for s in space.strands):  # rows read what is each net's own, too: weights do not tell
         terms = _terms(work, reads, space, sorted({t for o in room for t in o}), matches)
@@ -80,18 +79,12 @@ def akin_channels(
     return found
 
 
-def room_of(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:
-    """How many groups of each owner set of several tasks are left beside some groups."""
-    known = [frozenset(g) for g in groups]
-    return {o: left for o, n in counts.items() if len(o) > 1 and (left := n - known.count(o)) > 0}
-
-
 def _in_turn(work: Work, space: SpacePlan, groups: Sequence[Mapping[str, int]], matches: Matches) -> dict[str, np.ndarray]:
     """Leaders of groups whose channels keep their order, one net after the other; nobody leads those that are akin."""
     leads = {t: np.zeros(n, bool) for t, n in space.sizes.items()}
     for owners in dict.fromkeys(tuple(sorted(g)) for g in groups):
         at = {t: np.array([g[t] for g in groups if tuple(sorted(g)) == owners], np.int64) for t in owners}
-        apart = np.flatnonzero(distances(work, shared_reads(work, space), space, at, matches) >= AKIN)
+        apart = np.flatnonzero(distances(fitted_rows(work, shared_reads(work, space), space, matches), at) >= AKIN)
         for k, task in enumerate(owners):
             leads[task][at[task][apart[k :: len(owners)]]] = True
     return leads
@@ -109,7 +102,7 @@ def _matched(
     """The groups of a space that cost least, and what each costs; those that are the same, and siblings, before all others."""
     groups, costs, counts = list(same), [0.0] * len(same), room_of(space.counts, same)
     if work.method.follow and work.stats is not None:
-        akin = siblings(work, shared_reads(work, space), space, counts, same, matches)
+        akin = siblings(fitted_rows(work, shared_reads(work, space), space, matches), space, counts, same)
         groups, costs, counts = groups + akin, costs + [float("nan")] * len(akin), room_of(counts, akin)
     if counts:
         tasks = [t for t in work.step.tasks if any(t in o for o in counts)]

@@ -8,7 +8,7 @@ with rows of any places that are the same but for rounding, a = 1 / 1000.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,16 +19,18 @@ from onnxzip.fusion.work import Work
 from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.match import Matches, Rows
 
+RowsOf = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # task -> channels: task -> [those channels, columns]
 AKIN = 0.05  # a
 ALIKE = 1e-3  # a, wherever they stand
 
 
 def siblings(
-    work: Work, reads: Reads, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]], matches: Matches
+    rows_of: RowsOf, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]]
 ) -> list[dict[str, int]]:
     """Groups of channels that stand in the same place of their nets and are akin, the nearest where there is no room for all.
 
     Args:
+        rows_of: original rows of some channels, to be compared.
         room: how many groups each owner set may have.
         same: groups that are decided already; their channels are in no other.
     """
@@ -38,19 +40,19 @@ def siblings(
         free = [i for i in range(min(space.sizes[t] for t in owners)) if i not in taken]
         at = {t: np.array(free, np.int64) for t in sorted(owners)}
         if free and count:
-            apart = distances(work, reads, space, at, matches)
+            apart = distances(rows_of, at)
             nearest = np.argsort(apart, kind="stable")[: min(count, int((apart < AKIN).sum()))]
             found += [{t: int(channels[k]) for t, channels in at.items()} for k in np.sort(nearest)]
     return found
 
 
 def alike(
-    work: Work, reads: Reads, space: SpacePlan, room: Mapping[Owners, int], decided: Sequence[Mapping[str, int]],
-    matches: Matches,
+    rows_of: RowsOf, space: SpacePlan, room: Mapping[Owners, int], decided: Sequence[Mapping[str, int]]
 ) -> list[dict[str, int]]:
     """Groups of channels that are the same but for rounding, wherever they stand.
 
     Args:
+        rows_of: original rows of some channels, to be compared.
         room: how many groups each owner set may have.
         decided: groups whose channels are in no other.
     """
@@ -58,7 +60,7 @@ def alike(
     for owners, count in room.items():
         taken = {t: {g[t] for g in (*decided, *found) if t in g} for t in owners}
         free = {t: np.array([i for i in range(space.sizes[t]) if i not in taken[t]], np.int64) for t in sorted(owners)}
-        rows = _rows(work, reads, space, free, matches)
+        rows = rows_of(free)
         first, *others = free
         partners = {t: _nearest(rows[first], rows[t]) for t in others}
         whole = np.flatnonzero(np.all([p >= 0 for p in partners.values()], axis=0))[:count]
@@ -79,13 +81,13 @@ def _nearest(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.where(mutual, near, -1)
 
 
-def distances(work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches) -> np.ndarray:
+def distances(rows_of: RowsOf, at: Mapping[str, np.ndarray]) -> np.ndarray:
     """How far the original rows of groups are from their mean, relative to their energy: [groups], 0 where all are zero.
 
     Args:
         at: task -> int [groups], its channel in each.
     """
-    rows = list(_rows(work, reads, space, at, matches).values())
+    rows = list(rows_of(at).values())
     mean = np.zeros_like(rows[0])
     for mine in rows:
         mean += mine / len(rows)
@@ -100,15 +102,17 @@ def _squares(rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
-def _rows(
-    work: Work, reads: Reads, space: SpacePlan, at: Mapping[str, np.ndarray], matches: Matches
-) -> dict[str, np.ndarray]:
-    """Original rows of some channels of each task in fused columns, several of one channel side by side: [channels, ...]."""
-    group, known = rows_of(work, space, list(at))
-    return {
-        t: original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
-        for t, c in at.items()
-    }
+def fitted_rows(work: Work, reads: Reads, space: SpacePlan, matches: Matches) -> RowsOf:
+    """Original rows of a step in fused columns, several of one channel side by side."""
+
+    def found(at: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        group, known = rows_of(work, space, list(at))
+        return {
+            t: original_rows(work.plan, work.step, reads, group, t, matches)[places_of(known[t])[c]].reshape(len(c), -1)
+            for t, c in at.items()
+        }
+
+    return found
 
 
 def places_of(rows: Rows) -> np.ndarray:

@@ -8,20 +8,29 @@ n_t(v) the times that task t looks up row v, and a_t the weight of its data,
 tell which channels are alike as the moments of a layer do. A param that is added to every sample has each row looked up once.
 A shared row is the mean of the tasks' rows, channel by channel as they are matched, weighted by a_t n_t; a row that none of
 them looks up is their plain mean.
+
+Columns that no weights make anywhere (of a text CNN, of the categories in a table of data) are kept as other channels are:
+each follows one of its originals (`keeping`), and where nothing but linear layers reads them, they are brought along their
+principal axes first (`turning`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.strands import Owners, SpacePlan
+from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.calibration.frontier import Frontier
+from onnxzip.fusion.keeping import Ranking, kept_channels, ranked, room_of
+from onnxzip.fusion.siblings import alike, siblings
+from onnxzip.linalg.principal import principal_axes
 from onnxzip.linalg.ridge import TINY
+from onnxzip.matching.beforehand import sharing
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Members, charged, members_of, ordered_groups
 from onnxzip.matching.methods import Method, even
@@ -43,6 +52,22 @@ class Table:
     laid: str
     rows: Mapping[str, np.ndarray]
     counts: Counts
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What tables tell of the spaces that they carry.
+
+    Attributes:
+        plan: with the nets as they are now, some spaces of which have been turned; turned: these.
+        made: members of every strand.
+        counts: laid-over param -> how often each of its rows is looked up.
+    """
+
+    plan: Plan
+    made: dict[tuple[int, Owners], Members]
+    counts: dict[str, Counts]
+    turned: frozenset[int] = frozenset()
 
 
 def waiting_params(plan: Plan, values: Sequence[str], known: Mapping[str, object]) -> tuple[Taken, ...]:
@@ -69,7 +94,7 @@ def waiting_params(plan: Plan, values: Sequence[str], known: Mapping[str, object
 
 def pair_waiting(
     plan: Plan, method: Method, frontier: Frontier | None, waiting: Sequence[Taken], known: Sequence[int], peers: Peers
-) -> tuple[dict[tuple[int, Owners], Members], dict[str, Counts]]:
+) -> Paired:
     """Members of the spaces that waiting params carry and that are not known yet, and how often each param is looked up.
 
     Args:
@@ -77,11 +102,15 @@ def pair_waiting(
     """
     counts = {t.laid: lookups(plan, frontier, t.laid, peers) for t in waiting} if frontier is not None else {}
     exprs = [e for t in waiting for e in plan.overlay.exprs(t.laid, next(iter(plan.overlay.values[t.laid])))]
-    made: dict[tuple[int, Owners], Members] = {}
+    found = Paired(plan, {}, counts)
     for number in dict.fromkeys(a for e in exprs for a in e.atoms() if a in plan.spaces and a not in known):
-        tables = [table_of(plan, t, number, counts.get(t.laid, {})) for t in waiting]
-        made |= pair_columns(plan, plan.spaces[number], [t for t in tables if t is not None], method)
-    return made, counts
+        tables = [x for t in waiting if (x := table_of(plan, t, number, counts.get(t.laid, {}))) is not None]
+        space, alone = plan.spaces[number], not any(number in s.spaces for s in plan.steps)
+        if alone and space.shares_any and method.follow and frontier is not None and not space.ordered:
+            found = _kept(found, space, tables, method)
+        else:
+            found = replace(found, made=found.made | pair_columns(plan, space, tables, method))
+    return found
 
 
 def lookups(plan: Plan, frontier: Frontier, laid: str, peers: Peers) -> Counts:
@@ -122,6 +151,41 @@ def table_of(plan: Plan, taken: Taken, number: int, counts: Counts) -> Table | N
     if any(len(counts.get(t, ())) not in (0, len(r)) for t, r in rows.items()):
         return None
     return Table(taken.laid, rows, {t: counts.get(t, np.ones(len(r))) for t, r in rows.items()})
+
+
+def _kept(found: Paired, space: SpacePlan, tables: Sequence[Table], method: Method) -> Paired:
+    """With the members of a space that tables alone make."""
+    plan, tasks = found.plan, sharing(space)
+    tables = [x for x in tables if x.rows.keys() >= set(tasks)]  # not those of fewer tasks' strands
+    weights = {t: np.concatenate([x.counts[t] for x in tables]) for t in tasks}
+    rows = {t: np.concatenate([x.rows[t] for x in tables]) for t in tasks}
+    root = np.sqrt(np.mean(list(weights.values()), axis=0))[:, None]
+
+    def columns(at: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {t: (root * rows[t][:, channels]).T for t, channels in at.items()}
+
+    room = room_of(space.counts, ())
+    akin = alike(columns, space, room, ())
+    akin += siblings(columns, space, room_of(room, akin), akin)
+    covariances = {t: _covariance(rows[t], weights[t]) for t in tasks}
+    if method.turn and not akin and all(turnable(plan, space.number, t) for t in tasks):
+        nets = {t: turned_params(plan, space.number, t, principal_axes(c)) for t, c in covariances.items()}
+        turned = {t: replace(plan.nets[t], params={**plan.nets[t].params, **params}) for t, params in nets.items()}
+        made = kept_channels(space, (), (), None)
+        plan = replace(plan, nets={**plan.nets, **turned})
+        return replace(found, plan=plan, made=found.made | made, turned=found.turned | {space.number})
+
+    def rank(task: str, known: np.ndarray, kept: int) -> Ranking:
+        return ranked(covariances[task], method.importance(plan, space, task), known, kept)
+
+    return replace(found, made=found.made | kept_channels(space, (), akin, rank if method.rank else None))
+
+
+def _covariance(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Of the columns of tables, each row as often as it is looked up: [channels, channels]."""
+    share = weights / max(float(weights.sum()), TINY)
+    centred = rows - share @ rows
+    return np.asarray((share[:, None] * centred).T @ centred)
 
 
 def pair_columns(

@@ -13,7 +13,7 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
 from onnxzip.fusion.tables import Counts
-from onnxzip.matching.match import Matches, located_all
+from onnxzip.matching.match import Matches, leads_along, located_all
 
 
 def take(
@@ -22,13 +22,15 @@ def take(
     """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
 
     Args:
-        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
+        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is. Columns
+            of a table that follow one of their originals are its own.
     """
-    values, present, counted = [], [], []
+    values, present, ahead, counted = [], [], [], []
     for task in sorted(taken.owners):
-        for value, here in _chosen(plan, taken, task, members):
+        for value, here, led in _chosen(plan, taken, task, members):
             values.append(value)
             present.append(here)
+            ahead.append(led)
             counted.append(counts.get(task))
     if len(values) == 1:
         return np.asarray(values[0], order="C"), True
@@ -36,23 +38,31 @@ def take(
     if same and all(p.all() for p in present):
         return np.asarray(values[0], order="C"), True
     weights = np.stack(present) * _row_weights(counted, values[0].ndim)
+    if counts and np.any(ahead):
+        weights = np.where(np.any(ahead, axis=0), np.stack(ahead), weights)
     total = weights.sum(axis=0)
     mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
 
 
-def _chosen(plan: Plan, taken: Taken, task: str, members: Matches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A task's original in fused channels, and where it has any: of first members of groups, of second ones, and so on."""
+def _chosen(
+    plan: Plan, taken: Taken, task: str, members: Matches
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A task's original in fused channels, where it has any, and where it leads: of first members of groups, of second ones,
+    and so on."""
     array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
     exprs = plan.overlay.exprs(taken.laid, task)
     dims = [d for d, e in enumerate(exprs) if taken.keys and any(a in plan.spaces for a in e.atoms())]
     places = [located_all(plan.overlay, exprs[d], task, taken.keys, members) for d in dims]
+    leads = [leads_along(plan, exprs[d], task, members) for d in dims]
     for layer in zip(*places, strict=True) if places else [()]:
-        value, here = array, np.ones((), bool)
-        for dim, at in zip(dims, layer, strict=True):
+        value, here, ahead = array, np.ones((), bool), np.zeros((), bool)
+        for dim, at, led in zip(dims, layer, leads, strict=True):
             value = np.take(value, np.maximum(at, 0), axis=dim)
-            here = here & (at >= 0).reshape([-1 if d == dim else 1 for d in range(array.ndim)])
-        yield value, np.broadcast_to(here, value.shape)
+            along = [-1 if d == dim else 1 for d in range(array.ndim)]
+            here = here & (at >= 0).reshape(along)
+            ahead = ahead | (led[np.maximum(at, 0)] & (at >= 0)).reshape(along)
+        yield value, np.broadcast_to(here, value.shape), np.broadcast_to(ahead, value.shape)
 
 
 def _row_weights(counts: Sequence[np.ndarray | None], rank: int) -> np.ndarray:

@@ -24,7 +24,8 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.fusion.pairing import akin_channels, room_of
+from onnxzip.fusion.keeping import room_of
+from onnxzip.fusion.pairing import akin_channels
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.principal import principal_axes
 from onnxzip.matching.beforehand import sharing

@@ -167,9 +167,9 @@ class _Zip:
             return
         known = [number for number, _ in self.members]
         watched = self.frontier if self.method.rows is Rows.FUSED else None
-        made, counts = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
-        self.counts |= counts
-        _, made = agreed(self.peers, f"{step.name}, tables", {}, made)
+        paired = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
+        self.plan, self.counts, self.turned = paired.plan, self.counts | paired.counts, self.turned | paired.turned
+        _, made = agreed(self.peers, f"{step.name}, tables", {}, paired.made)
         self.members |= made
         self.advance()
 

@@ -23,9 +23,9 @@ Likeness = Mapping[tuple[str, str], np.ndarray]  # (task, task) -> [channels, ch
 
 
 def matched_spaces(plan: Plan) -> tuple[SpacePlan, ...]:
-    """Spaces of which channels are shared, in the order of the zip."""
+    """Spaces of which channels are shared and that steps make, in the order of the zip."""
     place = {n: k for k, s in reversed(list(enumerate(plan.steps))) for n in s.spaces}
-    some = [s for s in plan.spaces.values() if not s.given and not s.ordered and sharing(s)]
+    some = [s for n, s in plan.spaces.items() if n in place and not s.ordered and sharing(s)]
     return tuple(sorted(some, key=lambda s: place[s.number]))
 
 

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,8 @@ ZOO: dict[str, Entry] = {
     "T5": Entry(sequences.T5, IDS, {"ids": transformers.VOCABULARY}),
     "Llama": Entry(sequences.Llama, IDS, {"ids": transformers.VOCABULARY}),
     "Phi-3": Entry(sequences.Phi3, IDS, {"ids": transformers.VOCABULARY}),
+    "TextCNN": Entry(sequences.TextCnn, IDS, {"ids": transformers.VOCABULARY}),
+    "Wide & Deep": Entry(partial(sequences.WideAndDeep, transformers.TOKENS), IDS, {"ids": transformers.VOCABULARY}),
     "Gated convolutions": Entry(sequences.GatedConvs, IDS, {"ids": transformers.VOCABULARY}),
 }
 

@@ -233,3 +233,32 @@ class GatedConvs(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.last(self.norm(self.blocks(self.words(ids))))
+
+
+class TextCnn(nn.Module):
+    """Kim, EMNLP 2014: windows of several lengths over embedded words, of each the largest answer."""
+
+    def __init__(self, d: int = 12, c: int = 10) -> None:
+        super().__init__()
+        self.words = nn.Embedding(VOCABULARY, d)
+        self.windows = nn.ModuleList(nn.Conv1d(d, c, k) for k in (2, 3, 4))
+        self.head = nn.Linear(3 * c, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids).transpose(1, 2)
+        return self.head(torch.cat([functional.relu(w(x)).amax(-1) for w in self.windows], 1))
+
+
+class WideAndDeep(nn.Module):
+    """Cheng et al., DLRS 2016: categories, each embedded by a table of its own, joined and read by a few layers."""
+
+    def __init__(self, columns: int, d: int = 6, h: int = 20) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(VOCABULARY, d + k % 2) for k in range(columns))
+        joined = sum(t.embedding_dim for t in self.tables)
+        self.deep = nn.Sequential(nn.Linear(joined, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU())
+        self.head = nn.Linear(h, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = [table(ids[:, k]) for k, table in enumerate(self.tables)]
+        return self.head(self.deep(torch.cat(found, 1)))

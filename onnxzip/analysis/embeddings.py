@@ -1,0 +1,47 @@
+"""Embedding tables that make channels of their own: columns that nothing but look-ups write, and that nodes with weights read.
+
+A table E [tokens, channels] is a linear node over one-hot inputs. Where its channels are those of a residual stream, other
+weights make them, too; where they are not (a text CNN, the categories of a table of data), the table alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from onnxzip.analysis.spaces import Expr
+from onnxzip.net import Axis, Net, Node
+
+
+def lookup_axis(net: Net, node: Node) -> Axis | None:
+    """The columns of the table of floats in which a node looks up rows; None for any other node."""
+    if node.op != "Gather" or node.inputs[0] not in net.params or node.inputs[1] in net.params:
+        return None
+    table = str(node.inputs[0])
+    if len(net.shapes[table]) != 2 or net.dtypes[table].kind != "f":
+        return None
+    return Axis(table, 1 - int(node.attrs.get("axis", 0)) % 2)
+
+
+def embedded(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], made: Collection[int]) -> frozenset[int]:
+    """Atoms that tables make, and that nodes with weights sum over: a fit can take other channels in their place.
+
+    Args:
+        fitted: nodes whose weights are fitted.
+        made: atoms that weights make, too, or that are an input's.
+    """
+    tables = {axes[axis] for node in net.nodes if (axis := lookup_axis(net, node)) is not None}
+    read, bound = set[int](), set[int]()
+    for node in net.nodes:
+        gone = _summed(net, axes, node)
+        (read if node.name in fitted else bound).update(gone)
+    return frozenset(e.atom for e in tables if e.kind == "atom" and e.atom in read - bound).difference(made)
+
+
+def _summed(net: Net, axes: Mapping[Axis, Expr], node: Node) -> set[int]:
+    """Atoms on a param of a node that are not on its outputs."""
+
+    def atoms(values: Iterable[str | None]) -> set[int]:
+        some = [v for v in values if v is not None]
+        return {a for v in some for d in range(len(net.shapes[v])) for a in axes[Axis(v, d)].atoms()}
+
+    return atoms(v for v in node.inputs if v in net.params) - atoms(node.outputs)

@@ -1,0 +1,157 @@
+"""Tables whose channels no weights make: what they share, which channels each net keeps, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from architectures import TOKENS
+from fusing import check_tasks, fuse, outputs
+from netfiles import written
+
+from onnxzip.analysis import analyse
+from onnxzip.calibration.samples import Source
+from onnxzip.errors import UnsupportedError
+from onnxzip.loading import load
+from onnxzip.matching.methods import METHODS, ZIP
+from onnxzip.net import Net
+
+WIDTH, HIDDEN = 6, 8
+
+
+def drawn(net: Net, seed: int) -> Net:
+    """A net with random params."""
+    rng = np.random.default_rng(seed)
+    params = {k: rng.standard_normal(a.shape).astype(a.dtype) if a.dtype.kind == "f" else a for k, a in net.params.items()}
+    return replace(net, params=params)
+
+
+def text_net(folder: Path, name: str, seed: int, width: int = WIDTH, rows: int = TOKENS) -> Net:
+    """Words, embedded, transposed, read by a convolution."""
+    graph = (
+        f"text (int64[N, 5] x, float[{rows}, {width}] table, float[{HIDDEN}, {width}, 2] w, float[{HIDDEN}] b,"
+        f" float[{HIDDEN}, 3] head) => (float[N, 3] y) {{"
+        "  e = Gather(table, x) t = Transpose<perm = [0, 2, 1]>(e) c = Conv(t, w, b) r = Relu(c)"
+        "  m = ReduceMax<axes = [2], keepdims = 0>(r) y = MatMul(m, head) }"
+    )
+    return drawn(load(written(folder, graph, 17), name), seed)
+
+
+def tabular_net(folder: Path, name: str, seed: int) -> Net:
+    """Two categories, each embedded by a table of its own, joined and read by a layer."""
+    graph = (
+        f"tabular (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{TOKENS}, 4] other, float[{WIDTH + 4}, {HIDDEN}] w,"
+        f" float[{HIDDEN}] b, float[{HIDDEN}, 3] head) => (float[N, 3] y) {{"
+        "  i, j = Split<axis = 1>(x) e = Gather(table, i) f = Gather(other, j) z = Concat<axis = 2>(e, f)"
+        "  p = MatMul(z, w) c = Add(p, b) r = Relu(c) h = MatMul(r, head)"
+        "  y = ReduceMean<axes = [1], keepdims = 0>(h) }"
+    )
+    return drawn(load(written(folder, graph, 17), name), seed)
+
+
+def steep(net: Net, seed: int) -> Net:
+    """The net with a table most of which lies along half as many axes as it has channels, all of these alike."""
+    rng, (rows, width) = np.random.default_rng(seed), net.params["table"].shape
+    u, _, v = np.linalg.svd(rng.standard_normal((rows, width)), full_matrices=False)
+    table = u * np.where(np.arange(width) < width // 2, 3.0, 0.3) @ v
+    return replace(net, params={**net.params, "table": table.astype(np.float32)})
+
+
+def tables_of(net: Net) -> list[np.ndarray]:
+    return [net.params[str(n.inputs[0])] for n in net.nodes if n.op == "Gather" and n.inputs[0] in net.params]
+
+
+def pair(folder: Path, make: Callable[[Path, str, int], Net] = text_net) -> list[Net]:
+    return [make(folder, name, seed) for seed, name in ((1, "a"), (2, "b"))]
+
+
+def test_tables_are_shared_along_their_principal_axes(tmp_path: Path) -> None:
+    """Three axes of each net tell nearly all of it; three of its columns as they stand tell less."""
+    lost = dict[bool, list[float]]()
+    for seed in range(4):
+        nets = [steep(text_net(tmp_path, name, 2 * seed + k, rows=60), 2 * seed + k) for k, name in enumerate("ab")]
+        feeds = {"x": np.random.default_rng(seed).integers(0, 60, (400, 5))}
+        for turn in (True, False):
+            sources = [Source(("a", "b"), feeds, {})]
+            fused = fuse(nets, [("*", 1.0), ("*Conv*", 0.0)], sources=sources, how=replace(ZIP, turn=turn))
+            assert [t.shape for t in tables_of(fused.net)] == [(60, WIDTH)]
+            assert bool(fused.zipped.turned) == turn
+            found = outputs(fused.net, feeds)
+            for net in nets:
+                want = outputs(net, feeds)["y"]
+                lost.setdefault(turn, []).append(float(np.linalg.norm(found[f"{net.name}_y"] - want) / np.linalg.norm(want)))
+    assert np.mean(lost[True]) < 0.8 * np.mean(lost[False]), lost
+
+
+def test_a_shared_column_is_one_of_its_originals(tmp_path: Path) -> None:
+    """Columns joined with others have no free basis: each is that of the net it follows, half of them each net's."""
+    nets = pair(tmp_path, tabular_net)
+    fused = fuse(nets)
+    for table, name in zip(tables_of(fused.net), ("table", "other"), strict=True):
+        led = [[any(np.array_equal(c, own) for own in net.params[name].T) for c in table.T] for net in nets]
+        assert [sum(some) for some in led] == [table.shape[1] // 2] * 2
+        assert np.sum(led, axis=0).tolist() == [1] * table.shape[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_one_frozen_table_is_held_once_and_as_it_is(share: float, tmp_path: Path) -> None:
+    first, second = pair(tmp_path)
+    frozen = first.params["table"]
+    second = replace(second, params={**second.params, "table": frozen})
+    fused = fuse([first, second], share)
+    (table,) = tables_of(fused.net)
+    assert table.tobytes() == frozen.tobytes()
+    assert all("Gather" not in s.name for s in fused.plan.shared_spaces())
+
+
+def test_half_of_the_columns(tmp_path: Path) -> None:
+    fused = fuse(pair(tmp_path), 0.5)
+    assert sorted(t.shape[1] for t in tables_of(fused.net)) == [WIDTH // 2] * 3
+    assert fuse(pair(tmp_path), 0.5, "wide").plan.shared_spaces()[0].shared == WIDTH // 2
+
+
+def test_nothing_shared_leaves_the_originals(tmp_path: Path) -> None:
+    for make in (text_net, tabular_net):
+        nets = pair(tmp_path, make)
+        check_tasks(fuse(nets, 0.0), nets, 1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_every_method_merges_tables(method: str, share: float, tmp_path: Path) -> None:
+    for make in (text_net, tabular_net):
+        nets = pair(tmp_path, make)
+        fused = fuse(nets, share, method=method)
+        assert fused.plan.shared_spaces()[0].shared >= WIDTH // 2
+        again = [nets[0], replace(nets[0], name="b")]
+        check_tasks(fuse(again, share, method=method), again, 1e-4)
+
+
+def test_tables_of_other_widths(tmp_path: Path) -> None:
+    nets = [text_net(tmp_path, "a", 1, WIDTH), text_net(tmp_path, "b", 2, WIDTH + 2)]
+    space = fuse(nets).plan.shared_spaces()[0]
+    assert (space.shared, sum(space.counts.values())) == (WIDTH, WIDTH + 2)
+
+
+def test_tables_of_other_rows_begin_heads(tmp_path: Path) -> None:
+    nets = [text_net(tmp_path, "a", 1), text_net(tmp_path, "b", 2, rows=TOKENS + 1)]
+    with pytest.raises(UnsupportedError, match="Gather"):
+        analyse(nets)
+
+
+def test_what_a_recurrent_node_reads_is_not_made_anew(tmp_path: Path) -> None:
+    """Weights of an LSTM are not fitted: with another net's columns in place of its own it would compute nothing of use."""
+    nets = []
+    for seed, name in ((1, "a"), (2, "b")):
+        graph = (
+            f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[1, 16, {WIDTH}] w, float[1, 16, 4] r)"
+            "  => (float[N, 1, 4] y) {"
+            "  e = Gather(table, x) t = Transpose<perm = [1, 0, 2]>(e) o, h = LSTM<hidden_size = 4>(t, w, r)"
+            "  y = Transpose<perm = [1, 0, 2]>(h) }"
+        )
+        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    with pytest.raises(UnsupportedError, match="share nothing"):
+        analyse(nets)
