@@ -229,6 +229,15 @@ def inception(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def twins(m: Maker, w: int, classes: int) -> str:
+    """Branches that differ in nothing but their places behind."""
+    first, second, third, fourth = (m.relu(m.conv("image", (w, 3, 3, 3))) for _ in range(4))
+    less, more = (m.conv(x, (w, w, 1, 1)) for x in (first, second))
+    x = m.op("Concat", m.op("Sub", less, more), third, fourth, axis=1)
+    return m.pool_head(m.relu(m.conv(x, (w, 3 * w, 3, 3))), w, classes)
+
+
+@family()
 def densenet(m: Maker, w: int, classes: int) -> str:
     x, before = m.conv("image", (w, 3, 3, 3)), w
     for _ in range(2):

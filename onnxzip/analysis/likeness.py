@@ -102,9 +102,12 @@ def futures_of(coupling: Coupling) -> dict[str, list[int]]:
 
 
 def _ahead(node: Node, readers: Mapping[str, list[Node]], now: Mapping[str, int]) -> Iterator[tuple[int, int]]:
+    """Labels of what reads a node, and where among its inputs, if their order means anything."""
     for value in node.outputs:
         for reader in readers.get(value, []):
-            yield now[reader.name], 0
+            operator = find(reader.op)
+            unordered = operator is not None and operator.commutative
+            yield from ((now[reader.name], 0 if unordered else k) for k, v in enumerate(reader.inputs) if v == value)
 
 
 def places_of(coupling: Coupling, node: Node) -> tuple[Hashable, ...]:
