@@ -155,3 +155,21 @@ def test_what_a_recurrent_node_reads_is_not_made_anew(tmp_path: Path) -> None:
         nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
     with pytest.raises(UnsupportedError, match="share nothing"):
         analyse(nets)
+
+
+def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None:
+    """The second order of a factorisation machine, |sum e|^2 over channels: no weights could undo another net's columns."""
+    nets = []
+    for seed, name in ((1, "a"), (2, "b")):
+        graph = (
+            f"machine (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{WIDTH}, {HIDDEN}] w, float[{HIDDEN}, 1] head)"
+            "  => (float[N, 1] y) {"
+            "  e = Gather(table, x) s = ReduceMean<axes = [1], keepdims = 0>(e) q = Mul(s, s)"
+            "  o = ReduceMean<axes = [1], keepdims = 1>(q) p = MatMul(s, w) r = Relu(p) d = MatMul(r, head) y = Add(o, d) }"
+        )
+        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    with pytest.raises(UnsupportedError, match="share nothing"):
+        analyse(nets)
+    frozen = [replace(n, params={**n.params, "table": nets[0].params["table"]}) for n in nets]
+    (table,) = tables_of(fuse(frozen).net)
+    assert table.tobytes() == nets[0].params["table"].tobytes()

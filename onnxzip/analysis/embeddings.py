@@ -23,7 +23,7 @@ def lookup_axis(net: Net, node: Node) -> Axis | None:
 
 
 def embedded(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], made: Collection[int]) -> frozenset[int]:
-    """Atoms that tables make, and that nodes with weights sum over: a fit can take other channels in their place.
+    """Atoms that tables make, and that none but fitted weights sum over: a fit can take other channels in their place.
 
     Args:
         fitted: nodes whose weights are fitted.
@@ -32,16 +32,11 @@ def embedded(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], made:
     tables = {axes[axis] for node in net.nodes if (axis := lookup_axis(net, node)) is not None}
     read, bound = set[int](), set[int]()
     for node in net.nodes:
-        gone = _summed(net, axes, node)
+        gone = _atoms(net, axes, node.inputs) - _atoms(net, axes, node.outputs)
         (read if node.name in fitted else bound).update(gone)
     return frozenset(e.atom for e in tables if e.kind == "atom" and e.atom in read - bound).difference(made)
 
 
-def _summed(net: Net, axes: Mapping[Axis, Expr], node: Node) -> set[int]:
-    """Atoms on a param of a node that are not on its outputs."""
-
-    def atoms(values: Iterable[str | None]) -> set[int]:
-        some = [v for v in values if v is not None]
-        return {a for v in some for d in range(len(net.shapes[v])) for a in axes[Axis(v, d)].atoms()}
-
-    return atoms(v for v in node.inputs if v in net.params) - atoms(node.outputs)
+def _atoms(net: Net, axes: Mapping[Axis, Expr], values: Iterable[str | None]) -> set[int]:
+    some = [v for v in values if v is not None]
+    return {a for v in some for d in range(len(net.shapes[v])) for a in axes[Axis(v, d)].atoms()}
