@@ -826,3 +826,27 @@ def channel_window(m: Maker, w: int, classes: int) -> str:
     y = m.op("Transpose", m.conv(y, (1, 1, 3), bias=False), perm=[0, 2, 1])
     x = m.op("Mul", x, m.op("Sigmoid", m.op("Unsqueeze", y, m.ints(3))))
     return m.pool_head(m.relu(m.conv(m.relu(x), (3 * w, 2 * w, 3, 3))), 3 * w, classes)
+
+
+@family({"x": (6,)})
+def maxout(m: Maker, w: int, classes: int) -> str:
+    """Goodfellow et al., ICML 2013: each unit is the largest of three, of which all first ones come first."""
+    x = m.relu(m.gemm("x", 6, w + 1))
+    pieces = m.op("Reshape", m.gemm(x, w + 1, 3 * w), m.ints(0, 3, w))
+    return m.gemm(m.relu(m.op("ReduceMax", pieces, axes=[1], keepdims=0)), w, classes)
+
+
+@family({"x": (6,)})
+def tokens_made(m: Maker, w: int, classes: int) -> str:
+    """A layer makes the features of three tokens, another one reads them token by token."""
+    x = m.op("Reshape", m.relu(m.gemm("x", 6, 3 * w)), m.ints(0, 3, w))
+    return m.gemm(m.op("ReduceMean", m.relu(m.matmul(x, w, w + 1)), axes=[1], keepdims=0), w + 1, classes)
+
+
+@family({"x": (10, 5)})
+def attention_pooled(m: Maker, w: int, classes: int) -> str:
+    """Ilse et al., ICML 2018: tokens weighed by one channel of attention, by a product of matrices [n, 1, t] and [n, t, c]."""
+    x = m.relu(m.matmul("x", 5, 2 * w))
+    score = m.matmul(m.op("Tanh", m.matmul(x, 2 * w, w)), w, 1)
+    weights = m.op("Transpose", m.op("Softmax", score, axis=1), perm=[0, 2, 1])
+    return m.gemm(m.op("Squeeze", m.op("MatMul", weights, x), m.ints(1)), 2 * w, classes)

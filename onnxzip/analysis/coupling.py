@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
 from onnxzip.analysis.embeddings import embedded
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
-from onnxzip.analysis.nesting import nest, produced_alone
+from onnxzip.analysis.nesting import nest, standing_alone
 from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, unify
@@ -235,13 +235,14 @@ def _finished(builder: _Builder) -> Coupling:
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
     ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned), produced_alone(written.values()))
+    alone, read = standing_alone(written.values()), standing_alone(axes[axis] for axis, _ in makes.values())
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned), alone, read)
     produced -= nesting.kept
     across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    pin_entangled(net, axes, produced - set(nesting.inside), ordered, pinned)
+    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     square = against_themselves(net, axes)

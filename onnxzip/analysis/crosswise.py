@@ -47,28 +47,28 @@ def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collecti
 
 
 def pin_entangled(
-    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], ordered: frozenset[int], pinned: dict[int, str]
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]
 ) -> None:
     """A computed value is split along one axis only, and a product has one factor that is split.
 
-    A window along channels in a fixed order makes one channel beside them: it is shared as they are, all or not at all.
+    One channel beside them (what a window along them makes, the weights of an attention pooling) takes no part in that.
     Channels against themselves (a Gram matrix) need all of them at once, see `against_themselves`.
     """
     for node in net.nodes:
         for value in node.outputs:
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [frozenset(a for a in e.atoms() if a in produced) for e in exprs]
-            crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free, ordered)
+            crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free)
             crowded = crowded or any(_entangled(e, produced - set(pinned)) for e in exprs)
             for atom in (a for f in free for a in f if crowded):
                 pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
 
 
-def _beside_or_square(exprs: Sequence[Expr], free: Sequence[frozenset[int]], ordered: frozenset[int]) -> bool:
-    """Whether all axes with free channels but those of a single one are one in a fixed order, or the same one."""
+def _beside_or_square(exprs: Sequence[Expr], free: Sequence[frozenset[int]]) -> bool:
+    """Whether all axes with free channels but those of a single one are one, or the same one."""
     long = [e for e, f in zip(exprs, free, strict=True) if f and e.size != 1]
     if len(long) == 1:
-        return ordered.issuperset(long[0].atoms())
+        return True
     return len(long) == sum(map(bool, free)) and len(set(long)) == 1 and long[0].kind == "atom"
 
 

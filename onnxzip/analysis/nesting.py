@@ -10,14 +10,17 @@ h: it is taken whole, and its order is found head by head. d lies inside h where
 A factor that is no such thing (its order is fixed, or params of its own stand along it, as in rotary embeddings) keeps its
 order inside every channel of the free factor.
 
-The free factor is the one that weights produce elsewhere without the other (the features c that a predicted matrix (r c) is
-multiplied with): these weights need strands. Where they do so for both, none is kept, and coupling refuses the product.
+The free factor is the one that weights make elsewhere without the other (the features c that a predicted matrix (r c) is
+multiplied with), or else the one that weights read without the other (the units w of a maxout layer (k w), each the largest of
+k pieces; the features c of tokens (t c) that one layer makes and another reads token by token). Where weights make both
+without the other, none is kept, and coupling refuses the product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Axis, Net
@@ -36,21 +39,22 @@ class Nesting:
     kept: frozenset[int]
 
 
-def produced_alone(written: Iterable[Expr]) -> frozenset[int]:
-    """Atoms that weights produce outside of products, from the axes that they write."""
-    flat = (e for made in written for e in (made.parts if made.kind == "sum" else (made,)))
+def standing_alone(exprs: Iterable[Expr]) -> frozenset[int]:
+    """Atoms outside of products, on axes that weights make or read."""
+    flat = (e for expr in exprs for e in (expr.parts if expr.kind == "sum" else (expr,)))
     return frozenset(e.atom for e in flat if e.kind == "atom")
 
 
 def nest(
-    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int], alone: frozenset[int]
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int], alone: frozenset[int],
+    read: frozenset[int]
 ) -> Nesting:
     """Sort the factors of all products into those that carry strands and those that follow them.
 
     Args:
         axes: the space of each axis.
         produced: atoms that weights produce; free: those of them that may be in any order; alone: those that some weights
-            produce outside of every product.
+            produce outside of every product; read: those that some weights read so.
     """
     single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
     free = free - single
@@ -58,7 +62,8 @@ def nest(
     kept: set[int] = set()
     for factors in _products(axes):
         carrying = [p for p in factors if any(a in free for a in p.atoms())]
-        lead = next((p for p in carrying if p.atom in alone), next(iter(carrying), None))
+        first = (p for some in (alone, read) for p in carrying if p.atom in some)
+        lead = next(chain(first, carrying), None)
         if lead is None or lead.kind != "atom":
             continue
         head = lead.atom
