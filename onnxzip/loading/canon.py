@@ -18,6 +18,7 @@ from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
 from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
+from onnxzip.loading.repeated import with_params_for_repeats
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
 from onnxzip.loading.weights import stored_type
@@ -59,4 +60,5 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
         to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
         stored=stored_type(model), fields=fields_of(model), batch=batch_name(model),
     )
-    return folded_affine(folded_normalisation(canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))))
+    net = canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))
+    return folded_affine(folded_normalisation(with_params_for_repeats(net)))
