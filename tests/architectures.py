@@ -865,3 +865,18 @@ def learned_query(m: Maker, w: int, classes: int) -> str:
     scores = m.op("MatMul", heads(query, [0, 2, 1, 3]), heads(x, [0, 2, 3, 1]))
     found = m.op("MatMul", m.op("Softmax", scores, axis=-1), heads(x, [0, 2, 1, 3]))
     return m.gemm(m.op("Reshape", m.op("Transpose", found, perm=[0, 2, 1, 3]), m.ints(0, d)), d, classes)
+
+
+@family({"x": (7, 5)})
+def einsum_attention(m: Maker, w: int, classes: int) -> str:
+    """Self-attention as Keras writes it, heads [2, w] made and read by einsums."""
+
+    def dense(value: str, equation: str, shape: tuple[int, ...], bias: tuple[int, ...]) -> str:
+        return m.op("Add", m.op("Einsum", value, m.normal(*shape), equation=equation), m.normal(*bias))
+
+    x = m.relu(dense("x", "abc,cd->abd", (5, 2 * w), (2 * w,)))
+    q, k, v = (dense(x, "abc,cde->abde", (2 * w, 2, w), (2, w)) for _ in range(3))
+    scores = m.op("Softmax", m.op("Einsum", k, q, equation="aecd,abcd->acbe"), axis=-1)
+    found = m.op("Einsum", scores, v, equation="acbe,aecd->abcd")
+    y = m.relu(dense(found, "abcd,cde->abe", (2, w, 2 * w), (2 * w,)))
+    return m.gemm(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.contractions import layers_from_einsum
 from onnxzip.loading.dims import batch_name
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import widened
@@ -60,5 +61,5 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
         to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
         stored=stored_type(model), fields=fields_of(model), batch=batch_name(model),
     )
-    net = canonical_linear(recognised(without_idle_nodes(canonical_attributes(net))))
+    net = canonical_linear(layers_from_einsum(recognised(without_idle_nodes(canonical_attributes(net)))))
     return folded_affine(folded_normalisation(with_params_for_repeats(net)))
