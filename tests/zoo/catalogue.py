@@ -76,6 +76,7 @@ ZOO: dict[str, Entry] = {
     "WaveNet": Entry(sequences.WaveNet, SOUND),
     "ViT": Entry(transformers.Vit),
     "Swin": Entry(transformers.Swin),
+    "DETR": Entry(transformers.Detr),
     "BERT": Entry(transformers.Bert, TEXT, {"ids": transformers.VOCABULARY, "mask": 2}),
     "T5": Entry(sequences.T5, IDS, {"ids": transformers.VOCABULARY}),
     "Llama": Entry(sequences.Llama, IDS, {"ids": transformers.VOCABULARY}),

@@ -155,3 +155,21 @@ class Swin(nn.Module):
         x = torch.cat([x[:, a::2, b::2] for b in (0, 1) for a in (0, 1)], -1)
         x = self.late(self.merge(x))
         return self.last[1](self.last[0](x).mean((1, 2)))
+
+
+class Detr(nn.Module):
+    """Carion et al., ECCV 2020: learned queries attend to each other and to the places of a small convolutional net."""
+
+    def __init__(self, d: int = 16, queries: int = 5, layers: int = 2) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, d, 4, 4), nn.ReLU(), nn.Conv2d(d, d, 2, 2))
+        self.queries = nn.Parameter(torch.randn(queries, d))
+        self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(d, 2, 2 * d, 0.0, batch_first=True) for _ in range(layers))
+        self.head = nn.Linear(d, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        places = self.stem(image).flatten(2).transpose(1, 2)
+        x = self.queries.unsqueeze(0).expand(image.shape[0], -1, -1)
+        for layer in self.decoder:
+            x = layer(x, places)
+        return self.head(x)
