@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,15 @@ def image_files(folder: Path, port: Port) -> tuple[Path, ...]:
         InvalidDataError: there are none, or the input takes no images.
     """
     channel_axis(port, str(folder))
-    files = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
+    files = tuple(sorted(images_in(folder)))
     if not files:
         raise InvalidDataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
     return files
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """Images below a folder, in no order."""
+    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def read_images(files: Sequence[Path], port: Port, options: DataOptions, where: str) -> np.ndarray:
