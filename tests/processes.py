@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +27,17 @@ def prepare(folder: Path, samples: int = 150) -> None:
     write_net(folder / "b.onnx", 2, classes=3)
     np.savez(folder / "a.npz", x=images(samples))
     np.savez(folder / "b.npz", x=images(samples + 17, 6))
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """What this process writes into a file beyond so many bytes is refused meanwhile, as by a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager

@@ -506,6 +506,26 @@ class TestOutputs:
         monkeypatch.setattr(os, "fsync", full)
         self.run_into(nets, nets / "o.onnx", words=("o.onnx", "No space left"))
 
+    @pytest.mark.parametrize("retrain", [(), ("--retrain", 2)])
+    def test_the_folder_of_the_report_goes_away(
+        self, nets: Path, monkeypatch: pytest.MonkeyPatch, retrain: tuple[object, ...]
+    ) -> None:
+        """Neither is a net written without its report, nor is an old one replaced."""
+        monkeypatch.chdir(nets)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        (nets / "hostile.py").write_text(
+            "import os, numpy\n"
+            "def samples():\n    os.rmdir('reports')\n"
+            "    return numpy.random.default_rng(0).standard_normal((64, 1, 6, 6)).astype('float32')\n"
+        )
+        for old in (None, b"old"):
+            if old is not None:
+                (nets / "o.onnx").write_bytes(old)
+            (nets / "reports").mkdir()
+            made = "-o", "o.onnx", "--report", "reports/r.json", "--force", *retrain
+            self.leaves_all(nets, "merge", "a.onnx", "b.onnx", "--data", "hostile:samples", *made, words=("reports",))
+            sys.modules.pop("hostile")
+
 
 def unreachable(*arguments: object) -> None:
     raise AssertionError("the work has begun")
@@ -522,7 +542,7 @@ class TestInterrupts:
             (Frontier, "advance"),
             (onnxzip.pipeline, "compare"),
             (os, "fsync"),
-            (os, "replace"),
+            (os, "rename"),
         ],
     )
     def test_no_file_is_left(self, nets: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:

@@ -145,7 +145,7 @@ def test_what_was_there_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(staging.os, "rename", refuse)
     with pytest.raises(UsageError, match="No space left"), staging.staged(tmp_path / "one") as stage:
         staging.write_all(stage, {"one": b"new", "two": b"new"})
-        staging.put({stage / "one": tmp_path / "one", stage / "two": tmp_path / "two"}, stage)
+        staging.put({stage / "one": tmp_path / "one", stage / "two": tmp_path / "two"})
     assert [(tmp_path / n).read_text() for n in ("one", "two")] == ["old", "old"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 

@@ -35,7 +35,6 @@ from onnxzip.exporting.write import check_outputs, check_unread
 from onnxzip.foreign import module_files
 from onnxzip.inspection import merge_tables, retrain_tables
 from onnxzip.matching.methods import find_method
-from onnxzip.merged import Merged
 from onnxzip.peers import Peers
 from onnxzip.pipeline import merge_files
 from onnxzip.progress import Progress, Silent
@@ -70,7 +69,7 @@ def merge(
         with _shown(peers) as progress:
             merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
         if peers.leads:
-            _save(merged, output, out)
+            merged.save(output, out.force, out.report)
             emit(merged.report, merge_tables, json)
     _check_interrupted(merged.report)
 
@@ -102,7 +101,7 @@ def retrain(
         with _shown(peers) as progress:
             done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), progress, peers)
         if peers.leads:
-            _save(done, output, out)
+            done.save(output, out.force, out.report)
             emit(done.report, retrain_tables, json)
     _check_interrupted(done.report)
 
@@ -125,12 +124,6 @@ def _check_all_outputs(
     check_unread([beside(output)], nets, read)
     if retrain.checkpoint:
         check_outputs([retrain.checkpoint], nets, [*read, *written], out.force or retrain.resume)
-
-
-def _save(result: Merged, output: Path, out: OutputOptions) -> None:
-    result.save(output, out.force)
-    if out.report:
-        result.save_report(out.report, out.force)
 
 
 def _shown(peers: Peers) -> AbstractContextManager[Progress]:

@@ -119,7 +119,7 @@ def export_files(
             likeness = _compared(backend, job, prepared, samples, options)
         if target.renames:
             names_file(job.output).write_text(_name_map(target, job), encoding="utf-8")
-        put(dict(zip(target.files(job.output), target.files(output), strict=True)), stage)
+        put(dict(zip(target.files(job.output), target.files(output), strict=True)))
     return _report(backend, prepared, likeness, samples, options, output, run, stages)
 
 
