@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -41,13 +42,15 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @contextmanager
-def started(folder: Path, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    folder: Path, *arguments: object, stdout: int | IO[str] = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     """A Python process in a session of its own, none of which survives the test."""
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -38,6 +38,8 @@ from onnxzip.errors import UsageError
 from onnxzip.ops.lazy import execute, lazy_module
 from onnxzip.values import shares_of, size_of
 
+FORCED = {"merge": ("--force",), "split": ("--force",), "plan": (), "--version": ()}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -278,6 +280,45 @@ class TestProcess:
             check=False,
         )
         assert (done.returncode, done.stdout) == (3, "") and done.stderr.startswith("error: none.onnx")
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx"),
+            ("plan", "a.onnx", "b.onnx"),
+            ("plan", "a.onnx", "b.onnx", "--json"),
+            ("split", "m.onnx", "--task", "a", "-o", "s.onnx"),
+            ("plan", "--help"),
+            ("--version",),
+        ],
+        ids=" ".join,
+    )
+    def test_stdout_that_cannot_be_written(self, folder: Path, command: tuple[str, ...]) -> None:
+        """What was written besides stays, and no exit code says that a verification has failed."""
+        if command[0] == "split":
+            assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx").code == 0
+        with open("/dev/full", "w") as full, started(folder, "-m", "onnxzip", *command, stdout=full) as process:
+            ran = ended(process)
+        assert (ran.code, ran.err) == (2, "error: stdout: cannot be written: No space left on device\n")
+        for place in command:
+            assert not place.endswith(".onnx") or (folder / place).stat().st_size > 1000
+        reading, writing = os.pipe()
+        os.close(reading)
+        again = (*command, *FORCED[command[0]])
+        with open(writing, "w") as closed, started(folder, "-m", "onnxzip", *again, stdout=closed) as process:
+            ran = ended(process)
+        assert (ran.code, ran.err) == (2, "")
+
+    def test_an_interrupt_while_the_result_is_printed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(report: object) -> list[str]:
+            signal.raise_signal(signal.SIGTERM)
+            return []
+
+        monkeypatch.setattr(onnxzip.cli.making, "merge_tables", interrupted)
+        merge = "merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx"
+        said = failed(143, *merge, words=("while the result was printed",))
+        assert "nothing was written" not in said and (folder / "m.onnx").exists()
 
     def test_an_interrupt(self, folder: Path) -> None:
         (folder / "slow.py").write_text(
