@@ -336,7 +336,12 @@ class TestOptions:
             ("--seed", "-1"),
             ("--memory", "lots"),
             ("--size", "0"),
+            ("--size", "999999999"),
             ("--std", "0"),
+            ("--std", "nan"),
+            ("--std", "1e-50"),
+            ("--mean", "nan"),
+            ("--mean", "inf"),
             ("--mean", "a,b"),
         ],
     )
