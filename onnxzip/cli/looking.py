@@ -13,6 +13,7 @@ from onnxzip.bars import Bars
 from onnxzip.cli.frame import Force, Fused, Json, command, emit
 from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_files
+from onnxzip.exporting.originals import originals_of
 from onnxzip.exporting.staging import Fill, write, write_together
 from onnxzip.exporting.write import check_outputs
 from onnxzip.inspection.diff_tables import diff_tables
@@ -56,8 +57,11 @@ def inspect(
     if nodes is not None:
         files.append((nodes, partial(write, (json_.dumps(node_data(found), indent=2) + "\n").encode())))
     if html is not None:
-        with Bars() as bars, Stages(bars).stage("latency", 1 + len(originals) + len(found.get("tasks", {}))) as tick:
-            shown = page_report(found, file, model, originals, report, tick)
+        with Bars() as bars:
+            if originals:
+                originals_of(file, model, originals, "--against", bars.note)
+            with Stages(bars).stage("latency", 1 + len(originals) + len(found.get("tasks", {}))) as tick:
+                shown = page_report(found, file, model, originals, report, tick)
         files.append((html, partial(write, page_of(shown).encode())))
     write_together(files, force)
     emit(found, inspect_tables, json)
