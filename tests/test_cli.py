@@ -261,6 +261,18 @@ class TestPlan:
                 failed(3, *command, words=("'image'", "[4, 1, 6, 6] only"))
 
 
+class TestPackage:
+    def test_all_that_is_public_is_there_when_asked_for(self) -> None:
+        code = (
+            "import sys, onnxzip\nassert 'numpy' not in sys.modules\nassert 'merge' in dir(onnxzip) and onnxzip.__version__\n"
+            "assert onnxzip.merge is onnxzip.pipeline.merge\nfrom onnxzip import *\n"
+            "assert issubclass(UsageError, OnnxzipError)\n"
+            "assert not hasattr(onnxzip, 'fuse') and not hasattr(onnxzip, '_fuse')"
+        )
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestProcess:
     def test_torch_is_not_executed(self) -> None:
         nets = [str(MODELS / f"lenet5-{task}.onnx") for task in ("digits", "animals")]
@@ -338,8 +350,26 @@ class TestProcess:
         assert (process.returncode, out) == (130, "") and "interrupted" in err and "Traceback" not in err
         assert not [*folder.glob("m.onnx*"), *folder.glob("*.part")]
 
+    @pytest.mark.parametrize("module", ["typer.core", "numpy._core.multiarray", "onnx.checker", "onnxruntime"])
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+    def test_whatever_ends_it_while_modules_load(self, folder: Path, module: str, name: str) -> None:
+        """Python says on stderr which module it has loaded; what follows is still to come then."""
+        command = "-X", "importtime", "-m", "onnxzip", "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz"
+        process = subprocess.Popen(
+            [sys.executable, *command], stderr=subprocess.PIPE, text=True, preexec_fn=_default_interrupt
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == module:
+                break
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+        said = [line for line in err.splitlines() if not line.startswith("import time:")]
+        assert (process.returncode, said) == (128 + getattr(signal, name), ["interrupted; nothing was written"])
+        assert not (folder / "m.onnx").exists()
+
     @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-    def test_whatever_ends_it_no_scratch_is_left(self, folder: Path, name: str) -> None:
+    def test_whatever_ends_it_no_no_scratch_is_left(self, folder: Path, name: str) -> None:
         code = (
             "import os, signal, sys, time\nimport onnxzip.cli\nfrom onnxzip.calibration.frontier import Frontier\n"
             "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
