@@ -13,47 +13,25 @@ merged = onnxzip.merge({"tops": "a.onnx", "shoes": "b.onnx"}, {"tops": "a.npz", 
 merged.save("both.onnx")
 """
 
-from onnxzip.before_after import plan, verify
-from onnxzip.config import RetrainOptions
-from onnxzip.errors import (
-    BackendMissingError,
-    InvalidDataError,
-    InvalidModelError,
-    OnnxzipError,
-    UnsupportedError,
-    UsageError,
-    VerificationError,
-)
-from onnxzip.exporting.metadata import own_version
-from onnxzip.merged import Merged
-from onnxzip.pipeline import merge
-from onnxzip.progress import Progress
-from onnxzip.retraining.round_trip import from_torch, to_torch
-from onnxzip.shipping.shipment import export
-from onnxzip.taking_apart import bundle, split
-from onnxzip.teaching import retrain
+from __future__ import annotations
 
-__version__ = own_version()
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "BackendMissingError",
-    "InvalidDataError",
-    "InvalidModelError",
-    "Merged",
-    "OnnxzipError",
-    "Progress",
-    "RetrainOptions",
-    "UnsupportedError",
-    "UsageError",
-    "VerificationError",
-    "__version__",
-    "bundle",
-    "export",
-    "from_torch",
-    "merge",
-    "plan",
-    "retrain",
-    "split",
-    "to_torch",
-    "verify",
-]
+if TYPE_CHECKING:
+    from onnxzip.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """What `public` lists, imported when one of its names is first used: so the command line can end well while that loads."""
+    if name.startswith("_") and name not in ("__all__", "__version__"):
+        raise AttributeError(name)
+    public = import_module("onnxzip.public")
+    globals().update({listed: getattr(public, listed) for listed in public.__all__}, __all__=public.__all__)
+    if name in globals():  # a module of the package, too
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("onnxzip.public").__all__})

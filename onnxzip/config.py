@@ -32,6 +32,8 @@ from onnxzip.values import (
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
+LARGEST = 3.4e38  # that float32 holds
+MOST_PIXELS = 10_000  # along the shorter side of an image
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ class DataOptions:
         settle(self)
         if self.samples < LEAST_SAMPLES:
             raise UsageError(f"--samples {self.samples} is too few; use at least {LEAST_SAMPLES}")
-        if self.size is not None and self.size < 1:
-            raise UsageError(f"--size {self.size} is not a number of pixels")
-        if any(s <= 0 for s in self.std):
-            raise UsageError(f"--std {','.join(f'{s:g}' for s in self.std)} is not positive")
+        if self.size is not None and not 1 <= self.size <= MOST_PIXELS:
+            raise UsageError(f"--size {self.size} is not a number of pixels from 1 to {MOST_PIXELS:,}")
+        if not all(abs(m) <= LARGEST for m in self.mean):
+            raise UsageError(f"--mean {','.join(f'{m:g}' for m in self.mean)} is not finite in float32")
+        if not all(1 / LARGEST <= s <= LARGEST for s in self.std):
+            raise UsageError(f"--std {','.join(f'{s:g}' for s in self.std)} is not positive and finite in float32")
 
 
 @dataclass(frozen=True)

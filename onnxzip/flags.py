@@ -30,8 +30,8 @@ def derived(function: Callable[..., Result]) -> Callable[..., Result]:
     def call(**given: Any) -> Result:
         names = {f.name for record in records.values() for f in fields(record)}
         flags = {k: v for k, v in given.items() if k in names and v not in (None, [], ())}
-        config = read_config(given.pop(CONFIG), names) if given.get(CONFIG) else {}
-        rest = {k: v for k, v in given.items() if k not in names and k != CONFIG}
+        config = read_config(given[CONFIG], names) if given.get(CONFIG) else {}
+        rest = {k: v for k, v in given.items() if k not in names}
         return function(**rest, **{n: record_from(t, config, flags) for n, t in records.items()})
 
     plain = [p for n, p in inspect.signature(function).parameters.items() if n not in records]

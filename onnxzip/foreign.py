@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ def named_callable(text: str) -> Callable[..., Any]:
     if not callable(found):
         raise AttributeError(f"{attribute!r} is not callable")
     return found  # type: ignore[no-any-return]
+
+
+def module_files(text: str) -> list[Path]:
+    """Files of the module in `module:callable` and of the packages that it is in, found without running any of them."""
+    found: list[Path] = []
+    places: Sequence[str] = [str(Path.cwd()), *sys.path]
+    names = text.partition(":")[0].split(".")
+    for k in range(len(names)):
+        spec = PathFinder.find_spec(".".join(names[: k + 1]), places)
+        if spec is None:
+            break
+        if spec.has_location and spec.origin is not None:
+            found.append(Path(spec.origin))
+        places = spec.submodule_search_locations or []
+    return found
 
 
 def name_of(found: Callable[..., Any]) -> str | None:

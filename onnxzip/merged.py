@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import onnx
 from onnx import ModelProto
 
 from onnxzip.exporting.report import to_text
-from onnxzip.exporting.shelf import Shelf, beside
-from onnxzip.exporting.write import check_unread, write_atomically
+from onnxzip.exporting.shelf import Shelf
+from onnxzip.exporting.staging import Fill, write, write_together
+from onnxzip.exporting.write import check_unread
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,20 @@ class Merged:
         """The fused net; changes to it are not saved."""
         return onnx.load_from_string(self.content)
 
-    def save(self, path: str | PathLike[str], force: bool = False) -> None:
+    def save(self, path: str | PathLike[str], force: bool = False, report: str | PathLike[str] | None = None) -> None:
         """Write the fused net, completely or not at all; one beyond 2 GB with its large params in `path`.data.
+
+        Args:
+            path: of the net.
+            force: whether files may be replaced.
+            report: where the report goes, too: all of these files are written, or none.
 
         Raises:
             UsageError: a file exists (without force), is one that the net was made from, or cannot be written.
         """
         place = Path(path)
-        check_unread([place] if self.shelf is None else [place, beside(place)], self.made_from)
-        if self.shelf is None:
-            write_atomically(place, self.content, force)
-        else:
-            self.shelf.save(place, force)
+        net = [(place, partial(write, self.content))] if self.shelf is None else self.shelf.files(place)
+        self._save(net + ([self._report_in(Path(report))] if report is not None else []), force)
 
     def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
         """Write the report as JSON, completely or not at all.
@@ -57,5 +60,11 @@ class Merged:
         Raises:
             UsageError: the file exists (without force), is one that the net was made from, or cannot be written.
         """
-        check_unread([Path(path)], self.made_from)
-        write_atomically(Path(path), to_text(self.report).encode(), force)
+        self._save([self._report_in(Path(path))], force)
+
+    def _report_in(self, path: Path) -> tuple[Path, Fill]:
+        return path, partial(write, to_text(self.report).encode())
+
+    def _save(self, files: Sequence[tuple[Path, Fill]], force: bool) -> None:
+        check_unread([path for path, _ in files], self.made_from)
+        write_together(files, force)

@@ -5,7 +5,9 @@ A signal that is ignored (nohup) stays so. Only the main thread gets signals; el
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -70,6 +72,12 @@ class Ending(Handled):
     def exit_code(self) -> int:
         """What a process exits with that such a signal has ended."""
         return 128 + int(self.number or signal.SIGINT)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """A handler for as long as modules load: nothing is to be cleaned up yet, and an interrupted import may raise anything."""
+    print("interrupted; nothing was written", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
         for task, name in made.graphs.items():
             after = read_origins(entries_of(read_to_run(part / name)), name)[task]
             trial.check(task, open_file(task, part / name, DEVICE), trial.origins[task], after)
-        put({part: place}, stage)
+        put({part: place})
     return _report(path, made)
 
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx import numpy_helper, parser
 from typer.testing import CliRunner
 
-from onnxzip.cli import app
+from onnxzip.cli.commands import app
 
 MODELS = Path(__file__).parent.parent / "models"
 SHAPE = (1, 6, 6)

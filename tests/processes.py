@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -29,13 +31,26 @@ def prepare(folder: Path, samples: int = 150) -> None:
 
 
 @contextmanager
-def started(folder: Path, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """What this process writes into a file beyond so many bytes is refused meanwhile, as by a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def started(
+    folder: Path, *arguments: object, stdout: int | IO[str] = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
     """A Python process in a session of its own, none of which survives the test."""
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

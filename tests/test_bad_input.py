@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from merging import failed, images, run, snapshot, write_net
+from PIL import Image
 
 import onnxzip
 import onnxzip.pipeline
@@ -335,7 +336,12 @@ class TestOptions:
             ("--seed", "-1"),
             ("--memory", "lots"),
             ("--size", "0"),
+            ("--size", "999999999"),
             ("--std", "0"),
+            ("--std", "nan"),
+            ("--std", "1e-50"),
+            ("--mean", "nan"),
+            ("--mean", "inf"),
             ("--mean", "a,b"),
         ],
     )
@@ -429,6 +435,40 @@ class TestOutputs:
             failed(USAGE, *command, "--force", words=("is read by this command",))
             assert snapshot(nets) == before
 
+    def test_the_output_is_read_for_data_options_or_a_loss(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert run("merge", nets / "a.onnx", nets / "b.onnx", "--data", nets / "good.npz", "-o", nets / "m.onnx").code == 0
+        monkeypatch.chdir(nets)
+        (nets / "shots" / "old").mkdir(parents=True)
+        (nets / "package").mkdir()
+        for k in range(32):
+            Image.new("L", (6, 6), 8 * k).save(nets / "shots" / "old" / f"{k}.png")
+        (nets / "other.png").symlink_to("shots/old/3.png")
+        for module in ("samples.py", "package/__init__.py", "package/losses.py"):
+            (nets / module).write_text("def one(*arguments): raise AssertionError\n")
+        (nets / "c.yaml").write_text("seed: 1\n")
+        teachers = "--teacher", "a=a.onnx", "--teacher", "b=b.onnx"
+        merge, retrain, export = ("merge", "a.onnx", "b.onnx"), ("retrain", "m.onnx", *teachers), ("export", "m.onnx")
+        (nets / "read.onnx").symlink_to("c.yaml")
+        for command, more, places in (
+            (merge, ("--data", "shots"), ("shots/old/3.png", "other.png")),
+            (merge, ("--data", "a=samples:one"), ("samples.py",)),
+            (merge, ("--config", "c.yaml"), ("c.yaml",)),
+            (merge, ("--retrain", 1, "--loss", "package.losses:one"), ("package/losses.py", "package/__init__.py")),
+            (retrain, ("--data", "shots", "--loss", "samples:one"), ("shots/old/3.png", "samples.py")),
+            (retrain, ("--config", "c.yaml"), ("c.yaml",)),
+            (export, ("--target", "onnx-mobile", "--config", "c.yaml"), ("read.onnx",)),
+        ):
+            for place in places:
+                flags = [("-o", place)]
+                flags += [("-o", "o.onnx", flag, place) for flag in ("--report", "--checkpoint") if command != export]
+                for given in flags:
+                    self.leaves_all(nets, *command, *more, *given, "--force", words=(place, "read by this command"))
+
+    def leaves_all(self, nets: Path, *command: object, words: tuple[str, ...]) -> None:
+        before = snapshot(nets)
+        failed(USAGE, *command, words=words)
+        assert snapshot(nets) == before
+
     def test_python_leaves_the_nets_alone(self, nets: Path) -> None:
         files = {"a": nets / "a.onnx", "b": nets / "b.onnx"}
         merged = onnxzip.pipeline.merge(files, images(64))
@@ -471,6 +511,26 @@ class TestOutputs:
         monkeypatch.setattr(os, "fsync", full)
         self.run_into(nets, nets / "o.onnx", words=("o.onnx", "No space left"))
 
+    @pytest.mark.parametrize("retrain", [(), ("--retrain", 2)])
+    def test_the_folder_of_the_report_goes_away(
+        self, nets: Path, monkeypatch: pytest.MonkeyPatch, retrain: tuple[object, ...]
+    ) -> None:
+        """Neither is a net written without its report, nor is an old one replaced."""
+        monkeypatch.chdir(nets)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        (nets / "hostile.py").write_text(
+            "import os, numpy\n"
+            "def samples():\n    os.rmdir('reports')\n"
+            "    return numpy.random.default_rng(0).standard_normal((64, 1, 6, 6)).astype('float32')\n"
+        )
+        for old in (None, b"old"):
+            if old is not None:
+                (nets / "o.onnx").write_bytes(old)
+            (nets / "reports").mkdir()
+            made = "-o", "o.onnx", "--report", "reports/r.json", "--force", *retrain
+            self.leaves_all(nets, "merge", "a.onnx", "b.onnx", "--data", "hostile:samples", *made, words=("reports",))
+            sys.modules.pop("hostile")
+
 
 def unreachable(*arguments: object) -> None:
     raise AssertionError("the work has begun")
@@ -487,7 +547,7 @@ class TestInterrupts:
             (Frontier, "advance"),
             (onnxzip.pipeline, "compare"),
             (os, "fsync"),
-            (os, "replace"),
+            (os, "rename"),
         ],
     )
     def test_no_file_is_left(self, nets: Path, monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:

@@ -54,6 +54,13 @@ def test_each_task_computes_what_it_computes_in_the_fused_net(folder: Path) -> N
     assert sorted(p.name for p in (folder / "parts").iterdir()) == ["a.onnx", "b.onnx", "bundle.json", "weights.bin"]
 
 
+def test_diff_says_that_the_fused_file_helps(folder: Path) -> None:
+    """The graphs of a bundle do not tell where their channels come from."""
+    assert run("bundle", "m.onnx", "-o", "parts").code == 0
+    said = failed(3, "diff", "a.onnx", "parts/a.onnx", words=("parts/a.onnx", "the fused file that the bundle was made from"))
+    assert "again" not in said
+
+
 def test_every_param_lies_once_and_large_ones_on_a_page(folder: Path) -> None:
     run("bundle", "m.onnx", "-o", "parts")
     fused = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(folder / "m.onnx").graph.initializer}
@@ -145,7 +152,7 @@ def test_what_was_there_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(staging.os, "rename", refuse)
     with pytest.raises(UsageError, match="No space left"), staging.staged(tmp_path / "one") as stage:
         staging.write_all(stage, {"one": b"new", "two": b"new"})
-        staging.put({stage / "one": tmp_path / "one", stage / "two": tmp_path / "two"}, stage)
+        staging.put({stage / "one": tmp_path / "one", stage / "two": tmp_path / "two"})
     assert [(tmp_path / n).read_text() for n in ("one", "two")] == ["old", "old"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 

@@ -38,6 +38,8 @@ from onnxzip.errors import UsageError
 from onnxzip.ops.lazy import execute, lazy_module
 from onnxzip.values import shares_of, size_of
 
+FORCED = {"merge": ("--force",), "split": ("--force",), "plan": (), "--version": ()}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -259,6 +261,18 @@ class TestPlan:
                 failed(3, *command, words=("'image'", "[4, 1, 6, 6] only"))
 
 
+class TestPackage:
+    def test_all_that_is_public_is_there_when_asked_for(self) -> None:
+        code = (
+            "import sys, onnxzip\nassert 'numpy' not in sys.modules\nassert 'merge' in dir(onnxzip) and onnxzip.__version__\n"
+            "assert onnxzip.merge is onnxzip.pipeline.merge\nfrom onnxzip import *\n"
+            "assert issubclass(UsageError, OnnxzipError)\n"
+            "assert not hasattr(onnxzip, 'fuse') and not hasattr(onnxzip, '_fuse')"
+        )
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestProcess:
     def test_torch_is_not_executed(self) -> None:
         nets = [str(MODELS / f"lenet5-{task}.onnx") for task in ("digits", "animals")]
@@ -279,6 +293,45 @@ class TestProcess:
         )
         assert (done.returncode, done.stdout) == (3, "") and done.stderr.startswith("error: none.onnx")
 
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx"),
+            ("plan", "a.onnx", "b.onnx"),
+            ("plan", "a.onnx", "b.onnx", "--json"),
+            ("split", "m.onnx", "--task", "a", "-o", "s.onnx"),
+            ("plan", "--help"),
+            ("--version",),
+        ],
+        ids=" ".join,
+    )
+    def test_stdout_that_cannot_be_written(self, folder: Path, command: tuple[str, ...]) -> None:
+        """What was written besides stays, and no exit code says that a verification has failed."""
+        if command[0] == "split":
+            assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx").code == 0
+        with open("/dev/full", "w") as full, started(folder, "-m", "onnxzip", *command, stdout=full) as process:
+            ran = ended(process)
+        assert (ran.code, ran.err) == (2, "error: stdout: cannot be written: No space left on device\n")
+        for place in command:
+            assert not place.endswith(".onnx") or (folder / place).stat().st_size > 1000
+        reading, writing = os.pipe()
+        os.close(reading)
+        again = (*command, *FORCED[command[0]])
+        with open(writing, "w") as closed, started(folder, "-m", "onnxzip", *again, stdout=closed) as process:
+            ran = ended(process)
+        assert (ran.code, ran.err) == (2, "")
+
+    def test_an_interrupt_while_the_result_is_printed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(report: object) -> list[str]:
+            signal.raise_signal(signal.SIGTERM)
+            return []
+
+        monkeypatch.setattr(onnxzip.cli.making, "merge_tables", interrupted)
+        merge = "merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx"
+        said = failed(143, *merge, words=("while the result was printed",))
+        assert "nothing was written" not in said and (folder / "m.onnx").exists()
+
     def test_an_interrupt(self, folder: Path) -> None:
         (folder / "slow.py").write_text(
             "import time, numpy\n"
@@ -297,8 +350,26 @@ class TestProcess:
         assert (process.returncode, out) == (130, "") and "interrupted" in err and "Traceback" not in err
         assert not [*folder.glob("m.onnx*"), *folder.glob("*.part")]
 
+    @pytest.mark.parametrize("module", ["typer.core", "numpy._core.multiarray", "onnx.checker", "onnxruntime"])
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+    def test_whatever_ends_it_while_modules_load(self, folder: Path, module: str, name: str) -> None:
+        """Python says on stderr which module it has loaded; what follows is still to come then."""
+        command = "-X", "importtime", "-m", "onnxzip", "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz"
+        process = subprocess.Popen(
+            [sys.executable, *command], stderr=subprocess.PIPE, text=True, preexec_fn=_default_interrupt
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == module:
+                break
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+        said = [line for line in err.splitlines() if not line.startswith("import time:")]
+        assert (process.returncode, said) == (128 + getattr(signal, name), ["interrupted; nothing was written"])
+        assert not (folder / "m.onnx").exists()
+
     @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-    def test_whatever_ends_it_no_scratch_is_left(self, folder: Path, name: str) -> None:
+    def test_whatever_ends_it_no_no_scratch_is_left(self, folder: Path, name: str) -> None:
         code = (
             "import os, signal, sys, time\nimport onnxzip.cli\nfrom onnxzip.calibration.frontier import Frontier\n"
             "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -297,6 +297,13 @@ class TestFolders:
         with pytest.raises(InvalidDataError, match=r"broken\.jpg"):
             collected(folder)
 
+    def test_an_image_of_hardly_any_height(self, tmp_path: Path) -> None:
+        """The centre of a line would be cut out of a picture that no memory holds."""
+        folder = self.folder(tmp_path / "photos")
+        Image.new("L", (40_000, 1)).save(folder / "line.png")
+        with pytest.raises(InvalidDataError, match=r"line\.png: its 40,000 x 1 pixels would become 20,000,000 x 500\."):
+            collected(folder, size=500)
+
     def test_nets_that_take_no_images(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path / "photos", 2)
         with pytest.raises(InvalidDataError, match="takes no images"):

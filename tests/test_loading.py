@@ -11,7 +11,7 @@ from merging import snapshot
 from netfiles import check_canonical, check_same, loaded, ops, written
 from onnx import parser
 
-from onnxzip.errors import UsageError
+from onnxzip.errors import InvalidModelError, UsageError
 from onnxzip.loading import load, load_all, mapped
 from onnxzip.runtime import to_model
 
@@ -125,6 +125,20 @@ class TestFiles:
         path = written(tmp_path, "g (float[N,50] x, float[40,50] w) => (float[] y) { y = Gemm<transB=1>(x, w) }")
         onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
         assert (tmp_path / "weights.bin").exists() and loaded(path).size == 2000
+
+    def test_external_data_by_way_of_a_folder_that_does_not_exist(self, tmp_path: Path) -> None:
+        """onnx finds them all the same, the system and ONNX Runtime do not."""
+        path = written(tmp_path, "g (float[N,50] x, float[40,50] w) => (float[] y) { y = Gemm<transB=1>(x, w) }")
+        onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        model = onnx.load(path, load_external_data=False)
+        for entry in model.graph.initializer[0].external_data:
+            if entry.key == "location":
+                entry.value = "sub/../weights.bin"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(InvalidModelError, match=r"net\.onnx: .*'sub/\.\./weights\.bin', where there is no file"):
+            load(path)
+        (tmp_path / "sub").mkdir()
+        assert loaded(path).size == 2000
 
     @pytest.mark.parametrize("beside", [False, True])
     def test_nodes_in_disorder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:

@@ -218,6 +218,18 @@ class TestFiles:
         assert "no report" not in said
         assert not (tmp_path / "p.html").exists()
 
+    def test_originals_are_checked_as_verify_checks_them(self, fused: Path, tmp_path: Path) -> None:
+        write_net(tmp_path / "other.onnx", 7)
+        np.savez(tmp_path / "d.npz", x=images(40))
+        page = "inspect", fused / "m.onnx", "--html", tmp_path / "p.html"
+        failed(2, *page, "--against", f"hats={fused / 'tops.onnx'}", words=("no task 'hats'", "tops, shoes"))
+        failed(3, *page, "--against", f"tops={tmp_path / 'd.npz'}", words=("d.npz", "not an ONNX file"))
+        assert not (tmp_path / "p.html").exists()
+        ran = run(*page, "--against", f"tops={tmp_path / 'other.onnx'}")
+        assert ran.code == 0 and "other.onnx: is not byte for byte the file that task 'tops' was made from" in ran.err
+        failed(3, "inspect", fused / "tops.onnx", *page[2:], "--force", "--against", f"tops={fused / 'tops.onnx'}",
+               words=("tops.onnx", "was not made by onnxzip"))
+
     def test_node_data(self, fused: Path) -> None:
         """As Model Explorer reads it: by graph, by node, numbers, with a gradient from 0 to 1."""
         assert run("inspect", fused / "m.onnx", "--node-data", fused / "nodes.json").code == 0

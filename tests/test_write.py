@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
+from merging import failed, images, run, write_net
+from processes import files_no_larger_than
 
+import onnxzip
 from onnxzip.errors import UsageError
-from onnxzip.exporting.staging import put, staged, write_all
+from onnxzip.exporting.report import to_text
+from onnxzip.exporting.staging import put, staged, write, write_all, write_together
 from onnxzip.exporting.write import check_writable, write_atomically
 
 
@@ -71,6 +77,67 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(tmp_path) == []
 
 
+class TestTogether:
+    def test_what_does_not_fit_keeps_the_others_from_being_written(self, tmp_path: Path) -> None:
+        (tmp_path / "other").mkdir()
+        small, large = tmp_path / "small", tmp_path / "other" / "large"
+        files = [(small, partial(write, b"new")), (large, partial(write, bytes(5000)))]
+        for there in (False, True):
+            if there:
+                small.write_bytes(b"old")
+            with files_no_larger_than(4000), pytest.raises(UsageError, match=r"large: cannot be written: File too large"):
+                write_together(files, force=True)
+            assert small.exists() is there and not (there and small.read_bytes() != b"old")
+            assert sorted(os.listdir(tmp_path)) == ["other", *(["small"] if there else [])] and os.listdir(large.parent) == []
+        write_together(files, force=True)
+        assert small.read_bytes() == b"new" and large.stat().st_size == 5000
+
+    def test_one_place_twice(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="given twice"):
+            write_together([(tmp_path / "file", partial(write, b"one")), (tmp_path / "file", partial(write, b"two"))])
+        assert os.listdir(tmp_path) == []
+
+    def test_a_net_and_its_report(self, tmp_path: Path) -> None:
+        merged = onnxzip.merge({t: write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")}, images(64))
+        before = sorted(os.listdir(tmp_path))
+        (tmp_path / "m.onnx").mkdir()
+        with pytest.raises(UsageError, match="is a directory"):
+            merged.save(tmp_path / "n.onnx", report=tmp_path / "m.onnx")
+        (tmp_path / "m.onnx").rmdir()
+        with pytest.raises(UsageError, match="given twice"):
+            merged.save(tmp_path / "m.onnx", report=tmp_path / "m.onnx")
+        assert sorted(os.listdir(tmp_path)) == before
+        merged.save(tmp_path / "m.onnx", report=tmp_path / "r.json")
+        assert (tmp_path / "m.onnx").read_bytes() == merged.content
+        assert (tmp_path / "r.json").read_text() == to_text(merged.report)
+
+    def test_node_data_and_a_page(self, tmp_path: Path) -> None:
+        files = {t: write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")}
+        onnxzip.merge(files, images(64)).save(tmp_path / "m.onnx")
+        before = sorted(os.listdir(tmp_path))
+        with files_no_larger_than(100_000):
+            made = "--node-data", tmp_path / "n.json", "--html", tmp_path / "p.html"
+            failed(2, "inspect", tmp_path / "m.onnx", *made, words=("p.html", "File too large"))
+        assert sorted(os.listdir(tmp_path)) == before
+        assert run("inspect", tmp_path / "m.onnx", *made).code == 0
+        assert sorted(os.listdir(tmp_path)) == sorted([*before, "n.json", "p.html"])
+
+    def test_a_signal_while_files_are_moved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All are in their places, and that is what is said."""
+        nets = [write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")]
+        before, rename = os.listdir(tmp_path), os.rename
+
+        def interrupted(old: Path, new: Path) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            rename(old, new)
+
+        monkeypatch.setattr(os, "rename", interrupted)
+        made = "-o", tmp_path / "m.onnx", "--report", tmp_path / "r.json"
+        said = failed(143, "merge", *nets, *made, words=("interrupted; the result was written",))
+        assert "nothing" not in said
+        assert sorted(os.listdir(tmp_path)) == sorted([*before, "m.onnx", "r.json"])
+
+
 class TestLinks:
     def test_force_replaces_what_a_link_leads_to(self, tmp_path: Path) -> None:
         (tmp_path / "there").mkdir()
@@ -100,7 +167,7 @@ class TestLinks:
         with staged(tmp_path / "file") as stage:
             (stage / "folder").mkdir()
             write_all(stage, {"file": b"net", "folder/inner": b"part"})
-            put({stage / name: tmp_path / name for name in ("file", "folder")}, stage)
+            put({stage / name: tmp_path / name for name in ("file", "folder")})
         assert all((tmp_path / name).is_symlink() for name in ("file", "folder"))
         assert (tmp_path / "there" / "file").read_bytes() == b"net"
         assert (tmp_path / "there" / "folder" / "inner").read_bytes() == b"part"
@@ -126,7 +193,7 @@ def test_names_as_long_as_they_can_be(tmp_path: Path) -> None:
     write_atomically(longest, b"data")
     with staged(longest) as stage:
         write_all(stage, {longest.name: b"more"})
-        put({stage / longest.name: longest}, stage)
+        put({stage / longest.name: longest})
     assert longest.read_bytes() == b"more" and os.listdir(tmp_path) == [longest.name]
     with pytest.raises(UsageError, match="name too long"):
         check_writable(tmp_path / ("n" * 256))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from onnxzip.config import DataOptions
+from onnxzip.config import MOST_PIXELS, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.net import Port
 
@@ -23,10 +24,15 @@ def image_files(folder: Path, port: Port) -> tuple[Path, ...]:
         InvalidDataError: there are none, or the input takes no images.
     """
     channel_axis(port, str(folder))
-    files = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()))
+    files = tuple(sorted(images_in(folder)))
     if not files:
         raise InvalidDataError(f"{folder}: holds no images ({', '.join(sorted(SUFFIXES))})")
     return files
+
+
+def images_in(folder: Path) -> Iterator[Path]:
+    """Images below a folder, in no order."""
+    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def read_images(files: Sequence[Path], port: Port, options: DataOptions, where: str) -> np.ndarray:
@@ -79,7 +85,11 @@ def normalised(images: np.ndarray, port: Port, options: DataOptions) -> np.ndarr
 
 
 def _read_image(path: Path, mode: str, size: tuple[int, int], shorter: int) -> np.ndarray:
-    """One image [height, width, channels]: shorter side resized, centre cut out."""
+    """One image [height, width, channels]: shorter side resized, centre cut out.
+
+    Raises:
+        InvalidDataError: it cannot be read, or would become too large.
+    """
     height, width = size
     try:
         with Image.open(path) as opened:
@@ -88,6 +98,11 @@ def _read_image(path: Path, mode: str, size: tuple[int, int], shorter: int) -> n
         raise InvalidDataError(f"{path}: is no image that can be read. Remove or replace it.") from error
     factor = max(shorter / min(image.size), height / image.height, width / image.width)
     scaled = max(width, round(image.width * factor)), max(height, round(image.height * factor))
+    if math.prod(scaled) > MOST_PIXELS**2:
+        raise InvalidDataError(
+            f"{path}: its {image.width:,} x {image.height:,} pixels would become {scaled[0]:,} x {scaled[1]:,}. Give a "
+            "smaller --size, or cut it to a shape more like that of the net's input."
+        )
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     array = np.asarray(image.crop((left, top, left + width, top + height)))

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.calibration.images import images_in
 from onnxzip.calibration.spool import spooled
 from onnxzip.errors import InvalidDataError
-from onnxzip.foreign import blamed, in_short, named_callable
+from onnxzip.foreign import blamed, in_short, module_files, named_callable
 
 Arrays = dict[str, np.ndarray]
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
@@ -49,6 +50,19 @@ def where_of(item: Any) -> str:
 def is_folder(item: Any) -> bool:
     """Whether an item is a folder of images."""
     return isinstance(item, (str, PathLike)) and os.path.isdir(item)
+
+
+def files_of(item: Any) -> list[Path]:
+    """The files that an item is read from, as far as they are known before: images of a folder, the module of a callable."""
+    if not isinstance(item, (str, PathLike)):
+        return []
+    if is_folder(item):
+        return list(images_in(Path(item)))
+    return module_files(str(item)) if _is_callable(item) else [Path(item)]
+
+
+def _is_callable(item: str | PathLike[str]) -> bool:
+    return not os.path.exists(item) and _CALLABLE.fullmatch(str(item)) is not None
 
 
 def is_array(item: Any) -> bool:
@@ -81,7 +95,7 @@ def read(item: Any, limit: int, where: str = "") -> Arrays:
 
 def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
     path = Path(item)
-    if not os.path.exists(path) and _CALLABLE.fullmatch(str(item)):
+    if _is_callable(item):
         return _read_callable(str(item), limit)
     if not os.path.exists(path):
         raise InvalidDataError(f"{path}: no such file. Give a .npz or .npy file, a folder of images or module:callable.")

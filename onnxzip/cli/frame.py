@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from typer.core import TyperCommand, TyperGroup
 
-from onnxzip.errors import OnnxzipError, RelayedError
+from onnxzip.errors import OnnxzipError, RelayedError, UsageError
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import to_text
 from onnxzip.flags import derived
@@ -19,8 +22,29 @@ from onnxzip.signals import Ending
 
 WIDTH = 120  # of tables where stdout is no terminal
 
+
+class _Command(TyperCommand):
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _asked():
+            return super().make_context(*given, **named)
+
+
+class _Group(TyperGroup):
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _asked():
+            return super().make_context(*given, **named)
+
+
+@contextmanager
+def _asked() -> Iterator[None]:
+    """While flags are read, and help or version are printed."""
+    with Ending() as ending, _Reported(ending), printing():
+        yield
+
+
 app = typer.Typer(
     name="onnxzip",
+    cls=_Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -50,8 +74,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = inner.__signature__  # type: ignore[attr-defined]
     run.__annotations__, run.__name__, run.__doc__ = inner.__annotations__, inner.__name__, inner.__doc__
-    app.command(function.__name__.rstrip("_"))(run)
+    app.command(function.__name__.rstrip("_"), cls=_Command)(run)
     return function
+
+
+class _ClosedError(UsageError):
+    """Whoever was to read stdout has closed it, as `head` does, and need not be told."""
 
 
 class _Reported:
@@ -68,7 +96,7 @@ class _Reported:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None or isinstance(error, (typer.Exit, SystemExit)):
             return
-        if isinstance(error, OnnxzipError) and not isinstance(error, RelayedError):
+        if isinstance(error, OnnxzipError) and not isinstance(error, RelayedError | _ClosedError):
             say(f"error: {error}")
         if isinstance(error, KeyboardInterrupt) or self._ending.number is not None:
             told = str(error) if isinstance(error, KeyboardInterrupt) else ""
@@ -95,15 +123,48 @@ def about(version: Version = False) -> None:
 
 
 def emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterable[RenderableType]], as_json: bool) -> None:
-    """The result on stdout."""
-    if as_json:
-        sys.stdout.write(to_text(report))
-        return
+    """The result on stdout; all that is written besides is written before.
+
+    Raises:
+        UsageError: stdout cannot be written.
+    """
+    try:
+        with printing():
+            if as_json:
+                print(to_text(report), end="")
+            else:
+                print(_drawn(tables(report)), end="")
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("interrupted while the result was printed") from error
+
+
+def _drawn(tables: Iterable[RenderableType]) -> str:
+    """Tables as text for stdout, with colours on a terminal."""
     console = Console(file=sys.stdout, highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDTH)
-    for table in tables(report):
-        console.print(table)
+    with console.capture() as captured:
+        for table in tables:
+            console.print(table)
+    return captured.get()
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """While something is printed: at the end it is where stdout leads to.
+
+    Raises:
+        UsageError: stdout cannot be written.
+    """
+    try:
+        yield
+        if sys.stdout is not None:  # as it is where it was closed beforehand
+            sys.stdout.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # for what is left: Python would try once more, and fail, when it ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        kind = _ClosedError if isinstance(error, BrokenPipeError) else UsageError
+        raise kind(f"stdout: cannot be written: {error.strerror or error}") from error
 
 
 def say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from onnxzip.bars import Bars
 from onnxzip.cli.frame import Force, Fused, Json, command, emit
 from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_files
-from onnxzip.exporting.write import check_outputs, write_atomically
+from onnxzip.exporting.originals import originals_of
+from onnxzip.exporting.staging import Fill, write, write_together
+from onnxzip.exporting.write import check_outputs
 from onnxzip.inspection.diff_tables import diff_tables
 from onnxzip.inspection.differing import diff as differences
 from onnxzip.inspection.inspect_tables import inspect_tables
@@ -50,12 +53,17 @@ def inspect(
         raise UsageError("--against and --report are for the page; give --html PAGE, too")
     model = read_any_float(file)
     found = inspect_model(file, model)
+    files: list[tuple[Path, Fill]] = []
     if nodes is not None:
-        write_atomically(nodes, (json_.dumps(node_data(found), indent=2) + "\n").encode(), force)
+        files.append((nodes, partial(write, (json_.dumps(node_data(found), indent=2) + "\n").encode())))
     if html is not None:
-        with Bars() as bars, Stages(bars).stage("latency", 1 + len(originals) + len(found.get("tasks", {}))) as tick:
-            shown = page_report(found, file, model, originals, report, tick)
-        write_atomically(html, page_of(shown).encode(), force)
+        with Bars() as bars:
+            if originals:
+                originals_of(file, model, originals, "--against", bars.note)
+            with Stages(bars).stage("latency", 1 + len(originals) + len(found.get("tasks", {}))) as tick:
+                shown = page_report(found, file, model, originals, report, tick)
+        files.append((html, partial(write, page_of(shown).encode())))
+    write_together(files, force)
     emit(found, inspect_tables, json)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxzip.bars import Bars
+from onnxzip.calibration.reading import files_of
 from onnxzip.cli.frame import Config, Fused, Json, Nets, Output, command, emit
 from onnxzip.config import (
     DataOptions,
@@ -31,9 +32,9 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.shelf import beside
 from onnxzip.exporting.write import check_outputs, check_unread
+from onnxzip.foreign import module_files
 from onnxzip.inspection import merge_tables, retrain_tables
 from onnxzip.matching.methods import find_method
-from onnxzip.merged import Merged
 from onnxzip.peers import Peers
 from onnxzip.pipeline import merge_files
 from onnxzip.progress import Progress, Silent
@@ -64,11 +65,11 @@ def merge(
         files, given = named_files(nets), named_data(data.data)
         find_method(zip.method)
         if peers.leads:
-            _check_all_outputs(output, out, retrain, list(files.values()), given)
+            _check_all_outputs(output, out, retrain, list(files.values()), given, config)
         with _shown(peers) as progress:
             merged = merge_files(files, given, Options(data, plan, zip, run, steps, retrain), progress, peers)
         if peers.leads:
-            _save(merged, output, out)
+            merged.save(output, out.force, out.report)
             emit(merged.report, merge_tables, json)
     _check_interrupted(merged.report)
 
@@ -96,11 +97,11 @@ def retrain(
     with joined(JobOptions(), wait, run.device) as peers:
         files, given = named_files(teacher), named_data(data.data)
         if peers.leads:
-            _check_all_outputs(output, out, options, [fused, *files.values()], given)
+            _check_all_outputs(output, out, options, [fused, *files.values()], given, config)
         with _shown(peers) as progress:
             done = retrain_files(fused, files, given, RetrainSettings(data, steps, options, run), progress, peers)
         if peers.leads:
-            _save(done, output, out)
+            done.save(output, out.force, out.report)
             emit(done.report, retrain_tables, json)
     _check_interrupted(done.report)
 
@@ -112,20 +113,17 @@ def _check_interrupted(report: Mapping[str, Any]) -> None:
 
 
 def _check_all_outputs(
-    output: Path, out: OutputOptions, retrain: RetrainOptions, nets: Sequence[Path], data: Mapping[str, str] | None
+    output: Path, out: OutputOptions, retrain: RetrainOptions, nets: Sequence[Path], data: Mapping[str, str] | None,
+    config: Path | None,
 ) -> None:
     """Net, report and checkpoint, and the file of params that a net beyond 2 GB has beside it."""
-    given = [Path(d) for d in (data or {}).values()]
-    check_outputs([output, *([out.report] if out.report else [])], nets, given, out.force)
-    check_unread([beside(output)], nets, given)
+    written = [output, *([out.report] if out.report else [])]
+    read = [file for item in (data or {}).values() for file in files_of(item)]
+    read += [*([config] if config else []), *(module_files(retrain.loss) if isinstance(retrain.loss, str) else [])]
+    check_outputs(written, nets, read, out.force)
+    check_unread([beside(output)], nets, read)
     if retrain.checkpoint:
-        check_outputs([retrain.checkpoint], nets, [*given, output], out.force or retrain.resume)
-
-
-def _save(result: Merged, output: Path, out: OutputOptions) -> None:
-    result.save(output, out.force)
-    if out.report:
-        result.save_report(out.report, out.force)
+        check_outputs([retrain.checkpoint], nets, [*read, *written], out.force or retrain.resume)
 
 
 def _shown(peers: Peers) -> AbstractContextManager[Progress]:

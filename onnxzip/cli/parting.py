@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit
+from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit, printing
 from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection import bundle_tables
 from onnxzip.loading.beside import bytes_read
@@ -26,7 +26,9 @@ def split_(
     check_outputs([output], [fused], force=force)
     model = split(fused, task)
     write_atomically(output, model.SerializeToString(deterministic=True), force)
-    print(f"{output}: task {task}, {output.stat().st_size:,} of {bytes_read(fused):,} bytes")
+    sizes = f"{output.stat().st_size:,} of {bytes_read(fused):,} bytes"
+    with printing():
+        print(f"{output}: task {task}, {sizes}")
 
 
 @command

@@ -32,7 +32,7 @@ def export(
     """Convert a fused net for another runtime, run it there and compare it with the fused net before anything is written."""
     given = named_data(data.data)
     with Bars() as bars:
-        report = export_files(fused, target, output, given, options, data, run, bars, force)
+        report = export_files(fused, target, output, given, options, data, run, bars, force, [config] if config else [])
     emit(report, export_tables, json)
 
 

@@ -14,12 +14,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins
 from onnxzip.exporting.splitting import split_model
+from onnxzip.loading.beside import with_external_data
 
 WEIGHTS, MANIFEST = "weights.bin", "bundle.json"
 SCHEMA_VERSION = 1
@@ -73,6 +75,11 @@ def bundled(model: ModelProto, where: str) -> Bundle:
     files[WEIGHTS] = weights
     files[MANIFEST] = _manifest(files, graphs, placed)
     return Bundle(files, graphs, placed)
+
+
+def is_bundled(path: Path) -> bool:
+    """Whether a file is a task's graph of a bundle."""
+    return path.with_name(WEIGHTS) in with_external_data([path])
 
 
 def _weights(alone: Mapping[str, ModelProto]) -> tuple[bytes, dict[str, Placed]]:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ import onnx
 from onnx import ModelProto
 
 from onnxzip.errors import UsageError
-from onnxzip.exporting.staging import put, staged, write_all
-from onnxzip.exporting.write import check_writable, place_of
+from onnxzip.exporting.staging import Fill, write
+from onnxzip.exporting.write import place_of
 
 SMALLEST = 1 << 16  # bytes
 PAGE = mmap.ALLOCATIONGRANULARITY
@@ -69,20 +70,12 @@ class Shelf:
         """Where params begin in the file, of those that are there."""
         return {k: self._starts[_address(a)] for k, a in params.items() if _address(a) in self._starts}
 
-    def save(self, path: Path, force: bool) -> None:
-        """Put the net into two files, `path` and `path`.data, where a link leads: both, or none.
-
-        Raises:
-            UsageError: as `check_writable`, or the system refuses (disk full); nothing is left behind then.
-        """
+    def files(self, path: Path) -> list[tuple[Path, Fill]]:
+        """The two files of the net, `path` and `path`.data, where a link leads."""
         data = beside(place_of(path))
-        for place in (path, data):
-            check_writable(place, force)
-        with staged(path) as stage:
-            _copied(self.weights, stage / data.name)
-            model = onnx.load(self.graph, load_external_data=False)
-            write_all(stage, {path.name: bytes(_moved(model, data.name).SerializeToString(deterministic=True))})
-            put({stage / data.name: data, stage / path.name: path}, stage)
+        model = onnx.load(self.graph, load_external_data=False)
+        graph = bytes(_moved(model, data.name).SerializeToString(deterministic=True))
+        return [(data, partial(_copied, self.weights)), (path, partial(write, graph))]
 
 
 def beside(path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.exporting.bundling import is_bundled
 from onnxzip.exporting.report import original_entry, sha256_of
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
 from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change
@@ -47,7 +48,9 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
     trace = read_trace(model.metadata, str(path))
     name = _task(trace, file, path, task)
     if not trace.is_full:
-        raise UnsupportedError(f"{path}: does not tell where its channels come from. Merge the nets again with this onnxzip.")
+        again = "Merge the nets again with this onnxzip."
+        way = "Give the fused file that the bundle was made from." if is_bundled(path) else again
+        raise UnsupportedError(f"{path}: does not tell where its channels come from. {way}")
     own = trace.origins[name].inputs
     same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
     net = load_model(bound(read_mapped(file), same), file, name, model.opset)

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.beside import is_linked, with_external_data
+from onnxzip.loading.beside import is_linked, tensors_in, with_external_data
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.dims import TASKS
 from onnxzip.loading.mapped import read_small
@@ -78,6 +78,7 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
             check_changed(path, model)
         else:
             onnx.checker.check_model(str(path))
+        _refuse_lost(path, model)
         load(path, model)
     except onnx.checker.ValidationError as error:
         linked = any(is_linked(file) for file in with_external_data([path])[1:])
@@ -140,6 +141,17 @@ def _refuse_unreadable(path: Path) -> None:
         raise InvalidModelError(f"{path}: cannot be read: {error.strerror}.") from error
     if empty:
         raise InvalidModelError(f"{path}: the file is empty. Export or copy it again.")
+
+
+def _refuse_lost(path: Path, model: ModelProto) -> None:
+    """Refuse places of external data that onnx takes for others: it shortens `a/../b` to `b`, the system looks for `a`."""
+    outside = [t for t in tensors_in(model) if uses_external_data(t)]
+    places = {entry.value for t in outside for entry in t.external_data if entry.key == "location"}
+    for place in sorted(places):
+        if not (path.parent / place).is_file():
+            raise InvalidModelError(
+                f"{path}: its external data lie in {place!r}, where there is no file. Save the net again with its data beside."
+            )
 
 
 def _refuse_versions(path: Path, model: ModelProto) -> None:

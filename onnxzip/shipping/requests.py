@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from os import PathLike
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxzip.calibration.reading import files_of
 from onnxzip.config import ExportOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.write import check_unread, check_writable
@@ -29,8 +29,13 @@ def find_target(name: str) -> Target:
     return known[name]
 
 
-def check_request(target: Target, fused: Path, output: Path, options: ExportOptions, data: Any, force: bool) -> None:
+def check_request(
+    target: Target, fused: Path, output: Path, options: ExportOptions, data: Any, force: bool, others: Sequence[Path] = ()
+) -> None:
     """Refuse what the target cannot do, and what could not be written in the end, or is read.
+
+    Args:
+        others: files that are read besides the fused net and the data.
 
     Raises:
         UsageError: saying what to do instead.
@@ -50,7 +55,7 @@ def check_request(target: Target, fused: Path, output: Path, options: ExportOpti
     if options.quantize and data is None:
         raise UsageError("--quantize needs --data: samples that show how large activations become")
     given = data.values() if isinstance(data, Mapping) else [data]
-    read = [Path(d) for d in given if isinstance(d, (str, PathLike))]
+    read = [*others, *(file for item in given for file in files_of(item))]
     for path in target.files(output):
         _check_place(path, target, force)
         check_unread([path, *path.rglob("*")], [fused], read)

@@ -6,7 +6,7 @@ target -> its Python -> net -> samples [-> int8] -> conversion -> the target's r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from os import PathLike
@@ -93,10 +93,15 @@ def export_files(
     run: RunOptions,
     progress: Progress,
     force: bool = False,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """`export` with its options in records."""
+    """`export` with its options in records.
+
+    Args:
+        others: files that are read besides the net and the data, and are not to be written to.
+    """
     target, stages = find_target(name), Stages(progress)
-    check_request(target, fused, output, options, data, force)
+    check_request(target, fused, output, options, data, force, others)
     backend = backend_for(target, options.python)
     with stages.stage("load"):
         batch = options.static_batch or target.batch
@@ -114,7 +119,7 @@ def export_files(
             likeness = _compared(backend, job, prepared, samples, options)
         if target.renames:
             names_file(job.output).write_text(_name_map(target, job), encoding="utf-8")
-        put(dict(zip(target.files(job.output), target.files(output), strict=True)), stage)
+        put(dict(zip(target.files(job.output), target.files(output), strict=True)))
     return _report(backend, prepared, likeness, samples, options, output, run, stages)
 
 
