@@ -20,6 +20,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.dims import at_usual_sizes, bound
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
+from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
@@ -53,11 +54,14 @@ class Faithful:
     sizes: Mapping[Axis, int]
 
 
-def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = None) -> Faithful:
+def read_faithfully(
+    source: bytes | Path, sizes: Mapping[Axis, int] | None = None, any_batch: bool = False
+) -> Faithful:
     """Read a file, or what is in one.
 
     Args:
         sizes: of the free axes of its inputs; None for those that a fused file was made at, else usual ones.
+        any_batch: whether `net` is to take any number of samples where the file takes one (see freeing.py).
 
     Raises:
         InvalidModelError: it is no valid ONNX net.
@@ -66,7 +70,7 @@ def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = Non
     where = source if isinstance(source, Path) else IN_MEMORY
     model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
     content = content_of(source, model)
-    lifted = _lifted(model)
+    lifted = with_free_batch(_lifted(model)) if any_batch else _lifted(model)
     name = where.stem if isinstance(source, Path) else model.graph.name
     constants = {node.output[0] for node in model.graph.node if held_by(node)}
     if sizes is not None:

@@ -47,7 +47,7 @@ class Losses(nn.Module):
         """What the net makes of a portion, by the fused net's names."""
         wanted = [h.output for h in self.heads if h.task in portion.tasks]
         with mixed(next(iter(portion.feeds.values())).device):
-            return self.net.compute(portion.feeds, wanted)
+            return self.net.compute_all(portion.feeds, wanted)
 
     def of(self, portion: Portion, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss by task.

@@ -20,7 +20,7 @@ from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
 from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
-from onnxzip.net import Port
+from onnxzip.net import BATCH, Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parts_of
@@ -30,7 +30,7 @@ from onnxzip.retraining.interrupt import Interrupt, Wish
 from onnxzip.retraining.lesson import Lesson, taught
 from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
-from onnxzip.retraining.module import TorchNet, read_module, write_params
+from onnxzip.retraining.module import TorchNet, read_for_batches, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, called, custom_loss
 from onnxzip.retraining.search import Found, find_rate
 from onnxzip.retraining.varying import can_vary
@@ -96,7 +96,9 @@ def retrain_content(
         InvalidDataError: samples that the nets cannot be fed with.
     """
     started = time.perf_counter()
-    net = read_module(content).to(device_for(run.device))
+    net = read_for_batches(content).to(device_for(run.device))
+    if net.batch != BATCH:
+        progress.note(f"the fused net takes {net.batch} of the samples of a step at a time, and cannot be made to take more")
     heads, lesson = taught(net.reading.net, lesson, options, progress.note)
     streams = _streams(net, lesson, options, run, peers)
     if not any(p.requires_grad for p in net.parameters()):
