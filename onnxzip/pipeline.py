@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
-from onnxzip.asked import check_labelled, checked_plan
+from onnxzip.asked import check_labelled, check_loss_of, checked_plan
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
@@ -127,6 +127,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))
         if options.steps.retrain:
             check_labelled(given, feeds, options.retrain)
+            check_loss_of(plan, files, given, options)
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
