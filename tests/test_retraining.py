@@ -429,6 +429,26 @@ FIRST = {
 }
 
 
+ATTENTION = """g (float[N,4,8] x, float[8,12] w, float[12,12] q, float[12,12] k, float[4,4] mask, float[12,5] v)
+    => (float[] y) { m = MatMul (x, w) h = Relu (m) a = MatMul (h, q) b = MatMul (h, k) t = Transpose <perm = [0, 2, 1]> (b)
+    s = MatMul (a, t) u = Add (s, mask) p = Softmax <axis = -1> (u) o = MatMul (p, h) y = MatMul (o, v) }"""
+
+
+def test_a_mask_is_no_weight(tmp_path: Path) -> None:
+    """A step of a fraction of its infinite size made NaN of all."""
+    files, mask = {}, np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    for seed, task in enumerate("ab"):
+        (tmp_path / task).mkdir()
+        rng, shapes = np.random.default_rng(seed), {"w": (8, 12), "q": (12, 12), "k": (12, 12), "v": (12, 5)}
+        arrays = {name: 0.3 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        files[task] = written(tmp_path / task, ATTENTION, mask=mask, **arrays)
+    assert [n for n, p in read_module(files["a"]).params().items() if not p.requires_grad] == ["mask"]
+    x = np.random.default_rng(5).standard_normal((300, 4, 8)).astype(np.float32)
+    onnxzip.merge(files, x[:64], device="cpu").save(tmp_path / "m.onnx")
+    report = onnxzip.retrain(tmp_path / "m.onnx", files, x, steps=40, options=RetrainOptions(batch=32), device="cpu").report
+    assert report["retrain"]["kept_step"] > 0
+
+
 class TestOneSampleAtATime:
     def report(self, folder: Path, n: str, first: str, notes: list[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
         """What retraining says of two nets that take so many samples, and what it has made of them."""
