@@ -23,7 +23,7 @@ from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read_to_run
 from onnxzip.net import Classes
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
 
@@ -88,7 +88,7 @@ def verify(
         UsageError: an agreement is asked for of a task without classes.
     """
     options = DataOptions(samples=samples, mean=mean, std=std, size=size), RunOptions(seed, device)
-    return verify_files(fused, against, data, *options, VerifyOptions(tolerance, min_agreement), progress or Silent())
+    return verify_files(fused, against, data, *options, VerifyOptions(tolerance, min_agreement), told(progress))
 
 
 def verify_files(

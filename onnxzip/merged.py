@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import to_text
 from onnxzip.exporting.shelf import Shelf, beside
 from onnxzip.exporting.write import check_unread, write_atomically
@@ -42,9 +43,9 @@ class Merged:
         """Write the fused net, completely or not at all; one beyond 2 GB with its large params in `path`.data.
 
         Raises:
-            UsageError: a file exists (without force), is one that the net was made from, or cannot be written.
+            UsageError: it is no path; a file exists (without force), is one that the net was made from, or cannot be written.
         """
-        place = Path(path)
+        place = path_of(path, "save")
         check_unread([place] if self.shelf is None else [place, beside(place)], self.made_from)
         if self.shelf is None:
             write_atomically(place, self.content, force)
@@ -57,5 +58,6 @@ class Merged:
         Raises:
             UsageError: the file exists (without force), is one that the net was made from, or cannot be written.
         """
-        check_unread([Path(path)], self.made_from)
-        write_atomically(Path(path), to_text(self.report).encode(), force)
+        place = path_of(path, "save_report", "a file")
+        check_unread([place], self.made_from)
+        write_atomically(place, to_text(self.report).encode(), force)

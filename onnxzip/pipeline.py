@@ -41,7 +41,7 @@ from onnxzip.merged import Merged
 from onnxzip.net import Classes
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
@@ -100,9 +100,9 @@ def merge(
         ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
-        retrain_options or RetrainOptions(),
+        RetrainOptions() if retrain_options is None else retrain_options,
     )
-    return merge_files(nets, data, options, progress or Silent())
+    return merge_files(nets, data, options, told(progress))
 
 
 def merge_files(nets: Files, data: Any, options: Options, progress: Progress, peers: Peers = ALONE) -> Merged:
