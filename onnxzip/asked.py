@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.checking import Feed
@@ -10,12 +11,13 @@ from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
 from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
+from onnxzip.exporting.metadata import Origin
 from onnxzip.fusion.assembling import check_ports
 from onnxzip.net import Classes, Port, classes_of
 from onnxzip.ops.evaluate import check_runnable
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import Peers
-from onnxzip.retraining.heads import check_kinds, kinds_from
+from onnxzip.retraining.heads import check_kinds, kinds_from, teaches
 
 
 def checked_plan(plan: Plan, options: Options, peers: Peers) -> dict[str, Classes]:
@@ -45,6 +47,28 @@ def check_labelled(given: Given, feeds: Mapping[str, Feed], options: RetrainOpti
     if not able:
         raise UsageError(f"{flag}: no task has an output [batch, classes], which labels could teach. Leave it out.")
     raise UsageError(f"{flag} needs labels: an array 'y' of classes in the data for {' or '.join(map(repr, able))}")
+
+
+def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: Options) -> None:
+    """Refuse a loss of the user's before the zip, as far as the original nets tell what it will be given.
+
+    Raises:
+        UsageError: it fails, or nothing can be trained by it.
+        InvalidDataError: an output of an original net is NaN or Inf.
+    """
+    if not (options.steps.retrain and options.retrain.loss):
+        return
+    from onnxzip.retraining.lesson import Lesson, check_loss
+    from onnxzip.retraining.student import device_for
+    from onnxzip.retraining.teachers import teachers_of
+
+    laid, originals = plan.overlay.values, {}
+    for task, net in plan.nets.items():
+        inputs = {p.name: laid[p.name][task] for p in plan.nets[plan.tasks[0]].inputs if task in laid[p.name]}
+        outputs = {p.name: p.name for p in net.outputs if teaches(p, net.inputs[0].shape[0])}
+        originals[task] = files[task], Origin("", "", inputs, outputs)
+    lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
+    check_loss(lesson, options.retrain, device_for(options.run.device))
 
 
 def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Classes]:

@@ -12,7 +12,7 @@ import numpy as np
 from onnxzip.analysis import analyse_sized
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
-from onnxzip.errors import VerificationError
+from onnxzip.errors import UsageError, VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files, files_by_task, path_of
 from onnxzip.exporting.originals import classes_in, fed_by, originals_of
@@ -22,7 +22,8 @@ from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read_to_run
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.net import Classes
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of
 
@@ -84,9 +85,10 @@ def verify(
 
     Raises:
         VerificationError: an output is not finite, has the wrong shape, or a bound is broken.
+        UsageError: an agreement is asked for of a task without classes.
     """
     options = DataOptions(samples=samples, mean=mean, std=std, size=size), RunOptions(seed, device)
-    return verify_files(fused, against, data, *options, VerifyOptions(tolerance, min_agreement), progress or Silent())
+    return verify_files(fused, against, data, *options, VerifyOptions(tolerance, min_agreement), told(progress))
 
 
 def verify_files(
@@ -105,12 +107,13 @@ def verify_files(
     with stages.stage("load", len(files)):
         model = read_to_run(path)
         originals = originals_of(path, model, files, "--against", progress.note)
+        classes = classes_in(model, originals)
+        _check_bounds(classes, bounds)
     with stages.stage("data"):
         rng = np.random.default_rng(run.seed)
         data, feeds = fed_by(model, originals, data, data_options.samples)
         samples = gather(data, feeds, data_options, rng, progress.note, least=1)
     with stages.stage("verify", sum(s.count for s in samples.sources)) as tick:
-        classes = classes_in(model, originals)
         evidence = compare(path, originals, samples.sources, lambda s: np.ones(s.count, bool), run.device, tick, classes)
     report = _report(path, originals, evidence, samples, run, stages)
     _check(evidence, bounds, report)
@@ -132,6 +135,20 @@ def _report(
         **samples_entry(samples, run.seed),
         "seconds": stages.measured(),
     }
+
+
+def _check_bounds(classes: Mapping[str, Classes], bounds: VerifyOptions) -> None:
+    """Refuse a bound for agreements of which there will be none.
+
+    Raises:
+        UsageError: naming the task.
+    """
+    for task, found in classes.items():
+        if bounds.min_agreement is not None and not (found.scores or found.numbers):
+            raise UsageError(
+                f"--min-agreement {bounds.min_agreement:g} cannot be applied to task {task!r}: none of its outputs tells "
+                "classes. Give --tolerance in its place, or leave that task out."
+            )
 
 
 def _check(evidence: Mapping[str, Evidence], bounds: VerifyOptions, report: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import to_text
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.staging import Fill, write, write_together
@@ -48,11 +49,11 @@ class Merged:
             report: where the report goes, too: all of these files are written, or none.
 
         Raises:
-            UsageError: a file exists (without force), is one that the net was made from, or cannot be written.
+            UsageError: it is no path; a file exists (without force), is one that the net was made from, or cannot be written.
         """
-        place = Path(path)
+        place = path_of(path, "save")
         net = [(place, partial(write, self.content))] if self.shelf is None else self.shelf.files(place)
-        self._save(net + ([self._report_in(Path(report))] if report is not None else []), force)
+        self._save(net + ([self._report_in(path_of(report, "save", "a file"))] if report is not None else []), force)
 
     def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
         """Write the report as JSON, completely or not at all.
@@ -60,7 +61,7 @@ class Merged:
         Raises:
             UsageError: the file exists (without force), is one that the net was made from, or cannot be written.
         """
-        self._save([self._report_in(Path(path))], force)
+        self._save([self._report_in(path_of(path, "save_report", "a file"))], force)
 
     def _report_in(self, path: Path) -> tuple[Path, Fill]:
         return path, partial(write, to_text(self.report).encode())

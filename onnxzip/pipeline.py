@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
-from onnxzip.asked import check_labelled, checked_plan
+from onnxzip.asked import check_labelled, check_loss_of, checked_plan
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
@@ -41,7 +41,7 @@ from onnxzip.merged import Merged
 from onnxzip.net import Classes
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
@@ -100,9 +100,9 @@ def merge(
         ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
-        retrain_options or RetrainOptions(),
+        RetrainOptions() if retrain_options is None else retrain_options,
     )
-    return merge_files(nets, data, options, progress or Silent())
+    return merge_files(nets, data, options, told(progress))
 
 
 def merge_files(nets: Files, data: Any, options: Options, progress: Progress, peers: Peers = ALONE) -> Merged:
@@ -127,6 +127,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))
         if options.steps.retrain:
             check_labelled(given, feeds, options.retrain)
+            check_loss_of(plan, files, given, options)
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))

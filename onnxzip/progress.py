@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from onnxzip.errors import UsageError
+
 
 class Progress(Protocol):
     """Who is told how far the work is."""
@@ -39,6 +41,21 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+
+def told(progress: Progress | None) -> Progress:
+    """Who is told, nobody where none is given.
+
+    Raises:
+        UsageError: it cannot be told.
+    """
+    if progress is None:
+        return Silent()
+    lacking = [name for name in ("begin", "advance", "detail", "note") if not callable(getattr(progress, name, None))]
+    if lacking:
+        kind = type(progress).__name__
+        raise UsageError(f"progress: give an object as `onnxzip.Progress` describes it; this {kind} has no {lacking[0]}()")
+    return progress
 
 
 @dataclass

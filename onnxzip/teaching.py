@@ -41,7 +41,7 @@ from onnxzip.merged import Merged
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.retraining.heads import kinds_from
 from onnxzip.runtime import provider_for
 from onnxzip.values import size_of
@@ -87,10 +87,10 @@ def retrain(
     settings = RetrainSettings(
         RetrainData(samples=samples, mean=mean, std=std, size=size),
         RetrainSteps(steps, size_of(memory), any_teacher),
-        options or RetrainOptions(),
+        RetrainOptions() if options is None else options,
         RunOptions(seed, device),
     )
-    return retrain_files(fused, teachers, data, settings, progress or Silent())
+    return retrain_files(fused, teachers, data, settings, told(progress))
 
 
 def retrain_files(

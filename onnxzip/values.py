@@ -209,8 +209,15 @@ def number(raw: Any) -> float:
 
 
 def code(raw: Any) -> str | Callable[..., Any]:
-    """The user's own code: `module:callable`, or from Python the callable itself."""
-    return raw if callable(raw) else str(raw)
+    """The user's own code: `module:callable`, or from Python the callable itself.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if not (callable(raw) or isinstance(raw, str)):
+        raise UsageError(f"{raw!r} is no callable, and no text that names one as module:callable")
+    found: str | Callable[..., Any] = raw
+    return found
 
 
 def texts(raw: Any) -> tuple[str, ...]:

@@ -598,6 +598,8 @@ class TestCalls:
             ({"std": [0.5, None]}, r"--std: \[0.5, None\] is not a number"),
             ({"repair": "yes"}, "--repair: 'yes' is neither true nor false"),
             ({"retrain_options": {"batch": 8}}, r"give RetrainOptions\(name=value, ..\), not a dict"),
+            ({"retrain_options": {}}, r"give RetrainOptions\(name=value, ..\), not a dict"),
+            ({"progress": 3}, r"progress: give an object as `onnxzip.Progress` describes it; this int has no begin\(\)"),
         ],
     )
     def test_options_of_the_wrong_type(self, nets: Path, options: dict[str, object], words: str) -> None:
@@ -615,6 +617,28 @@ class TestCalls:
             RetrainOptions(checkpoint=3)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match=r"--temperature: \(1, 2\) is not a number"):
             RetrainOptions(temperature=(1, 2))  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="--loss: 3 is no callable"):
+            RetrainOptions(loss=3)  # type: ignore[arg-type]
+
+    def test_who_is_no_progress(self, nets: Path) -> None:
+        class Half:
+            def begin(self, stage: str, total: int) -> None:
+                """Nothing."""
+
+        a = nets / "a.onnx"
+        calls = (onnxzip.verify, {"against": {"a": a}}), (onnxzip.retrain, {"teachers": {"a": a}})
+        for work, given in (*calls, (onnxzip.export, {"target": "ort", "path": nets / "c.ort"})):
+            with pytest.raises(UsageError, match=r"this Half has no advance\(\)"):
+                work(a, progress=Half(), **given)  # type: ignore[operator]
+
+    def test_places_that_are_no_paths(self, nets: Path) -> None:
+        merged = onnxzip.merge({"a": nets / "a.onnx", "b": nets / "b.onnx"}, nets / "good.npz")
+        with pytest.raises(UsageError, match="save: give the path of an ONNX file, not a NoneType"):
+            merged.save(None)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="save_report: give the path of a file, not an int"):
+            merged.save_report(3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="from_torch: give the path of an ONNX file, not a NoneType"):
+            onnxzip.from_torch(onnxzip.to_torch(nets / "a.onnx"), None)  # type: ignore[arg-type]
 
     def test_originals_without_names(self, nets: Path) -> None:
         for work, what in ((onnxzip.verify, "against"), (onnxzip.retrain, "teachers")):

@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fusing import Arrays, check_tasks, check_valid, fuse, make, samples_for
+from netfiles import originals_outputs, written
 
+import onnxzip
+from onnxzip.calibration import frontier
+from onnxzip.calibration.device import DevicePlace
+from onnxzip.calibration.places import HostPlace
 from onnxzip.calibration.samples import Source
-from onnxzip.errors import InvalidDataError
+from onnxzip.errors import InvalidDataError, UnsupportedError
 from onnxzip.linalg.covariance import centred
 from onnxzip.linalg.subset import pivots, unexplained
 from onnxzip.net import Net
@@ -148,3 +153,51 @@ def test_a_share_above_0_shares_a_channel(tmp_path: Path) -> None:
     fused = fuse(nets, 1e-3)
     assert {s.shared for s in fused.plan.shared_spaces()} == {1}
     check_valid(fused, nets)
+
+
+MASKED = """g (float[N,16] x, float[16,24] w1, float[24] b1, float[24,8] w2, float[8] b2, float[24] hidden, float[8] mask)
+    => (float[N,8] y) { m = MatMul (x, w1) h = Add (m, b1) d = Add (h, hidden) r = Relu (d)
+    n = MatMul (r, w2) o = Add (n, b2) s = Add (o, mask) y = Softmax <axis = -1> (s) }"""
+
+
+def masked(folder: Path, hidden: int, classes: int) -> dict[str, Path]:
+    """Nets that add -inf to some hidden channels, and to some classes in front of the Softmax."""
+    files = {}
+    for seed, task in enumerate("ab"):
+        (folder / task).mkdir()
+        rng, shapes = np.random.default_rng(seed), {"w1": (16, 24), "b1": (24,), "w2": (24, 8), "b2": (8,)}
+        given = {n: rng.standard_normal(s).astype(np.float32) / 2 for n, s in shapes.items()}
+        for name, size, count in (("hidden", 24, hidden), ("mask", 8, classes)):
+            given[name] = np.where(np.arange(size) < size - count, 0, -np.inf).astype(np.float32)
+        files[task] = written(folder / task, MASKED, **given)
+    return files
+
+
+class TestInfiniteByAConstant:
+    X = np.random.default_rng(9).standard_normal((300, 16)).astype(np.float32)
+
+    @pytest.mark.parametrize(("share", "place"), [(0.0, HostPlace), (0.5, HostPlace), (1.0, HostPlace), (1.0, DevicePlace)])
+    def test_masked_classes_stay_masked(
+        self, share: float, place: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A head's own rows are fitted again, but for those that are -inf on any samples."""
+        places = {HostPlace: HostPlace, DevicePlace: lambda store: DevicePlace(store, "cpu", 1)}
+        monkeypatch.setattr(frontier, "place_for", lambda device, store, threads: places[place](store))
+        files = masked(tmp_path, 0, 2)
+        merged = onnxzip.merge(files, self.X, share=share, device="cpu")
+        beside = onnxzip.merge(masked(tmp_path / "a", 0, 0), self.X, share=share, device="cpu").report["tasks"]
+        found = originals_outputs(merged.model, {"x": self.X[:50]})
+        for y, (task, entry) in zip(found, merged.report["tasks"].items(), strict=True):
+            assert (y[:, -2:] == 0).all() and (y[:, :-2] > 0).any()
+            most = 1e-6 if share == 0 else 1.3 * beside[task]["fidelity"]["relative_error"]
+            assert entry["fidelity"]["relative_error"] <= most
+
+    def test_shared_rows_are_refused_with_the_constant(self, tmp_path: Path) -> None:
+        files = masked(tmp_path, 3, 2)
+        assert onnxzip.merge(files, self.X, share=0, device="cpu").report["tasks"]["a"]["fidelity"]["relative_error"] < 1e-6
+        with pytest.raises(UnsupportedError, match=r"net 'a'.*channels 21, 22, 23 on any samples, by its bias 'b1'.*--share"):
+            onnxzip.merge(files, self.X, device="cpu")
+
+    def test_samples_that_make_others_infinite_are_still_told(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidDataError, match="holds NaN or Inf on these samples"):
+            onnxzip.merge(masked(tmp_path, 0, 2), np.where(self.X > 2, 3e38, self.X), device="cpu")

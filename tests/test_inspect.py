@@ -11,6 +11,7 @@ import onnx
 import pytest
 from architectures import ARCHITECTURES, TOKENS, Architecture, model_of
 from merging import MODELS, failed, images, run, write_net
+from netfiles import written
 from onnx import helper, numpy_helper
 
 import onnxzip
@@ -283,6 +284,40 @@ class TestDiff:
         changes = {n["name"]: n["change"] for n in found["nodes"] if n["change"]}
         assert not found["original"]["same_source"] and set(changes) == {"second"}
         assert changes["second"] == pytest.approx(1 / size, rel=0.1)
+
+    def test_infinities_that_stay_are_no_change(self, tmp_path: Path) -> None:
+        """A mask of -inf in attention, which is its own in a net that shares half."""
+        text = """g (float[N,4,8] x, float[8,12] w, float[12,12] q, float[12,12] k, float[4,4] mask, float[12,5] v)
+            => (float[] y) { m = MatMul (x, w) h = Relu (m) a = MatMul (h, q) b = MatMul (h, k)
+            t = Transpose <perm = [0, 2, 1]> (b) s = MatMul (a, t) u = Add (s, mask) p = Softmax <axis = -1> (u)
+            o = MatMul (p, h) y = MatMul (o, v) }"""
+        mask, files = np.triu(np.full((4, 4), -np.inf, np.float32), 1), {}
+        for seed, task in enumerate("ab"):
+            (tmp_path / task).mkdir()
+            rng, shapes = np.random.default_rng(seed), {"w": (8, 12), "q": (12, 12), "k": (12, 12), "v": (12, 5)}
+            files[task] = written(tmp_path / task, text, mask=mask, **{
+                n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()
+            })
+        x = np.random.default_rng(2).standard_normal((100, 4, 8)).astype(np.float32)
+        for share, least, most in ((0, 0, EXACT), (0.5, 0.1, 3)):
+            onnxzip.merge(files, x, share=share).save(tmp_path / "m.onnx", force=True)
+            found = diff(files["a"], tmp_path / "m.onnx", "a")
+            assert least <= found["summary"]["change"] <= most and found["summary"]["dropped"] <= 1
+            assert [n["change"] for n in found["nodes"] if n["op"] == "Add"] == [0.0]
+
+    def test_a_file_with_nan_has_numbers_for_what_is_left(self, lenet: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+        model = onnx.load(lenet[0])
+        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+        array = numpy_helper.to_array(tensor).copy()
+        array.flat[0] = np.nan
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        onnx.save(model, tmp_path / "nan.onnx")
+        ran = run("diff", FILES["low"], tmp_path / "nan.onnx", "--json")
+        report = json.loads(ran.out)
+        assert ran.code == 0 and report["summary"]["change"] is None and report["summary"]["dropped"] > 0
+        assert [n["op"] for n in report["nodes"] if n["dropped"] is not None and n["change"] is None] == ["Conv"]
+        table = run("diff", FILES["low"], tmp_path / "nan.onnx").out
+        assert "changed by -," in " ".join(table.split()) and "nan %" not in table
 
     def test_layout_wide_has_foreign_weights_and_drops_none(self, tmp_path: Path) -> None:
         files = {t: write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")}

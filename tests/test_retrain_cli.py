@@ -245,6 +245,38 @@ class TestRefusals:
         self.refused(2, folder, "merge", "a.onnx", "b.onnx", "-o", "r.onnx", "--retrain", 5, *arguments, words=words)
         self.refused(2, folder, *RUN, "-o", "r.onnx", *arguments, words=words)
 
+    @pytest.mark.parametrize(
+        ("body", "word"),
+        [
+            ("3.0", "no tensor of one number"),
+            ("y['logits']", "no tensor of one number"),
+            ("(y['logits'] - t['logits']).mean().detach()", "has no gradient"),
+            ("y['logits'].mean() * float('nan')", "is NaN"),
+            ("(y['logits'] - t['logits']).mean().log()", "is NaN"),
+            ("y['logit'].mean()", "failed: KeyError"),
+        ],
+    )
+    def test_losses_that_teach_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, body: str, word: str, request: pytest.FixtureRequest
+    ) -> None:
+        """They are told before the zip, on what the original nets say; `retrain` tells them before its first step."""
+        module = "loss" + "".join(c for c in request.node.name if c.isalnum())
+        (folder / f"{module}.py").write_text(f"def of(y, t, labels):\n    return {body}\n")
+        monkeypatch.setattr(onnxzip.pipeline, "_zip", unreachable)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        rest = ("--data", "d.npz", "-o", "r.onnx", "--loss", f"{module}:of")
+        words = (f"--loss {module}:of" if "tensor" not in word else "task 'a'", word)
+        self.refused(2, folder, "merge", "a.onnx", "b.onnx", "--retrain", 5, *rest, words=words)
+        self.refused(2, folder, *RUN[:6], *rest, "--steps", 5, words=words)
+
+    def test_a_loss_that_is_no_number_for_the_fused_net(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The originals' own outputs, on which both tasks are tried, do not tell it."""
+        text = "CALLS = []\ndef of(y, t, labels):\n    CALLS.append(0)\n"
+        (folder / "far.py").write_text(text + "    return y['logits'].mean() * (1.0 if len(CALLS) < 3 else float('inf'))\n")
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        words = ("--loss far:of", "at the start")
+        self.refused(2, folder, *RUN, "-o", "r.onnx", "--loss", "far:of", "--steps", 5, words=words)
+
     def test_tasks_that_nothing_can_teach(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnxzip.pipeline, "collect", unreachable)
         model = onnx.load("b.onnx")

@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from merging import MODELS, images, outputs_of, write_net
+from netfiles import written
 from onnx import parser
 from torch.nn import functional
 
@@ -417,6 +418,75 @@ def kill() -> None:
 
 def press_control_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
+
+
+LAYERS = """g (float[{n},4,6] x, float[24,8] w, float[8] b, float[8,{k}] v, int64[2] flat, int64[2] flat2) => (float[] y) {{
+    {first} m = MatMul (f, w) a = Add (m, b) r = Relu (a) y = MatMul (r, v) }}"""
+FIRST = {
+    "one": "f = Reshape (x, flat)",
+    "zero": "f = Reshape (x, flat2)",
+    "mixing": "s = ReduceMax <axes = [0], keepdims = 1> (x) f = Reshape (s, flat)",
+}
+
+
+ATTENTION = """g (float[N,4,8] x, float[8,12] w, float[12,12] q, float[12,12] k, float[4,4] mask, float[12,5] v)
+    => (float[] y) { m = MatMul (x, w) h = Relu (m) a = MatMul (h, q) b = MatMul (h, k) t = Transpose <perm = [0, 2, 1]> (b)
+    s = MatMul (a, t) u = Add (s, mask) p = Softmax <axis = -1> (u) o = MatMul (p, h) y = MatMul (o, v) }"""
+
+
+def test_a_mask_is_no_weight(tmp_path: Path) -> None:
+    """A step of a fraction of its infinite size made NaN of all."""
+    files, mask = {}, np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    for seed, task in enumerate("ab"):
+        (tmp_path / task).mkdir()
+        rng, shapes = np.random.default_rng(seed), {"w": (8, 12), "q": (12, 12), "k": (12, 12), "v": (12, 5)}
+        arrays = {name: 0.3 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        files[task] = written(tmp_path / task, ATTENTION, mask=mask, **arrays)
+    assert [n for n, p in read_module(files["a"]).params().items() if not p.requires_grad] == ["mask"]
+    x = np.random.default_rng(5).standard_normal((300, 4, 8)).astype(np.float32)
+    onnxzip.merge(files, x[:64], device="cpu").save(tmp_path / "m.onnx")
+    report = onnxzip.retrain(tmp_path / "m.onnx", files, x, steps=40, options=RetrainOptions(batch=32), device="cpu").report
+    assert report["retrain"]["kept_step"] > 0
+
+
+class TestOneSampleAtATime:
+    def report(self, folder: Path, n: str, first: str, notes: list[str]) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """What retraining says of two nets that take so many samples, and what it has made of them."""
+        files, count = {}, 1 if n == "1" else -1
+        for seed, task in enumerate("ab"):
+            (folder / task).mkdir(parents=True)
+            rng, shapes = np.random.default_rng(seed), {"w": (24, 8), "b": (8,), "v": (8, 3 + seed)}
+            arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+            shaped = {"flat": np.array([count, 24]), "flat2": np.array([0, -1])}
+            files[task] = written(folder / task, LAYERS.format(n=n, k=3 + seed, first=first), **shaped, **arrays)
+        x = np.random.default_rng(0).standard_normal((130, 4, 6)).astype(np.float32)
+        onnxzip.merge(files, x[:64], device="cpu").save(folder / "m.onnx")
+        progress, options = At(0, None), RetrainOptions(batch=16, learning_rate=0.003)
+        progress.note = notes.append  # type: ignore[method-assign]
+        done = onnxzip.retrain(folder / "m.onnx", files, x, steps=20, options=options, device="cpu", progress=progress)
+        assert done.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == (n == "1")
+        return done.report["retrain"], list(stripped(done.content)[1].values())
+
+    @pytest.mark.parametrize("first", FIRST)
+    def test_it_is_taught_as_by_batches(self, first: str, tmp_path: Path) -> None:
+        """What stands for the one sample in a Reshape is freed; where samples would mix, one after the other is run."""
+        notes: list[str] = []
+        one, params = self.report(tmp_path / "one", "1", FIRST[first], notes)
+        assert any("1 of the samples of a step at a time" in n for n in notes) == (first == "mixing")
+        many, wanted = self.report(tmp_path / "many", "N", FIRST["one" if first == "mixing" else first], [])
+        assert one["kept_step"] == many["kept_step"] > 0
+        for task, judged in many["tasks"].items():
+            assert one["tasks"][task]["end"]["loss"] == pytest.approx(judged["end"]["loss"], rel=1e-3)
+        for got, want in zip(params, wanted, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+    def test_portions_that_do_not_come_out_even(self, tmp_path: Path) -> None:
+        """Rows of a net for two samples, several a sample: those of the last one's repetition are left out."""
+        text = "g (float[2,6] x, float[6,4] w, int64[2] s) => (float[4,2] y) { m = MatMul (x, w) y = Reshape (m, s) }"
+        module = read_module(written(tmp_path, text, s=np.array([4, 2])))
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+        found = module.compute_all({"x": x}, ["y"])["y"]
+        torch.testing.assert_close(found, (x @ module.params()["w"]).reshape(10, 2))
 
 
 class TestCheckpoints:

@@ -139,6 +139,21 @@ class TestVerify:
         failed(2, *command, "--min-agreement", "1.01", words=("--min-agreement 1.01", "above 1"))
         assert run(*command, "--tolerance", "10", "--min-agreement", "0").code == 0
 
+    def test_a_bound_for_agreements_needs_classes(self, folder: Path) -> None:
+        for name in "ab":
+            model = onnx.load(f"{name}.onnx")
+            model.graph.node.append(onnx.helper.make_node("Tanh", ["logits"], ["angles"]))
+            model.graph.node.append(onnx.helper.make_node("Unsqueeze", ["angles", "place"], ["map"]))
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "place"))
+            shape = ["N", model.graph.output[0].type.tensor_type.shape.dim[1].dim_value, 1]
+            model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.FLOAT, shape))
+            onnx.save(model, f"{name}2.onnx")
+        onnxzip.merge({"a": "a.onnx", "b2": "b2.onnx"}, images(64)).save("v.onnx")
+        command = ("verify", "v.onnx", "--data", "d.npz", "--min-agreement", "0.1", "--against")
+        assert run(*command, "a.onnx").code == 0
+        words = ("--min-agreement 0.1 cannot be applied to task 'b2'", "--tolerance")
+        failed(2, *command, "a.onnx", "--against", "b2.onnx", words=words)
+
     def test_some_tasks_and_noise(self, folder: Path) -> None:
         ran = run("verify", "m.onnx", "--against", "b.onnx")
         assert ran.code == 0 and ran.out.startswith("Compared on 1,000 samples of noise (seed 0)")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+import numpy as np
+
 from onnxzip.analysis.coupling import linear_view, makes_kept
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.ops import Linear, View, find
@@ -62,6 +64,21 @@ def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:
     found = weights_of(overlay, role, task)
     if found is None:
         raise ValueError(f"role {role.name!r} has no weights in task {task!r}")
+    return found
+
+
+def endless_rows(overlay: Overlay, step: Step, task: str) -> np.ndarray:
+    """Which outputs of a step are infinite in one task whatever it is fed with, by its biases: bool [outputs].
+
+    Masked classes are, to which a net adds -inf in front of its Softmax.
+    """
+    found = np.zeros((), bool)
+    for part in step.parts:
+        linear, view = linear_of(overlay, part, task)
+        node, params = part.members[task], overlay.couplings[task].net.params
+        found = found | np.zeros(abs(view.outputs[0][linear.channel(view)]), bool)
+        if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
+            found = found | np.isinf(params[str(node.inputs[linear.bias])].reshape(-1))
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.standing import in_front, taps_of
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, endless_rows, linear_of
 from onnxzip.calibration.gathering import draw, positions_per_image
 from onnxzip.calibration.places import Place, place_for
 from onnxzip.calibration.samples import Source, block_of
@@ -154,11 +154,26 @@ class Frontier:
                         chosen = at[step.name][inner]
                         picked, finite = self.place.pick(outputs[value], channel[step.name], chosen, before[step.name, laid])
                         if not finite:
-                            raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
+                            picked = self._finite(picked, steps[step.name], task, laid)
                         rows.setdefault((step.name, laid), []).append(picked)
                 tick(inner.stop - inner.start)
             for (step_name, laid), found in rows.items():
                 self.place.put(("target", step_name, laid, task, b), self.place.joined(found))
+
+    def _finite(self, picked: Value, step: Step, task: str, laid: str) -> Value:
+        """Targets of a step, 0 where a bias of the net makes them infinite on any samples: such rows are never fitted.
+
+        Raises:
+            InvalidDataError: others are NaN or infinite.
+        """
+        found = np.array(picked if isinstance(picked, np.ndarray) else picked.numpy())
+        overlay = self.plans[self.source_of[task]].overlay
+        if laid == step.sink:
+            found[:, endless_rows(overlay, step, task)] = 0
+        if not np.isfinite(found).all():
+            value = overlay.values[laid][task]
+            raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
+        return found
 
     def covariance(self, step: Step, task: str, peers: Peers) -> np.ndarray:
         """Of a task's targets of a step, behind what clips them: float64 [channels, channels]."""

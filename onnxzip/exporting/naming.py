@@ -37,11 +37,11 @@ def path_or_content(given: str | PathLike[str] | ModelProto, what: str) -> Path 
     return given.SerializeToString() if isinstance(given, ModelProto) else path_of(given, what)
 
 
-def path_of(given: str | PathLike[str], what: str) -> Path:
+def path_of(given: str | PathLike[str], what: str, of: str = "an ONNX file") -> Path:
     """A path as it was given.
 
     Args:
-        what: it is of, for messages.
+        what, of: it is of, for messages.
 
     Raises:
         UsageError: it is none.
@@ -49,7 +49,7 @@ def path_of(given: str | PathLike[str], what: str) -> Path:
     if not isinstance(given, (str, PathLike)):
         kind = type(given).__name__
         hint = "; write it to one with onnx.save first" if hasattr(given, "SerializeToString") else ""
-        raise UsageError(f"{what}: give the path of an ONNX file, not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}{hint}")
+        raise UsageError(f"{what}: give the path of {of}, not {'an' if kind[:1] in 'aeiou' else 'a'} {kind}{hint}")
     return Path(given)
 
 

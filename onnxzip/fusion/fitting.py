@@ -93,7 +93,7 @@ def fit_rows(
             continue
         changed.update(owners)
         for leader, some in _by_leader(work, group, {t: here[t][0] for t in owners}, matches):
-            mine_left = some[~kept[some]]
+            mine_left = some[~kept[some] & np.isfinite(rows[index[some], -1])]  # -inf stays, whatever is added to it
             if not len(mine_left):
                 continue
             chosen = {t: here[t][0][mine_left] for t in owners}

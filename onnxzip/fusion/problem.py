@@ -13,8 +13,9 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Weights
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, endless_rows, linear_of
 from onnxzip.analysis.strands import Owners
+from onnxzip.errors import UnsupportedError
 from onnxzip.matching.match import Matches, located_all
 
 
@@ -81,6 +82,24 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
             blocks.append(Block(part, piece, shape[2], 1 if step.diagonal else channels))
     tasks = frozenset(step.tasks)
     return Reads(key, key & tasks if key & tasks else tasks, tuple(blocks), groups, tuple(names), bias)
+
+
+def check_finite(plan: Plan, step: Step, reads: Sequence[Reads]) -> None:
+    """Refuse to fit strands some of whose rows are infinite on any samples, by a bias.
+
+    Raises:
+        UnsupportedError: naming it.
+    """
+    for task in sorted({t for r in reads for t in r.owners}):
+        if not (endless := np.flatnonzero(endless_rows(plan.overlay, step, task))).size:
+            continue
+        node, (linear, _) = step.parts[0].members[task], linear_of(plan.overlay, step.parts[0], task)
+        apart = " and ".join(f"--share '{plan.spaces[n].name}=0'" for n in step.spaces if n in plan.spaces)
+        raise UnsupportedError(
+            f"net {task!r}: node {node.name!r} ({node.op}) is infinite in channels {', '.join(map(str, endless))} on any "
+            f"samples, by its bias {node.inputs[linear.bias]!r} and the constants that are added to it, and cannot be fitted. "
+            f"{f'Use {apart}, or give' if apart else 'Give'} these constants large finite numbers."
+        )
 
 
 def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> list[np.ndarray]:

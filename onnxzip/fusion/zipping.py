@@ -18,7 +18,7 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
-from onnxzip.fusion.problem import Reads, reads_of
+from onnxzip.fusion.problem import Reads, check_finite, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
@@ -125,6 +125,8 @@ class _Zip:
         reads = tuple(r for r in reads if r.bias not in self.params)  # less those that were fitted with others
         tied = {r: self.uses[step.name, r.key] for r in reads if (step.name, r.key) in self.uses}
         fitted = [r for r in reads if (r not in tied or len(r.owners) > 1) and self.needs_fit(step, r)]
+        if self.frontier is not None and self.method.needs_targets:
+            check_finite(self.plan, step, [r for r in fitted if len(r.owners) > 1 or step.diagonal or r in tied])
         new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
@@ -189,9 +191,7 @@ class _Zip:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and self.is_matched(taken):
-                self.params[taken.name], same = take(
-                    self.plan, taken, self.members, self.counts.get(taken.laid, {})
-                )
+                self.params[taken.name], same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:

@@ -35,7 +35,7 @@ def _nodes(report: Report) -> Table:
         channels = node["channels"] or {}
         row = [node["name"], node["op"], f"{len(node['fused'])}"]
         row += ["" if channels.get(key) is None else f"{channels[key]:,}" for key in ("shared", "own", "moved")]
-        known = node["change"] is not None
-        row += [percent(node[key]) for key in ("change", "dropped", "foreign")] if known else [node["why"] or ""]
+        parts = [node[key] for key in ("change", "dropped", "foreign")]
+        row += [node["why"] or ""] if all(part is None for part in parts) else map(percent, parts)
         table.add_row(*row)
     return table

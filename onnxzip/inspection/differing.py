@@ -35,7 +35,8 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
 
     Returns:
         schema_version, task, original, fused, summary, nodes: per node of the original its fused nodes, channels (own, shared,
-        moved), relative change of its params and what of them was dropped.
+        moved), relative change of its params and what of them was dropped; None in place of numbers that NaN leaves without
+        a value.
 
     Raises:
         InvalidModelError: a file is no ONNX net, or `fused` was not made by onnxzip.

@@ -5,6 +5,8 @@ matrix F gives  E[R(r), :, C(c)] = F[r, :, c].  What no column of the fused net 
 read of channels that are none of the task's is foreign.
 
     change^2 = (||E - M||^2 + ||foreign||^2) / ||M||^2        dropped^2 = ||M where dropped||^2 / ||M||^2
+
+An infinite number that is still the same (a mask has some) counts in neither sum.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class Change:
             self.apart + other.apart, self.energy + other.energy, self.dropped + other.dropped, self.foreign + other.foreign
         )
 
-    def of_energy(self, part: float) -> float:
-        """The root of a part over the energy."""
-        return float(np.sqrt(part / self.energy)) if self.energy > 0 else float(np.sqrt(part))
+    def of_energy(self, part: float) -> float | None:
+        """The root of a part over the energy; None where NaN or other infinite numbers leave none."""
+        found = float(np.sqrt(part / self.energy)) if self.energy > 0 else float(np.sqrt(part))
+        return found if np.isfinite(found) else None
 
     @property
-    def relative(self) -> float:
+    def relative(self) -> float | None:
         """The whole change."""
         return self.of_energy(self.apart + self.foreign)
 
@@ -82,9 +85,15 @@ def weights_change(
         for one in made:
             own = one.rows >= 0
             after[one.rows[own]] += np.broadcast_to(bias_of(one.net, one.node), one.rows.shape)[own]
-    apart = float(np.square(new - matrix).sum() + np.square(after - before).sum())
-    energy = float(np.square(matrix).sum() + np.square(before).sum())
-    return Change(apart, energy, float(np.square(np.where(read, 0.0, matrix)).sum()), foreign)
+    changed = _compared(new, matrix) + _compared(after, before)
+    return changed + Change(0.0, 0.0, float(np.square(np.where(read, 0.0, matrix)).sum()), foreign)
+
+
+def _compared(new: np.ndarray, original: np.ndarray) -> Change:
+    """The sums of two arrays of one shape."""
+    same = np.isinf(original) & (new == original)
+    new, original = np.where(same, 0.0, new), np.where(same, 0.0, original)
+    return Change(float(np.square(new - original).sum()), float(np.square(original).sum()))
 
 
 def matrix_of(net: Net, node: Node) -> np.ndarray | None:
@@ -144,5 +153,4 @@ def taken_change(net: Net, array: np.ndarray, taken: Taken) -> Change:
         if channels is not None:
             original = original if original.size == 1 else np.take(original, np.maximum(channels, 0), axis=axis)
             present = present & (channels >= 0).reshape([-1 if d == axis else 1 for d in range(len(taken.axes))])
-    apart = np.where(present, array.astype(np.float64) - original, 0.0)
-    return Change(float(np.square(apart).sum()), float(np.square(np.where(present, original, 0.0)).sum()))
+    return _compared(np.where(present, array.astype(np.float64), 0.0), np.where(present, original, 0.0))

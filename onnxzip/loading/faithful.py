@@ -20,6 +20,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.dims import at_usual_sizes, bound
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
+from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
@@ -42,7 +43,7 @@ class Faithful:
         content: the file, its external data inlined.
         net: what it computes, in canonical attributes; its params are the file's trainable ones by their names, and constants.
         trainable: names of the params that are stored in the file and can be put back.
-        frozen: those among them that are no weights: running statistics, exponents, single numbers.
+        frozen: those among them that are no weights: running statistics, exponents, single numbers, masks of -inf.
         sizes: free axes of the inputs, and the sizes for which `net` has its numbers.
     """
 
@@ -53,11 +54,14 @@ class Faithful:
     sizes: Mapping[Axis, int]
 
 
-def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = None) -> Faithful:
+def read_faithfully(
+    source: bytes | Path, sizes: Mapping[Axis, int] | None = None, any_batch: bool = False
+) -> Faithful:
     """Read a file, or what is in one.
 
     Args:
         sizes: of the free axes of its inputs; None for those that a fused file was made at, else usual ones.
+        any_batch: whether `net` is to take any number of samples where the file takes one (see freeing.py).
 
     Raises:
         InvalidModelError: it is no valid ONNX net.
@@ -66,7 +70,7 @@ def read_faithfully(source: bytes | Path, sizes: Mapping[Axis, int] | None = Non
     where = source if isinstance(source, Path) else IN_MEMORY
     model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
     content = content_of(source, model)
-    lifted = _lifted(model)
+    lifted = with_free_batch(_lifted(model)) if any_batch else _lifted(model)
     name = where.stem if isinstance(source, Path) else model.graph.name
     constants = {node.output[0] for node in model.graph.node if held_by(node)}
     if sizes is not None:
@@ -215,10 +219,12 @@ def _frozen(net: Net, trained: Collection[str], in_nodes: Collection[str]) -> fr
     """Params that are no weights.
 
     Statistics are of data, and a step can make a variance negative; an exponent's gradient needs a logarithm; a single number
-    without an axis, or in a Constant node, is part of a formula (the epsilon of a norm that is spelled out).
+    without an axis, or in a Constant node, is part of a formula (the epsilon of a norm that is spelled out); what holds
+    infinite numbers is a mask.
     """
     fixed = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
     fixed |= {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
     fixed |= {name for name in trained if net.params[name].ndim == 0}
     fixed |= {name for name in trained if net.params[name].size == 1 and name in in_nodes}
+    fixed |= {name for name in trained if np.isinf(net.params[name]).any()}
     return frozenset(name for name in trained if name in fixed)

@@ -1,4 +1,4 @@
-"""A net that takes one sample at a time as one that takes any number: for a merge with nets that do.
+"""A net that takes one sample at a time as one that takes any number: for a merge with nets that do, and to train it.
 
     inputs [1, ...] -> [N, ...]        Reshape to [1, ...] -> to [-1, ...], where the other entries are numbers
 
@@ -44,8 +44,8 @@ def freed(path: Path, model: ModelProto, alone: Net, to_net: Callable[[ModelProt
         UnsupportedError: it mixes its samples, or its batch stands in more than inputs and shapes.
     """
     try:
-        net = to_net(_with_free_batch(model))
-        differs = _differing(alone, net)
+        net = to_net(with_free_batch(model))
+        differs = differing(alone, net)
     except (InvalidModelError, UnsupportedError) as error:
         raise _refusal(path, str(error)) from error
     if differs is not None:
@@ -60,7 +60,8 @@ def _refusal(path: Path, why: str) -> UnsupportedError:
     )
 
 
-def _with_free_batch(model: ModelProto) -> ModelProto:
+def with_free_batch(model: ModelProto) -> ModelProto:
+    """A copy of a model whose inputs, and shapes that begin with the one sample, leave the number of samples open."""
     new = ModelProto()
     new.CopyFrom(model)
     graph = new.graph
@@ -89,14 +90,18 @@ def _free_reshape(model: ModelProto, node: NodeProto, tensor: TensorProto, name:
     node.input[1] = name
 
 
-def _differing(alone: Net, net: Net) -> str | None:
-    """The first output that is not the same for several samples at once as for each by itself."""
+def differing(alone: Net, net: Net) -> str | None:
+    """The first output that is not the same for several samples at once as for each by itself.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot run one of them on several samples.
+    """
     rng = np.random.default_rng(0)
     feeds = {p.name: rng.standard_normal(bind_batch(p.shape, SAMPLES)).astype(p.dtype) for p in net.inputs}
     together, session = open_session(net, "cpu", 1).run(feeds), open_session(alone, "cpu", 1)
     for k in range(SAMPLES):
         for name, want in session.run({n: v[k : k + 1] for n, v in feeds.items()}).items():
-            got, largest = together[name][k : k + 1], max(float(np.abs(want).max()), 1e-6)
+            got, largest = np.atleast_1d(together[name])[k : k + 1], max(float(np.abs(want).max()), 1e-6)
             if got.shape != want.shape or not np.allclose(got, want, rtol=0, atol=CLOSE * largest):
                 return name
     return None

@@ -69,7 +69,7 @@ def heads_of(
         own = {name: ports[output] for name, output in origin.outputs.items()}
         classes = classes_of(own, net.nodes, batch, given)
         for name, port in own.items():
-            if not _teaches(port, batch):
+            if not teaches(port, batch):
                 if _is_float(port):
                     note(f"output {port.name!r} does not teach: its first axis is not the batch")
                 continue
@@ -108,7 +108,7 @@ def check_teaching(outputs: Mapping[str, Sequence[Port]], batch: int) -> None:
         UnsupportedError: none of a task's outputs teaches.
     """
     for task, own in outputs.items():
-        if not any(_teaches(port, batch) for port in own):
+        if not any(teaches(port, batch) for port in own):
             listed = ", ".join(f"{p.name!r} {p.dtype} {list(p.shape)}" for p in own)
             raise UnsupportedError(
                 f"task {task!r}: none of its outputs are floating-point numbers with the batch in front ({listed}, -1 being "
@@ -116,7 +116,8 @@ def check_teaching(outputs: Mapping[str, Sequence[Port]], batch: int) -> None:
             )
 
 
-def _teaches(port: Port, batch: int) -> bool:
+def teaches(port: Port, batch: int) -> bool:
+    """Whether an output is of floats, with the batch or so many rows a sample in front."""
     return _is_float(port) and rows_per_sample(port.shape, batch) > 0
 
 

@@ -1,9 +1,11 @@
-"""Who teaches what: the heads of a fused net that its teachers can teach, on the samples at hand."""
+"""Who teaches what: the heads of a fused net that its teachers can teach, on the samples at hand, towards which loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import torch
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.config import RetrainOptions
@@ -11,6 +13,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.trial import error_of
 from onnxzip.net import Net
 from onnxzip.retraining.heads import Head, heads_of, kinds_from
+from onnxzip.retraining.objective import try_loss
 from onnxzip.retraining.teachers import Teacher
 
 ALIKE = 1e-2  # rows of one sample alone and in company: far above rounding
@@ -48,6 +51,24 @@ def taught(net: Net, lesson: Lesson, options: RetrainOptions, note: Note) -> tup
     if options.label_weight and not options.loss:
         _note_unlabelled(heads, lesson, note)
     return heads, replace(lesson, teachers={t: _saying(x, heads) for t, x in lesson.teachers.items()})
+
+
+def check_loss(lesson: Lesson, options: RetrainOptions, device: torch.device) -> None:
+    """Refuse a loss of the user's that nothing can be trained by: it is tried for every task, on a batch of samples.
+
+    Raises:
+        UsageError: see `try_loss`.
+    """
+    if not options.loss:
+        return
+    for pool in lesson.pools:
+        rows = pool.order[: options.batch]
+        feeds = pool.rows.take(rows)
+        for task in pool.tasks:
+            teacher, labels = lesson.teachers[task], pool.labels.get(task)
+            said = {name: torch.tensor(x, device=device) for name, x in teacher.answers(feeds).items()}
+            own = {name: said[new] for name, new in teacher.origin.outputs.items() if new in said}
+            try_loss(options.loss, task, own, None if labels is None else torch.tensor(labels[rows], device=device))
 
 
 def _in_order(heads: Sequence[Head], lesson: Lesson, note: Note) -> tuple[Head, ...]:

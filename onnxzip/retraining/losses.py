@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from onnxzip.errors import UsageError
 from onnxzip.net.classes import VALUES
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Batch, Portion
 from onnxzip.retraining.heads import Head
 from onnxzip.retraining.module import TorchNet
-from onnxzip.retraining.objective import TINY, Criterion
+from onnxzip.retraining.objective import TINY, Criterion, as_number
 
 
 class Losses(nn.Module):
@@ -47,7 +46,7 @@ class Losses(nn.Module):
         """What the net makes of a portion, by the fused net's names."""
         wanted = [h.output for h in self.heads if h.task in portion.tasks]
         with mixed(next(iter(portion.feeds.values())).device):
-            return self.net.compute(portion.feeds, wanted)
+            return self.net.compute_all(portion.feeds, wanted)
 
     def of(self, portion: Portion, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss by task.
@@ -59,10 +58,7 @@ class Losses(nn.Module):
         for task in portion.tasks:
             own = [h for h in self.heads if h.task == task]
             mine, wanted = {h.name: outputs[h.output] for h in own}, {h.name: portion.targets[h.output] for h in own}
-            loss = self.criteria[task](mine, wanted, portion.labels.get(task))
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise UsageError(f"task {task!r}: the loss is no tensor of one number. Let your callable return a mean.")
-            found[task] = loss.reshape(())
+            found[task] = as_number(task, self.criteria[task](mine, wanted, portion.labels.get(task)))
         return found
 
 

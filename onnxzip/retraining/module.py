@@ -4,9 +4,9 @@
     write_params(module)                         the same file with the module's params
 
 What a module trains is what its file stores: nothing is folded, so that every param goes back by its name. Params that are no
-weights (running statistics, exponents, single numbers) are Parameters without a gradient; whoever wants one asks for it by
-`requires_grad_`. Nets of half types are computed in float32 and written in their own type. `train()` and `eval()` change
-nothing: a net is what its file computes.
+weights (running statistics, exponents, single numbers, masks of -inf) are Parameters without a gradient; whoever wants one
+asks for it by `requires_grad_`. Nets of half types are computed in float32 and written in their own type. `train()` and
+`eval()` change nothing: a net is what its file computes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxzip.errors import UsageError
+from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.loading.faithful import Faithful, read_faithfully
+from onnxzip.loading.freeing import differing, is_fixed
 from onnxzip.loading.stored import replaced
-from onnxzip.net import Net, Port
+from onnxzip.net import BATCH, Net, Port
 from onnxzip.ops.evaluate import Program, check_runnable, program_of
 from onnxzip.retraining.keys import keys_of
 
@@ -30,10 +31,15 @@ Sizes = tuple[int, ...]  # of the free axes of a net's inputs, in their order
 
 
 class Reading:
-    """What all copies of a module share: the file, the net, and the programs made of it so far. It is never changed."""
+    """What all copies of a module share: the file, the net, and the programs made of it so far. It is never changed.
 
-    def __init__(self, faithful: Faithful) -> None:
-        self.faithful = faithful
+    Args:
+        faithful: the file as it was read.
+        any_batch: whether it was read as a net that takes any number of samples, where the file takes one.
+    """
+
+    def __init__(self, faithful: Faithful, any_batch: bool = False) -> None:
+        self.faithful, self.any_batch = faithful, any_batch
         self._programs: dict[tuple[tuple[str, ...], Sizes], Program] = {}
         self.free, self.usual = tuple(faithful.sizes), tuple(faithful.sizes.values())
         self._nets = {self.usual: faithful.net}
@@ -57,7 +63,7 @@ class Reading:
         """
         if sizes not in self._nets:
             numbers = dict(zip(self.free, sizes, strict=True))
-            self._nets[sizes] = read_faithfully(self.faithful.content, numbers).net
+            self._nets[sizes] = read_faithfully(self.faithful.content, numbers, self.any_batch).net
         return self._nets[sizes]
 
     def program(self, outputs: Sequence[str], sizes: Sizes | None = None) -> Program:
@@ -78,11 +84,11 @@ class Reading:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reading, (self.faithful.content,)
+        return _reading, (self.faithful.content, self.any_batch)
 
 
-def _reading(content: bytes) -> Reading:
-    return Reading(read_faithfully(content))
+def _reading(content: bytes, any_batch: bool) -> Reading:
+    return Reading(read_faithfully(content, any_batch=any_batch), any_batch)
 
 
 class TorchNet(nn.Module):
@@ -157,6 +163,31 @@ class TorchNet(nn.Module):
         found = program.run(given)
         return {name: found[name] for name in outputs}
 
+    def compute_all(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """As `compute`, for any number of samples: a net with a fixed batch runs on as many at a time, the last one repeated
+        where they do not come out even, and what it says stands one behind the other as if it had taken them at once.
+
+        Args:
+            outputs: with so many rows for each sample.
+
+        Raises:
+            UsageError: as `compute`.
+        """
+        size, count = self.batch, len(next(iter(feeds.values())))
+        if size in (BATCH, count):
+            return self.compute(feeds, outputs)
+        portions = []
+        for start in range(0, count, size):
+            index = torch.arange(start, start + size, device=next(iter(feeds.values())).device).clamp_max(count - 1)
+            portions.append(self.compute({name: x[index] for name, x in feeds.items()}, outputs))
+        joined = {name: torch.cat([p[name] for p in portions]) for name in outputs}
+        return {name: x[: len(x) // (len(portions) * size) * count] for name, x in joined.items()}
+
+    @property
+    def batch(self) -> int:
+        """Samples that the net takes at once; -1 for any number."""
+        return self.inputs[0].shape[0]
+
     def params(self) -> dict[str, nn.Parameter]:
         """Every Parameter by its ONNX name."""
         return {name: self._param(name) for name in self._paths}
@@ -182,6 +213,23 @@ def read_module(content: bytes | Path) -> TorchNet:
         UnsupportedError: operators in it have no torch function; all of them are named.
     """
     return TorchNet(Reading(read_faithfully(content)))
+
+
+def read_for_batches(content: bytes) -> TorchNet:
+    """As `read_module`; a net for one sample as one for any number, where that gives the same for several as for each.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `read_module`.
+    """
+    faithful = read_faithfully(content)
+    if not is_fixed(faithful.net):
+        return TorchNet(Reading(faithful))
+    try:
+        free = read_faithfully(content, any_batch=True)
+        differs = differing(faithful.net, free.net)
+    except (InvalidModelError, UnsupportedError):  # it is for one sample, then, which is no fault of the file's
+        return TorchNet(Reading(faithful))
+    return TorchNet(Reading(free, any_batch=True) if differs is None else Reading(faithful))
 
 
 def write_params(module: TorchNet) -> bytes:

@@ -100,6 +100,35 @@ def custom_loss(given: str | Callable[..., Any]) -> Criterion:
     return criterion
 
 
+def as_number(task: str, loss: object) -> Tensor:
+    """A loss as a scalar.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise UsageError(f"task {task!r}: the loss is no tensor of one number. Let your callable return a mean.")
+    return loss.reshape(())
+
+
+def try_loss(given: str | Callable[..., Any], task: str, targets: Outputs, labels: Tensor | None) -> None:
+    """Call the user's criterion once: with what a teacher says of some samples, and as outputs with what it says of others.
+
+    Args:
+        targets: by their original names; outputs are the same rows, each one further.
+
+    Raises:
+        UsageError: it fails, or gives no single number, NaN, or a number that no gradient goes through.
+    """
+    outputs = {name: x.to(torch.promote_types(x.dtype, torch.float32)).roll(1, 0) for name, x in targets.items()}
+    loss = as_number(task, custom_loss(given)({n: x.requires_grad_() for n, x in outputs.items()}, targets, labels))
+    where = f"--loss {called(given)}: task {task!r}: the loss"
+    if not loss.requires_grad:
+        raise UsageError(f"{where} has no gradient. Compute it from the outputs by torch alone, and do not detach them.")
+    if bool(loss.isnan()):
+        raise UsageError(f"{where} is NaN, on what the original net says of some of the samples")
+
+
 def called(loss: str | Callable[..., Any]) -> str:
     """What messages and checkpoints call a loss: `module:callable` where it has such a name."""
     if isinstance(loss, str):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxzip.errors import UsageError
-from onnxzip.exporting.naming import Model, path_or_content
+from onnxzip.exporting.naming import Model, path_of, path_or_content
 from onnxzip.exporting.write import check_writable, write_atomically
 from onnxzip.ops.lazy import execute, torch
 
@@ -51,5 +50,6 @@ def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False)
 
     if not isinstance(module, TorchNet):
         raise UsageError(f"module: give one that to_torch has made, not a {type(module).__name__}")
-    check_writable(Path(path), force)
-    write_atomically(Path(path), write_params(module), force)
+    place = path_of(path, "from_torch")
+    check_writable(place, force)
+    write_atomically(place, write_params(module), force)

@@ -8,6 +8,7 @@ samples as they are stored, and the teachers' answers, kept as long as they and 
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -19,18 +20,18 @@ import torch
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
 from onnxzip.config import RetrainOptions, RunOptions
-from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError
-from onnxzip.net import Port
+from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedError, UsageError
+from onnxzip.net import BATCH, Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, parts_of
 from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.heads import Head
 from onnxzip.retraining.interrupt import Interrupt, Wish
-from onnxzip.retraining.lesson import Lesson, taught
+from onnxzip.retraining.lesson import Lesson, check_loss, taught
 from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
-from onnxzip.retraining.module import TorchNet, read_module, write_params
+from onnxzip.retraining.module import TorchNet, read_for_batches, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, called, custom_loss
 from onnxzip.retraining.search import Found, find_rate
 from onnxzip.retraining.varying import can_vary
@@ -96,15 +97,19 @@ def retrain_content(
         InvalidDataError: samples that the nets cannot be fed with.
     """
     started = time.perf_counter()
-    net = read_module(content).to(device_for(run.device))
+    net = read_for_batches(content).to(device_for(run.device))
+    if net.batch != BATCH:
+        progress.note(f"the fused net takes {net.batch} of the samples of a step at a time, and cannot be made to take more")
     heads, lesson = taught(net.reading.net, lesson, options, progress.note)
+    check_loss(lesson, options, device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
     if not any(p.requires_grad for p in net.parameters()):
         raise UnsupportedError("the fused net has no weights that can be trained")
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
-    accepts = as_low if options.loss or options.label_weight else as_close
-    job = Job(losses, streams, judge(losses, (p for s in streams for p in s.judging_here()), peers), accepts, peers)
+    start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
+    _check_start(start, options)
+    job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, peers)
     belongs = belonging(content, _telling(steps, options, run), streams) if options.checkpoint else ""
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
     with Interrupt(ENDING if peers.size == 1 else (signal.SIGINT,)) as interrupt:  # torchrun itself ends others by SIGTERM
@@ -189,6 +194,17 @@ def _check_shapes(net: TorchNet, streams: Sequence[Stream]) -> None:
                     f"output {name!r}: the fused net gives {list(want)} for a sample, the teacher {list(have)}. Give the "
                     "original net of that task."
                 )
+
+
+def _check_start(start: Mapping[str, Judgement], options: RetrainOptions) -> None:
+    """Refuse a loss of the user's that is no number at the start: nothing could be told to be better.
+
+    Raises:
+        UsageError: naming the task.
+    """
+    for task, judged in start.items():
+        if options.loss and not math.isfinite(judged.loss):
+            raise UsageError(f"--loss {called(options.loss)}: task {task!r}: the loss is {judged.loss:g} at the start")
 
 
 def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:

@@ -23,7 +23,7 @@ from onnxzip.exporting.report import SCHEMA_VERSION, fused_entry, samples_entry
 from onnxzip.exporting.staging import put, staged
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.ops.lazy import execute, torch
-from onnxzip.progress import Progress, Silent, Stages
+from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import open_file
 from onnxzip.shipping.backends import Backend, backend_for
 from onnxzip.shipping.comparing import ANY, Likeness, compare_with_fused
@@ -80,7 +80,7 @@ def export(
     options = ExportOptions(task, static_batch, opset, quantize, tolerance, python)  # type: ignore[arg-type]  # it makes a Path of text
     data_options, run = ExportData(samples=samples, mean=mean, std=std, size=size), RunOptions(seed)
     file, output = path_of(fused, "fused net"), Path(path)
-    return export_files(file, target, output, data, options, data_options, run, progress or Silent(), force)
+    return export_files(file, target, output, data, options, data_options, run, told(progress), force)
 
 
 def export_files(
