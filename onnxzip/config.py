@@ -1,7 +1,6 @@
 """One frozen record of options per stage. Flags of the command line and keys of the YAML file are derived from these.
 
-A field says what it is once: name, default, help, and how a value is read from text or from YAML. Every record checks itself,
-so no stage is ever handed an option that it cannot use.
+A field says what it is once: name, default, help, and how a value is read from text or from YAML. Every record checks itself.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 from onnxzip.errors import UsageError
 from onnxzip.values import (
     check_records,
+    check_scale,
     code,
     flags_in,
     folder_of,
@@ -32,7 +32,6 @@ from onnxzip.values import (
 
 LEAST_SAMPLES = 32
 ALL = 1 << 62  # samples
-LARGEST = 3.4e38  # that float32 holds
 MOST_PIXELS = 10_000  # along the shorter side of an image
 
 
@@ -62,10 +61,8 @@ class DataOptions:
             raise UsageError(f"--samples {self.samples} is too few; use at least {LEAST_SAMPLES}")
         if self.size is not None and not 1 <= self.size <= MOST_PIXELS:
             raise UsageError(f"--size {self.size} is not a number of pixels from 1 to {MOST_PIXELS:,}")
-        if not all(abs(m) <= LARGEST for m in self.mean):
-            raise UsageError(f"--mean {','.join(f'{m:g}' for m in self.mean)} is not finite in float32")
-        if not all(1 / LARGEST <= s <= LARGEST for s in self.std):
-            raise UsageError(f"--std {','.join(f'{s:g}' for s in self.std)} is not positive and finite in float32")
+        check_scale("mean", self.mean, positive=False)
+        check_scale("std", self.std, positive=True)
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,6 @@ class RetrainSteps:
     memory: int = option(
         1 << 30, "Memory for params, optimizer and kept answers of the teachers. As 500M or 2G.", size_of, "BYTES", shown="1G"
     )
-
     any_teacher: bool = option(False, "Take teachers that are not the files the net was made from.", yes_or_no)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxzip.errors import UsageError
 
+LARGEST = 3.4e38  # that float32 holds
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -194,6 +195,17 @@ def numbers(raw: Any) -> tuple[float, ...]:
         return tuple(float(p) for p in (raw if several else str(raw).split(",")))
     except (TypeError, ValueError):
         raise UsageError(f"{raw!r} is not a number, or some with commas between them") from None
+
+
+def check_scale(name: str, given: Sequence[float], positive: bool) -> None:
+    """Refuse numbers that images cannot be shifted or divided by.
+
+    Raises:
+        UsageError: with the flag.
+    """
+    least, kind = (1 / LARGEST, "positive and finite") if positive else (-LARGEST, "finite")
+    if not all(least <= v <= LARGEST for v in given):
+        raise UsageError(f"--{name} {','.join(f'{v:g}' for v in given)} is not {kind} in float32")
 
 
 def number(raw: Any) -> float:

@@ -97,14 +97,10 @@ def retrain_content(
         InvalidDataError: samples that the nets cannot be fed with.
     """
     started = time.perf_counter()
-    net = read_for_batches(content).to(device_for(run.device))
-    if net.batch != BATCH:
-        progress.note(f"the fused net takes {net.batch} of the samples of a step at a time, and cannot be made to take more")
+    net = _pupil(content, run, progress)
     heads, lesson = taught(net.reading.net, lesson, options, progress.note)
     check_loss(lesson, options, device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
-    if not any(p.requires_grad for p in net.parameters()):
-        raise UnsupportedError("the fused net has no weights that can be trained")
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
@@ -129,6 +125,20 @@ def retrain_content(
         wish.granted,
         time.perf_counter() - started,
     )
+
+
+def _pupil(content: bytes, run: RunOptions, progress: Progress) -> TorchNet:
+    """The net that is retrained, on its device.
+
+    Raises:
+        UnsupportedError: an operator has no torch function, or nothing can be trained.
+    """
+    net = read_for_batches(content).to(device_for(run.device))
+    if net.batch != BATCH:
+        progress.note(f"the fused net takes {net.batch} of the samples of a step at a time, and cannot be made to take more")
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UnsupportedError("the fused net has no weights that can be trained")
+    return net
 
 
 def wanted_rows(steps: int, options: RetrainOptions) -> int:
