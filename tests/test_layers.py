@@ -17,7 +17,8 @@ CEILING = 300
 ORDER = (
     "errors", "signals", "linalg", "net", "ops", "runtime", "values", "foreign", "config", "progress", "peers", "loading",
     "analysis", "calibration", "matching", "fusion", "exporting", "retraining", "distributed", "shipping", "inspection",
-    "merged", "asked", "pipeline", "before_after", "taking_apart", "teaching", "public", "__init__", "flags", "bars", "cli", "__main__",
+    "merged", "asked", "pipeline", "before_after", "taking_apart", "teaching", "public", "__init__", "flags", "bars", "cli",
+    "__main__",
 )
 # Packages that targets of `export` need; each is imported by one function of one target, in a process of its own.
 BACKENDS = ("openvino", "ncnn", "executorch", "litert_torch", "ai_edge_litert", "coremltools")
