@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.checking import Feed
 from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
-from onnxzip.errors import InvalidDataError, UsageError
+from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
 from onnxzip.exporting.metadata import Origin
 from onnxzip.fusion.assembling import check_ports
@@ -81,10 +82,12 @@ def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Clas
         UsageError: it has no such output.
     """
     named, found = namer(kept), {}
-    check_kinds([named(task, p.name) for task, net in plan.nets.items() for p in net.outputs], given)
+    ports = {task: [p for p in net.outputs if p.name in net.ends] for task, net in plan.nets.items()}
+    check_kinds([named(task, p.name) for task, own in ports.items() for p in own], given)
     for task, net in plan.nets.items():
-        own = {p.name: kind for p in net.outputs if (kind := given.get(named(task, p.name))) is not None}
-        found[task] = classes_of({p.name: p for p in net.outputs}, net.nodes, net.inputs[0].shape[0], own)
+        kinds = {p.name: kind for p in ports[task] if (kind := given.get(named(task, p.name))) is not None}
+        told = classes_of({p.name: p for p in ports[task]}, net.nodes, net.inputs[0].shape[0], kinds)
+        found[task] = replace(told, loose=net.made)
     return found
 
 
@@ -110,6 +113,9 @@ def _check_channels(plan: Plan) -> None:
 def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
     """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
     for net in plan.nets.values():
+        if net.tail is not None:
+            node, why = net.tail.begins[0]
+            raise UnsupportedError(f"net {net.name!r} cannot be run in torch: node {node!r}: {why}. Merge without --retrain.")
         check_runnable(net)
     execute(torch)
     from onnxzip.retraining.request import check_request

@@ -18,6 +18,7 @@ from onnxzip.exporting.naming import checked_files, files_by_task, path_of
 from onnxzip.exporting.originals import classes_in, fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model
+from onnxzip.exporting.tails import attach, with_tails
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
@@ -53,7 +54,9 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     files = checked_files(nets)
     found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
     check_ports(found)
-    return plan_report(found, files, stored_model(assemble(found, {})), options.layout)
+    net = with_tails(found, assemble(found, {}))
+    attach(skeleton := stored_model(net), net)
+    return plan_report(found, files, skeleton, options.layout)
 
 
 def verify(

@@ -23,7 +23,7 @@ from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, Re
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.naming import files_by_task, path_of
-from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of, ports_in
+from onnxzip.exporting.originals import Originals, check_no_tail, classes_in, fed_by, originals_of, ports_in
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -114,6 +114,7 @@ def retrain_files(
     with stages.stage("load", len(files)):
         content = content_of(path, model := read(path))
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
+        check_no_tail(model, path, "operators without a torch function")
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     _check_request(model, originals, settings, peers)
     with stages.stage("data"):

@@ -33,7 +33,7 @@ class Coupling:
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
             channels that an LRN sums).
-        refusals: (node, reason) for every node that could not be coupled.
+        refusals: (node, reason) for every node that could not be coupled, or begins a tail.
     """
 
     net: Net
@@ -224,6 +224,7 @@ def _finished(builder: _Builder) -> Coupling:
     produced = frozenset[int]().union(*made.values()) - inputs
     produced |= embedded(net, axes, makes, produced | inputs)
     produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
+    begins = () if net.tail is None else net.tail.begins
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
     pinned: dict[int, str] = {}
@@ -249,7 +250,7 @@ def _finished(builder: _Builder) -> Coupling:
     whole = {
         n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) | square[n] for n, spaces in builder.whole.items()
     }
-    return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, tuple(refusals))
+    return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, (*refusals, *begins))
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:

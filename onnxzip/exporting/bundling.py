@@ -111,7 +111,9 @@ def _in_order(tensors: Mapping[str, TensorProto], owners: Mapping[str, list[str]
 
 
 def _bytes_of(tensor: TensorProto) -> bytes:
-    """A param as external data hold it: little-endian, in C order."""
+    """A param as external data hold it: little-endian, in C order; nothing of texts, which have no such form."""
+    if tensor.data_type == TensorProto.STRING:
+        return b""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     array = np.ascontiguousarray(numpy_helper.to_array(tensor))

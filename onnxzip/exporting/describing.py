@@ -23,6 +23,7 @@ from onnxzip.exporting.report import macs_before, sha256_of, source_size
 from onnxzip.exporting.sayings import Said, merged_sayings, said_by_task
 from onnxzip.exporting.shelf import WEIGHTS, Shelf
 from onnxzip.exporting.stored import stored_model
+from onnxzip.exporting.tails import attach, with_tails
 from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped
@@ -44,7 +45,7 @@ def described(
         sources: the samples that it was made from.
     """
     kept, choice = kept_tasks({t: n.metadata for t, n in plan.nets.items()}), options.plan
-    net = assemble(plan, zipped.params, namer(kept))
+    net = with_tails(plan, assemble(plan, zipped.params, namer(kept)), namer(kept))
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
     origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
     said, tasks = merged_sayings(_said(plan, kept), origins_by_task(origins, kept))
@@ -106,11 +107,14 @@ def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> 
     if plan.others:
         kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
         other = assemble(plan.others[-1], zipped.params, namer(kept))
-        if shelf is None:
+        if shelf is None and net.tail is None:
             planned = open_file("planned", bytes(stored_model(other).SerializeToString()), "cpu", 1)
         else:
             planned = open_session(other, "cpu", 1)
-        free = open_file("fused", content if shelf is None else shelf.graph, "cpu", 1)
+        if net.tail is None:
+            free = open_file("fused", content if shelf is None else shelf.graph, "cpu", 1)
+        else:  # what the tails read is compared
+            free = open_session(net, "cpu", 1)
         check_other_size(free, planned, other.inputs)
     return content
 
@@ -126,6 +130,7 @@ def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
     if size > LARGEST_FILE:
         raise UnsupportedError(f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold")
     model = to_model(net, places, WEIGHTS) if places else stored_model(net)
+    attach(model, net)
     annotate(model, net.metadata)
     content = bytes(model.SerializeToString(deterministic=True))
     if shelf is not None:

@@ -4,7 +4,8 @@ version   of onnxzip                          schema   of these entries: 3; 2 ha
                                                        say of themselves, 1 nothing of what `traces` tells of, too
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
-trace, refusals   what `traces` reads        seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
+trace, refusals   what `traces` reads         tails    JSON: task -> its outputs that tails compute, as its file calls them
+seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
 split_from, merged_from   JSON: what the file was cut out of, fused files that were merged again
 """
 
@@ -22,6 +23,7 @@ from onnx import ModelProto
 from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.exporting.tails import tail_needs
 from onnxzip.net import Net, reachable
 
 PREFIX = "onnxzip."
@@ -67,11 +69,11 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
     Args:
         files: task -> (name, sha256, params, bytes and macs) of the original file.
     """
-    names = iter(p.name for p in fused.outputs)
+    names = iter(fused.ends)
     found = {}
     for task, net in plan.nets.items():
         inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
-        outputs = {p.name: next(names) for p in net.outputs}
+        outputs = {name: next(names) for name in net.ends}
         name, digest, size = files[task]
         found[task] = Origin(name, digest, inputs, outputs, size["params"], size["bytes"], size["macs"])
     return found
@@ -114,6 +116,9 @@ def describe(
         "spaces": spaces,
         **found,
     }
+    if fused.tail is not None:
+        made = set(fused.made)
+        entries["tails"] = {t: [k for k, name in origin.outputs.items() if name in made] for t, origin in origins.items()}
     return {PREFIX + k: v if isinstance(v, str) else to_json(v) for k, v in entries.items()}
 
 
@@ -127,10 +132,11 @@ def _owners(fused: Net, outputs: Mapping[str, list[str]]) -> list[list[list[str]
     nodes: dict[str, list[str]] = {}
     params: dict[str, list[str]] = {}
     for task, names in outputs.items():
-        needed = reachable(fused, names)
-        for node in needed:
-            nodes.setdefault(node.name, []).append(task)
-        for param in dict.fromkeys(v for n in needed for v in n.inputs if v in fused.params):
+        needed = reachable(fused, fused.roots(names))
+        last = tail_needs(fused, names)
+        for name in (*(node.name for node in needed), *last[0]):
+            nodes.setdefault(name, []).append(task)
+        for param in dict.fromkeys((*(v for n in needed for v in n.inputs if v in fused.params), *last[1])):
             params.setdefault(str(param), []).append(task)
     groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for which, found in enumerate((nodes, params)):
@@ -186,6 +192,19 @@ def check_outputs(origins: Mapping[str, Origin], outputs: Iterable[str], where: 
                 raise InvalidModelError(
                     f"{where}: has lost the output {name!r}, which its metadata name for task {task!r}. Merge the nets again."
                 )
+
+
+def read_tails(entries: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Task of a fused file -> the outputs that a tail computes, by their original names; empty where there are none.
+
+    Raises:
+        InvalidModelError: the entry is damaged.
+    """
+    try:
+        found = json.loads(entries.get(PREFIX + "tails", "{}"))
+        return {task: tuple(outputs) for task, outputs in found.items() if outputs}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidModelError(f"the entry {PREFIX}tails is damaged ({type(error).__name__}: {error})") from error
 
 
 def seen_entry(by_tasks: Iterable[tuple[Iterable[str], np.ndarray]]) -> dict[str, str]:

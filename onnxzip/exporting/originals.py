@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
-from onnxzip.errors import InvalidModelError, UsageError
-from onnxzip.exporting.metadata import Origin, check_outputs, entries_of, read_origins
+from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
+from onnxzip.exporting.metadata import Origin, check_outputs, entries_of, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
 from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of
+from onnxzip.ops import find, listed
+from onnxzip.ops.listed import REWRITTEN
+from onnxzip.runtime import needed_nodes
 
 NO_SHAPES: dict[str, Shapes] = {}
 NO_SIZES: Mapping[Axis, int] = {}
@@ -99,12 +103,35 @@ def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str]
         given: what the user says of outputs of the fused file: logits, probabilities or values.
     """
     ports, batch = ports_in(model)
+    tails = read_tails(entries_of(model))
     nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in model.graph.node]
     found = {}
     for task, (_, origin) in originals.items():
-        mine = {name: ports[new] for name, new in origin.outputs.items()}
-        found[task] = classes_of(mine, nodes, batch, given)
+        loose = tails.get(task, ())
+        mine = {name: ports[new] for name, new in origin.outputs.items() if name not in loose}
+        found[task] = replace(classes_of(mine, nodes, batch, given), loose=loose)
     return found
+
+
+def check_no_tail(model: ModelProto, where: Path, why: str) -> None:
+    """Refuse a fused file that has nodes which are kept as they are.
+
+    Args:
+        why: it cannot be.
+
+    Raises:
+        UnsupportedError: it does; all their operators are named.
+    """
+    origins, tails = read_origins(entries_of(model), str(where)), read_tails(entries_of(model))
+    last = needed_nodes(model.graph, [origins[task].outputs[name] for task, names in tails.items() for name in names])
+    found: dict[str, list[str]] = {}
+    for node in last:
+        op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        if find(op) is None and listed().get(op) != REWRITTEN:
+            found.setdefault(op, []).append(repr(node.name))
+    if tails:
+        ops = "; ".join(f"{op} (node {', '.join(names)})" for op, names in found.items())
+        raise UnsupportedError(f"{where}: {why}: {ops}.")
 
 
 def ports_in(model: ModelProto) -> tuple[dict[str, Port], int]:
@@ -155,11 +182,12 @@ def sized_ports(model: ModelProto, told: Mapping[Axis, int] = NO_SIZES) -> tuple
 
 
 def ports_of(values: Iterable[ValueInfoProto]) -> tuple[Port, ...]:
-    """Inputs or outputs of a model; an axis without a number is -1, as the batch is."""
+    """Inputs or outputs of a model; an axis without a number is -1, as the batch is. What is no tensor holds objects."""
     return tuple(_port(v) for v in values)
 
 
 def _port(value: ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     shape = tuple(d.dim_value if d.HasField("dim_value") else BATCH for d in kind.shape.dim)
-    return Port(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)) if kind.elem_type else np.dtype(object)
+    return Port(value.name, dtype, shape)

@@ -62,7 +62,7 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
     """Of the fused net before its weights are known.
 
     Args:
-        skeleton: the fused net without params.
+        skeleton: the fused net without params, but with those of tails.
     """
     shapes = distinct_shapes(plan)
     width = dtype_of(plan.stored).itemsize
@@ -70,7 +70,7 @@ def planned_size(plan: Plan, skeleton: ModelProto) -> Size:
         width * math.prod(s) + len(numpy_helper.from_array(np.zeros(0, np.float32), n).SerializeToString()) + 8
         for n, s in shapes.items()
     )
-    params = sum(math.prod(s) for s in shapes.values())
+    params = sum(math.prod(s) for s in shapes.values()) + weights_by_type(skeleton).total()
     return Size(params, skeleton.ByteSize() + payload, macs_of((p.node for p in plan.layout.placed), plan.layout.shapes))
 
 

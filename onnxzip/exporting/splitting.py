@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, read_tails, to_json
 from onnxzip.exporting.sayings import Said, said_by_task
-from onnxzip.runtime import fields_of, put_fields
+from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
@@ -58,29 +58,6 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     return alone
 
 
-def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
-    """Nodes that some values need, in the graph's order."""
-    by_output = {v: n for n in graph.node for v in n.output if v}
-    seen: set[int] = set()
-    stack = list(outputs)
-    while stack:
-        node = by_output.get(stack.pop())
-        if node is not None and id(node) not in seen:
-            seen.add(id(node))
-            stack.extend(read_by(node))
-    return [n for n in graph.node if id(n) in seen]
-
-
-def read_by(node: NodeProto) -> Iterator[str]:
-    """What a node reads, within its subgraphs too."""
-    yield from (v for v in node.input if v)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from read_by(inner)
-            yield from (v.name for v in graph.output)
-
-
 def _renames(graph: GraphProto, nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
     """New names: outputs get their original ones, an inner value that stands in the way another."""
     inputs = {p.name for p in graph.input}
@@ -114,6 +91,10 @@ def _describe(model: ModelProto, task: str, origin: Origin, said: Said) -> None:
     entries[PREFIX + "tasks"] = to_json([task])
     entries[PREFIX + "sources"] = to_json({task: asdict(origin)})
     entries[PREFIX + "owners"] = to_json([[[task], nodes, params]])
+    if (last := read_tails(entries).get(task)) is not None:
+        entries[PREFIX + "tails"] = to_json({task: last})
+    else:
+        entries.pop(PREFIX + "tails", None)
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
     put_fields(model, said.fields)

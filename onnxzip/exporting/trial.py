@@ -45,9 +45,11 @@ def check_other_size(free: Session, planned: Session, ports: Iterable[Port]) -> 
 
 
 def error_of(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest deviation over the largest wanted magnitude; infinite where it is not a number."""
+    """Largest deviation over the largest wanted magnitude; infinite where it is not a number, or a text is another one."""
     if not wanted.size:
         return 0.0
+    if wanted.dtype.kind in "OSU":
+        return 0.0 if np.array_equal(found, wanted) else float("inf")
     a, b = found.astype(np.float64), wanted.astype(np.float64)
     error = float(np.abs(a - b).max() / max(float(np.abs(b).max()), TINY))
     return error if np.isfinite(error) else float("inf")

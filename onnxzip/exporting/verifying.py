@@ -1,6 +1,9 @@
 """A fused file against the original files, run by ONNX Runtime on the same samples.
 
 relative error = ||fused - original|| / ||original||    top-1 agreement = fraction of samples with the same argmax
+
+What a tail computes is compared sample by sample: one whose floats come in another number counts as wholly wrong; agreement is
+there the fraction of samples with as many floats, or with the same whole numbers or texts.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +33,10 @@ class Evidence:
 
     Attributes:
         samples: compared.
-        relative_error: of the worst output that is no class number; where all are, fraction of these that differ.
-        agreement: top-1 of scores, or fraction of equal class numbers, of the worst such output; None where there is none.
+        relative_error: of the worst output that is no class number, and of a tail's that are floats; where there is none,
+            fraction of those that differ.
+        agreement: top-1 of scores, or fraction of equal class numbers, or of samples for which a tail computes the same (of
+            floats: as many), of the worst such output; None where there is none.
         before, after: accuracies of the original and of the fused net; None without labels.
     """
 
@@ -43,12 +49,13 @@ class Evidence:
 
 @dataclass
 class _Tally:
-    """Sums over samples of one output; of `compared` classes `agree` are the same."""
+    """Sums over samples of one output; of `compared` classes `agree` are the same; how often it was `floats`."""
 
     wrong: float = 0.0
     energy: float = 0.0
     agree: int = 0
     compared: int = 0
+    floats: int = 0
 
     def add(self, fused: np.ndarray, original: np.ndarray) -> None:
         a, b = fused.astype(np.float64), original.astype(np.float64)
@@ -58,6 +65,18 @@ class _Tally:
     def add_classes(self, fused: np.ndarray, original: np.ndarray) -> None:
         self.agree += int((fused == original).sum())
         self.compared += fused.size
+
+    def add_loose(self, fused: np.ndarray, original: np.ndarray) -> None:
+        """One sample of what a tail computes."""
+        same, floats = fused.shape == original.shape, original.dtype.kind == "f"
+        self.compared += 1
+        self.floats += floats
+        self.agree += same and (floats or np.array_equal(fused, original))
+        if floats and same:
+            self.add(fused, original)
+        elif floats:
+            energy = max(float(np.square(a.astype(np.float64)).sum()) for a in (fused, original))
+            self.wrong, self.energy = self.wrong + energy, self.energy + energy
 
     @property
     def relative_error(self) -> float:
@@ -88,6 +107,9 @@ class _Comparison:
         found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
         self.samples += len(next(iter(feeds.values())))
         for name, fused_name in self.origin.outputs.items():
+            if name in self.classes.loose:
+                self._add_loose(name, as_array(fused[fused_name]), as_array(found[name]))
+                continue
             _check(self.task, fused_name, fused[fused_name], found[name])
             self.tallies[name].add(fused[fused_name], found[name])
             if name in (*self.classes.scores, *self.classes.numbers):
@@ -98,26 +120,33 @@ class _Comparison:
             for k, output in enumerate((found[scored], fused[self.origin.outputs[scored]])):
                 self.right[k] += int((self._chosen(scored, output).reshape(len(labels)) == labels).sum())
 
+    def _add_loose(self, name: str, fused: np.ndarray, original: np.ndarray) -> None:
+        if fused.size and original.size and fused.dtype.kind != original.dtype.kind:
+            raise VerificationError(f"task {self.task!r}: output {name!r} is {fused.dtype}, the original's {original.dtype}")
+        _check_finite(self.task, self.origin.outputs[name], fused, original)
+        self.tallies[name].add_loose(fused, original)
+
     def _chosen(self, name: str, output: np.ndarray) -> np.ndarray:
         """The classes that an output tells, as numbers."""
         return output if name in self.classes.numbers else np.asarray(output.argmax(axis=1))
 
     def sums(self) -> dict[str, np.ndarray]:
         """All that is counted, as arrays that add up."""
-        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.compared]) for n, t in self.tallies.items()}
+        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.compared, t.floats]) for n, t in self.tallies.items()}
         return {**tallies, "right": np.array([*self.right, self.labelled, self.samples])}
 
     def take(self, sums: Mapping[str, np.ndarray]) -> None:
         """Go on from what `sums` has told, here or in all processes together."""
         for name in self.tallies:
-            wrong, energy, agree, compared = sums[f"tally.{name}"].tolist()
-            self.tallies[name] = _Tally(wrong, energy, int(agree), int(compared))
+            wrong, energy, *counts = sums[f"tally.{name}"].tolist()
+            self.tallies[name] = _Tally(wrong, energy, *map(int, counts))
         *self.right, self.labelled, self.samples = sums["right"].tolist()
 
     def evidence(self) -> Evidence:
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
         before, after = (r / self.labelled if self.labelled else None for r in self.right)
-        errors = [t.relative_error for n, t in self.tallies.items() if n not in self.classes.numbers]
+        numbers = {*self.classes.numbers, *(n for n in self.classes.loose if not self.tallies[n].floats)}
+        errors = [t.relative_error for n, t in self.tallies.items() if n not in numbers]
         return Evidence(
             self.samples,
             max(errors) if errors else 1 - min(agreements, default=1.0),
@@ -163,7 +192,7 @@ def compare(
         names = tuple(n for t in tasks for n in originals[t][1].outputs.values())
         sessions = {t: open_file(str(originals[t][0]), originals[t][0], device) for t in tasks}
         work = [_Comparison(t, originals[t][1], sessions[t], classes[t]) for t in tasks]
-        for part in _batches(source, np.flatnonzero(rows(source))):
+        for part in _batches(source, np.flatnonzero(rows(source)), 1 if any(one.classes.loose for one in work) else BATCH):
             feeds = {k: v[part] for k, v in source.inputs.items()}
             outputs = run_rows(replace(session, outputs=names), feeds)
             for one in work:
@@ -175,9 +204,9 @@ def compare(
     return {t: found[t] for t in originals}
 
 
-def _batches(source: Source, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _batches(source: Source, rows: np.ndarray, most: int) -> Iterator[np.ndarray]:
     per_sample = sum(v[:1].nbytes for v in source.inputs.values())
-    size = max(1, min(BATCH, BATCH_BYTES // max(per_sample, 1)))
+    size = max(1, min(most, BATCH_BYTES // max(per_sample, 1)))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
@@ -199,6 +228,15 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
         index = np.minimum(np.arange(start, start + declared), count - 1)
         portions.append(session.run({k: v[index] for k, v in feeds.items()}))
     return {n: _joined([p[n] for p in portions], declared, count) for n in session.outputs}
+
+
+def as_array(output: Any) -> np.ndarray:
+    """An output as one array: of maps and sequences all that they hold, one behind the other."""
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list) and output:
+        return np.concatenate([np.ravel(as_array(part)) for part in output])
+    return np.asarray(output)
 
 
 def _joined(portions: Sequence[np.ndarray], size: int, count: int) -> np.ndarray:
@@ -225,6 +263,10 @@ def _check(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> Non
             f"task {task!r}: output {name!r} is {fused.dtype} {list(fused.shape)}, "
             f"the original's {original.dtype} {list(original.shape)}"
         )
+    _check_finite(task, name, fused, original)
+
+
+def _check_finite(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> None:
     for what, array in (("the original net's", original), ("the fused net's", fused)):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise VerificationError(f"task {task!r}: {what} output {name!r} holds NaN or Inf on these samples")

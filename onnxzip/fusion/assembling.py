@@ -17,7 +17,7 @@ from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output
 def assemble(
     plan: Plan, params: Mapping[str, np.ndarray], named: Callable[[str, str], str] = output_name
 ) -> Net:
-    """The fused net, which says nothing of itself yet: outputs in task order, inputs named as in the first net.
+    """The fused net, which says nothing of itself yet, without tails: outputs in task order, inputs named as in the first net.
 
     Args:
         params: of every node of the layout.
@@ -43,7 +43,7 @@ def assemble(
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
         stored=plan.stored,
         sizes=_renamed_sizes(plan.sizes, renames, extra),
-        metadata={}, fields={}, batch=common_name(n.batch for n in plan.nets.values()),
+        metadata={}, fields={}, tail=None, batch=common_name(n.batch for n in plan.nets.values()),
     )
 
 
@@ -70,7 +70,7 @@ def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> N
             )
     known = {p.name: f"input {p.name!r}" for p in inputs}
     for task in plan.tasks:
-        for original, _ in plan.layout.outputs[task]:
+        for original in dict.fromkeys((*(name for name, _ in plan.layout.outputs[task]), *plan.nets[task].made)):
             name, what = named(task, original), f"output {original!r} of {task!r}"
             if name in known:
                 raise UsageError(

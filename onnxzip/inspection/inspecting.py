@@ -14,15 +14,16 @@ from onnx import ModelProto
 
 from onnxzip.analysis.coupling import couple
 from onnxzip.exporting.report import sha256_of, source_size
-from onnxzip.exporting.splitting import needed_nodes, read_by, split_model
+from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.traces import is_fused, read_trace
 from onnxzip.inspection.merged import Needs, merged_entries, owned_entry
-from onnxzip.inspection.parts import node_entries, port_entry
+from onnxzip.inspection.parts import node_entries, output_entries, port_entry
 from onnxzip.inspection.plain import plain_entries
 from onnxzip.loading import look_at
 from onnxzip.loading.dims import free_axes
 from onnxzip.loading.files import opset_of, read_any_float
 from onnxzip.net import macs
+from onnxzip.runtime import needed_nodes, read_by
 
 INSPECT_VERSION = 1
 
@@ -62,7 +63,7 @@ def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
         "unused": unused(model),
         "graph": model.graph.name,
         "inputs": [port_entry(net, coupling, p) for p in net.inputs],
-        "outputs": [port_entry(net, coupling, p) for p in net.outputs],
+        "outputs": output_entries(net, coupling),
         "sizes": [
             {"input": axis.value, "axis": axis.dim, "name": name, "size": net.shapes[axis.value][axis.dim]}
             for axis, name in free_axes(model).items()

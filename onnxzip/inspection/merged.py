@@ -11,8 +11,9 @@ from itertools import permutations
 from typing import Any
 
 from onnxzip.exporting.metadata import check_outputs
+from onnxzip.exporting.tails import tail_needs
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
-from onnxzip.inspection.parts import params_entry
+from onnxzip.inspection.parts import params_entry, tail_params
 from onnxzip.net import Net, macs_of, reachable
 
 Entry = dict[str, Any]
@@ -23,6 +24,7 @@ class Needs:
 
     Attributes:
         nodes, params: name -> tasks.
+        held: the params, those of tails among them.
     """
 
     def __init__(self, net: Net, trace: Trace, where: str) -> None:
@@ -32,14 +34,16 @@ class Needs:
             InvalidModelError: an output that the metadata name is missing.
         """
         self.net, self.tasks = net, trace.tasks
-        check_outputs(trace.origins, [p.name for p in net.outputs], where)
+        check_outputs(trace.origins, net.ends, where)
+        self.held = {**net.params, **tail_params(net)}
         found: dict[str, list[str]] = {n.name: [] for n in net.nodes}
-        params: dict[str, list[str]] = {p: [] for p in net.params}
+        params: dict[str, list[str]] = {p: [] for p in self.held}
         for task, origin in trace.origins.items():
-            needed = reachable(net, origin.outputs.values())
-            for node in needed:
-                found[node.name].append(task)
-            for param in {v for n in needed for v in n.inputs if v in net.params}:
+            needed = reachable(net, net.roots(origin.outputs.values()))
+            last, constants = tail_needs(net, origin.outputs.values())
+            for name in (*(n.name for n in needed), *last):
+                found.setdefault(name, []).append(task)
+            for param in {v for n in needed for v in n.inputs if v in net.params} | set(constants):
                 params[str(param)].append(task)
         self.nodes = {name: tuple(tasks) for name, tasks in found.items()}
         self.params = {name: tuple(tasks) for name, tasks in params.items()}
@@ -48,8 +52,9 @@ class Needs:
         """Nodes, params, bytes of params and multiply-accumulates of what sets of tasks need together."""
         wanted = set(owners)
         nodes = [n for n in self.net.nodes if self.nodes[n.name] in wanted]
+        count = sum(tasks in wanted for tasks in self.nodes.values())
         params = [p for p, tasks in self.params.items() if tasks in wanted]
-        return {"nodes": len(nodes), **params_entry(self.net, params), "macs": macs_of(nodes, self.net.shapes)}
+        return {"nodes": count, **params_entry(self.net, self.held, params), "macs": macs_of(nodes, self.net.shapes)}
 
     def sets(self) -> list[Tasks]:
         """All sets of tasks that own something, the widest first."""

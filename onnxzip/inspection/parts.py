@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
+from onnx import GraphProto, numpy_helper
 
 from onnxzip.analysis.coupling import Coupling, view_of
 from onnxzip.net import Axis, Net, Node, Port, Shape, macs_of, per_sample
 from onnxzip.ops import find
+from onnxzip.runtime import read_by
 
 Entry = dict[str, Any]
 HALF_WIDTHS = {"FLOAT16": 2, "BFLOAT16": 2}
@@ -30,11 +34,47 @@ def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
             "outputs": list(node.outputs),
             "shape": shape_entry(net.shapes[out]),
             "channels": channels_of(net, coupling, out),
-            **params_entry(net, mine),
+            **params_entry(net, net.params, mine),
             "macs": macs_of([node], net.shapes),
             "refused": refused.get(node.name),
         })
+    return found + _tail_entries(net, refused)
+
+
+def _tail_entries(net: Net, refused: Mapping[str, str]) -> list[Entry]:
+    """As `node_entries`, of the nodes of a net's tail, of which nobody knows shapes and multiply-accumulates."""
+    graph = GraphProto() if net.tail is None else GraphProto.FromString(net.tail.content)
+    held, seen = tail_params(net), set[str]()
+    found: list[Entry] = []
+    for node in graph.node:
+        read = list(dict.fromkeys(read_by(node)))
+        mine = [v for v in read if v in held and v not in seen]
+        seen.update(mine)
+        found.append({
+            "name": node.name,
+            "op": f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
+            "line": None,
+            "inputs": [v for v in read if v not in held],
+            "outputs": list(node.output),
+            "shape": [],
+            "channels": 0,
+            **params_entry(net, held, mine),
+            "macs": 0,
+            "refused": refused.get(node.name),
+        })
     return found
+
+
+def tail_params(net: Net) -> dict[str, np.ndarray]:
+    """The constants of a net's tail by name."""
+    graph = GraphProto() if net.tail is None else GraphProto.FromString(net.tail.content)
+    return {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+
+
+def output_entries(net: Net, coupling: Coupling) -> list[Entry]:
+    """The outputs of the whole net; of those that a tail computes nobody knows the shape."""
+    ports = {p.name: port_entry(net, coupling, p) for p in net.outputs}
+    return [ports.get(name, {"name": name, "shape": [], "channels": 0}) for name in net.ends]
 
 
 def port_entry(net: Net, coupling: Coupling, port: Port) -> Entry:
@@ -42,9 +82,9 @@ def port_entry(net: Net, coupling: Coupling, port: Port) -> Entry:
     return {"name": port.name, "shape": shape_entry(port.shape), "channels": channels_of(net, coupling, port.name)}
 
 
-def params_entry(net: Net, names: Iterable[str]) -> Entry:
-    """Floating-point params among some constants, and bytes of all of them as the file stores them."""
-    arrays = [net.params[n] for n in names]
+def params_entry(net: Net, held: Mapping[str, np.ndarray], names: Iterable[str]) -> Entry:
+    """Floating-point params among some constants of a net, and bytes of all of them as the file stores them."""
+    arrays = [held[n] for n in names]
     width = HALF_WIDTHS.get(net.stored)
     sizes = [a.size * width if width is not None and a.dtype.kind == "f" else a.nbytes for a in arrays]
     return {"params": sum(int(a.size) for a in arrays if a.dtype.kind == "f"), "bytes": sum(map(int, sizes))}

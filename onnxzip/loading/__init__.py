@@ -6,6 +6,7 @@
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
+    tails      the end that cannot be analysed, cut off
     shapes     folded and inferred for two batch sizes
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)

@@ -17,11 +17,12 @@ from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
-from onnxzip.loading.preparing import prepare
+from onnxzip.loading.preparing import opset_imports, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.repeated import with_params_for_repeats
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
+from onnxzip.loading.tails import parted
 from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
 from onnxzip.runtime import fields_of
@@ -56,10 +57,11 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     Raises:
         InvalidModelError, UnsupportedError: its shapes contradict each other, or it cannot be merged.
     """
-    prepared = prepare(path, widened(path, model), opset)
+    whole = prepare(path, widened(path, model), opset)
+    prepared, tail = parted(path, whole)
     net = replace(
         to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
-        stored=stored_type(model), fields=fields_of(model), batch=batch_name(model),
+        stored=stored_type(model), fields=fields_of(model), batch=batch_name(model), opsets=opset_imports(whole), tail=tail,
     )
     net = canonical_linear(layers_from_einsum(recognised(without_idle_nodes(canonical_attributes(net)))))
     return folded_affine(folded_normalisation(with_params_for_repeats(net)))

@@ -52,8 +52,8 @@ def bound(model: ModelProto, numbers: Mapping[Axis, int]) -> ModelProto:
         for k, dim in enumerate(port.type.tensor_type.shape.dim):
             if Axis(port.name, k) in numbers:
                 dim.dim_value = numbers[Axis(port.name, k)]
-    for port in copy.graph.output:
-        port.type.tensor_type.ClearField("shape")
+    for dim in (d for p in copy.graph.output for d in p.type.tensor_type.shape.dim):
+        dim.Clear()
     del copy.graph.value_info[:]
     return copy
 

@@ -41,8 +41,10 @@ def freed(path: Path, model: ModelProto, alone: Net, to_net: Callable[[ModelProt
         to_net: a model as a net.
 
     Raises:
-        UnsupportedError: it mixes its samples, or its batch stands in more than inputs and shapes.
+        UnsupportedError: it mixes its samples, its batch stands in more than inputs and shapes, or it has a tail.
     """
+    if alone.tail is not None:
+        raise _refusal(path, f"what begins with node {alone.tail.begins[0][0]!r} is kept as it is")
     try:
         net = to_net(with_free_batch(model))
         differs = differing(alone, net)

@@ -44,6 +44,9 @@ def alike(nets: Sequence[Net], path: Path) -> None:
     graphs = [[(n.name, n.op, n.inputs, n.outputs) for n in net.nodes] for net in nets]
     if any(g != graphs[0] for g in graphs):
         raise UnsupportedError(f"{path}: which nodes it has depends on the size of its input.")
+    if nets[0].tail is not None and any(net.tail != nets[0].tail for net in nets):
+        node, _ = nets[0].tail.begins[0]
+        raise UnsupportedError(f"{path}: what begins with node {node!r} is made for one size of the input.")
     for ports in zip(*(net.outputs for net in nets), strict=True):
         batches = {tuple(d if d < 0 else 0 for d in port.shape) for port in ports}
         if len(batches) > 1:

@@ -14,6 +14,7 @@ from onnxzip.net.records import (
     Shape,
     Sizes,
     Subgraph,
+    Tail,
     bind_batch,
     common_name,
     per_sample,
@@ -21,7 +22,7 @@ from onnxzip.net.records import (
 from onnxzip.net.walk import consumers, follow_each_other, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Classes", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "bind_batch",
+    "BATCH", "Axis", "Classes", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "Tail", "bind_batch",
     "classes_of", "common_name", "consumers", "follow_each_other", "macs", "macs_of", "output_name", "per_sample", "producers",
     "pruned", "reachable", "renamed_inputs", "rows_per_sample", "topological",
 ]

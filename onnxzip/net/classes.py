@@ -38,6 +38,7 @@ class Classes:
         labelled: the output that labels are compared with; None where there is none.
         count: how many classes that one has; 0 where it gives numbers and nobody says.
         doubtful: outputs that could have been meant as well, `labelled` being the last; empty where it is the only one.
+        loose: outputs that a tail computes: samples may have them in different sizes, and they need be no numbers.
     """
 
     scores: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Classes:
     labelled: str | None = None
     count: int = 0
     doubtful: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
 
 
 def rows_per_sample(shape: Shape, batch: int) -> int:

@@ -69,6 +69,27 @@ class Subgraph:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """The end of a net that nobody looks into: what has no shape that could be told, and all that is computed from it.
+
+    Attributes:
+        content: its nodes and constants as a graph in protobuf; the outputs of that graph are those that it computes.
+        reads: output of the whole net, in the file's order -> the values of the net that it is computed from; an output of the
+            net itself -> itself.
+        begins: the nodes that it begins with, and why it does.
+    """
+
+    content: bytes = field(repr=False)
+    reads: Mapping[str, tuple[str, ...]]
+    begins: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The outputs that the tail computes."""
+        return tuple(name for name, read in self.reads.items() if read != (name,))
+
+
+@dataclass(frozen=True)
 class Node:
     """One use of an operator, in canonical form: every attribute present, omitted inputs None.
 
@@ -96,7 +117,7 @@ class Net:
 
     Attributes:
         name: the task or file it stands for.
-        inputs, outputs: ports, in the file's order.
+        inputs, outputs: ports, in the file's order; behind the outputs stands what a tail reads.
         nodes: in topological order.
         params: constant values by name, read-only arrays.
         shapes: the shape of every value and param by name.
@@ -109,6 +130,7 @@ class Net:
         batch: name of the batch axis in the file; "" where it has none, or several.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
+        tail: what stands behind the nodes; None for most nets.
     """
 
     name: str
@@ -126,6 +148,7 @@ class Net:
     batch: str = ""
     stored: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
+    tail: Tail | None = None
 
     def __post_init__(self) -> None:
         for array in self.params.values():
@@ -137,6 +160,21 @@ class Net:
     def size(self) -> int:
         """Number of scalars in all params."""
         return sum(int(p.size) for p in self.params.values())
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Names of the outputs of the whole net, its tail included."""
+        return tuple(p.name for p in self.outputs) if self.tail is None else tuple(self.tail.reads)
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The outputs that a tail computes."""
+        return () if self.tail is None else self.tail.made
+
+    def roots(self, ends: Iterable[str]) -> list[str]:
+        """The values of the net that some outputs of the whole net are computed from."""
+        reads = {} if self.tail is None else self.tail.reads
+        return [value for end in ends for value in reads.get(end, (end,))]
 
     def shape_of(self, value: str | None) -> Shape | None:
         """Shape of a value or param; None for an omitted input."""

@@ -9,23 +9,23 @@ from collections.abc import Mapping
 
 from onnxzip.ops.registry import find
 
-_REWRITTEN = "loading leaves none of these: they become params, other operators, or follow from shapes"
+REWRITTEN = "loading leaves none of these: they become params, other operators, or follow from shapes"
 _CONTROL = "control flow is kept as it is, for each net on its own"
-_COUNTED = "how much it gives depends on the data"
+COUNTED = "how much it gives depends on the data"
 _DRAWN = "it draws random numbers"
 _LEARNT = "it belongs to training"
 _ROUNDED = "it computes with quantised numbers: merge the float nets and quantise the result"
 _INTEGERS = "it works on the bits of integers"
-_OTHER = "it holds no tensor of numbers: sequences, optional values, text, files"
+OTHER = "it holds no tensor of numbers: sequences, optional values, text, files"
 _NEW = "it belongs to an opset that ONNX Runtime does not run yet"
 
 _LISTED: Mapping[str, tuple[str, ...]] = {
-    _REWRITTEN: (
+    REWRITTEN: (
         "Constant", "ConstantOfShape", "CastLike", "Shape", "Size", "Range", "EyeLike", "BlackmanWindow", "HammingWindow",
         "HannWindow", "MelWeightMatrix", "Upsample", "Scatter",
     ),
     _CONTROL: ("If", "Loop", "Scan", "SequenceMap"),
-    _COUNTED: ("Compress", "NonMaxSuppression", "NonZero", "Unique"),
+    COUNTED: ("Compress", "NonMaxSuppression", "NonZero", "Unique"),
     _DRAWN: ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
     _LEARNT: ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"),
     _ROUNDED: (
@@ -33,7 +33,7 @@ _LISTED: Mapping[str, tuple[str, ...]] = {
         "QuantizeLinear",
     ),
     _INTEGERS: ("BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor"),
-    _OTHER: (
+    OTHER: (
         "ConcatFromSequence", "ImageDecoder", "Optional", "OptionalGetElement", "OptionalHasElement", "RegexFullMatch",
         "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength",
         "SplitToSequence", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer",

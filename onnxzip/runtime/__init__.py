@@ -1,8 +1,10 @@
 """Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
+from onnxzip.runtime.around import needed_nodes, read_by
 from onnxzip.runtime.batch import fixed_batch
 from onnxzip.runtime.fields import can_stand, fields_of, put_fields
 from onnxzip.runtime.graphs import Graph
+from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, to_model
@@ -33,11 +35,14 @@ __all__ = [
     "give_back_freed",
     "installed_builds",
     "let_go",
+    "needed_nodes",
     "newest_versions",
     "open_file",
     "open_session",
     "provider_for",
     "put_fields",
     "quiet",
+    "read_by",
+    "renamed_graph",
     "to_model",
 ]

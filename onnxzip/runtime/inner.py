@@ -9,6 +9,8 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from onnxzip.net import Node, Subgraph
 
+NOTHING: Mapping[str, str] = {}
+
 
 def own_inputs(node: Node) -> int:
     """How many of a node's inputs are its own: behind them stands what the graphs inside read."""
@@ -19,12 +21,21 @@ def own_inputs(node: Node) -> int:
 def inner_graph(node: Node, subgraph: Subgraph, key: str) -> GraphProto:
     """A graph inside of a node, reading what the node reads."""
     around = dict(zip(subgraph.reads, (v or "" for v in node.inputs[own_inputs(node) :]), strict=True))
-    return _renamed(GraphProto.FromString(subgraph.content), f"{node.name}.{key}.", around)
+    return renamed_graph(GraphProto.FromString(subgraph.content), f"{node.name}.{key}.", around)
 
 
-def _renamed(graph: GraphProto, prefix: str, around: Mapping[str, str]) -> GraphProto:
+def renamed_graph(
+    graph: GraphProto, prefix: str, around: Mapping[str, str], called: Mapping[str, str] = NOTHING
+) -> GraphProto:
+    """A graph with other names, in place.
+
+    Args:
+        prefix: of its own names.
+        around: names that it reads -> what they are called now.
+        called: names of its own that get another one.
+    """
     own = [p.name for p in graph.input] + [t.name for t in graph.initializer] + [v for n in graph.node for v in n.output if v]
-    names = {**around, **{name: prefix + name for name in own}}
+    names = {**around, **{name: prefix + name for name in own}, **called}
     for item in (*graph.input, *graph.output, *graph.initializer):
         item.name = names.get(item.name, item.name)
     for node in graph.node:
@@ -38,4 +49,4 @@ def _rename(node: NodeProto, prefix: str, names: Mapping[str, str]) -> None:
     node.output[:] = [names.get(v, v) for v in node.output]
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
-            attribute.g.CopyFrom(_renamed(attribute.g, f"{node.name}.", names))
+            attribute.g.CopyFrom(renamed_graph(attribute.g, f"{node.name}.", names))

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
-from onnxzip.exporting.originals import feeds_for, ports_of
+from onnxzip.exporting.originals import check_no_tail, feeds_for, ports_of
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
@@ -65,6 +65,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     if task is not None:
         model = split_model(model, task, str(fused))
     after = read_origins(entries_of(model), str(fused))
+    check_no_tail(model, fused, "operators that no target is given; `--task NAME` exports a task that has none")
     net = load_model(model, fused, task, opset if opset is not None and opset > opset_of(model) else None)
     if opset is not None and opset < net.opset:
         net = at_older_opset(net, opset, str(fused))

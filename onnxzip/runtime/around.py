@@ -1,0 +1,30 @@
+"""Questions asked of a graph in protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from onnx import GraphProto, NodeProto
+
+
+def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
+    """Nodes that some values need, in the graph's order."""
+    by_output = {v: n for n in graph.node for v in n.output if v}
+    seen: set[int] = set()
+    stack = list(outputs)
+    while stack:
+        node = by_output.get(stack.pop())
+        if node is not None and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(read_by(node))
+    return [n for n in graph.node if id(n) in seen]
+
+
+def read_by(node: NodeProto) -> Iterator[str]:
+    """What a node reads, within its subgraphs too."""
+    yield from (v for v in node.input if v)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from read_by(inner)
+            yield from (v.name for v in graph.output)
