@@ -114,9 +114,8 @@ def retrain_files(
     with stages.stage("load", len(files)):
         content = content_of(path, model := read(path))
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
-        check_no_tail(model, path, "operators without a torch function")
         _check_complete(read_origins(entries_of(model), str(path)), originals)
-    _check_request(model, originals, settings, peers)
+    _check_request(path, model, originals, settings, peers)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
@@ -141,10 +140,13 @@ def retrain_files(
     return Merged(done.content, report, made_from=nets)
 
 
-def _check_request(model: ModelProto, originals: Originals, settings: RetrainSettings, peers: Peers) -> None:
+def _check_request(
+    path: Path, model: ModelProto, originals: Originals, settings: RetrainSettings, peers: Peers
+) -> None:
     """Refuse what could not be done in the end."""
     from onnxzip.retraining.request import check_request
 
+    check_no_tail(model, path, "operators without a torch function")
     ports, batch = ports_in(model)
     outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in originals.items()}
     check_request(outputs, batch, settings.retrain, settings.run, peers)
