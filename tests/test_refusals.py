@@ -149,7 +149,7 @@ class TestVersions:
 
     def test_a_conversion_that_onnx_cannot_do(self, tmp_path: Path) -> None:
         graph = """g (float[1,3] x, float[3] s) => (float[1,3] y) { y = BatchNormalization<spatial=0>(x, s, s, s, s) }"""
-        refused(UnsupportedError, write(tmp_path, graph, opset=8), "from opset 8 to 13", "with opset 13")
+        refused(UnsupportedError, write(tmp_path, graph, opset=8), "from opset 8 to 13: Attribute spatial", "with opset 13")
 
 
 class TestShapes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,9 +60,9 @@ def _converted(path: Path, model: ModelProto, opset: int) -> ModelProto:
     try:
         converted = version_converter.convert_version(model, opset)
     except (RuntimeError, version_converter.ConvertError) as error:
+        why = re.sub(r"^\S+:\d+: .*?Assertion `.*?` failed: ", "", plain(error))  # where in onnx's sources it stands
         raise UnsupportedError(
-            f"{path}: cannot be converted from opset {opset_of(model)} to {opset}: {plain(error)}. "
-            f"Export the net with opset {opset}."
+            f"{path}: cannot be converted from opset {opset_of(model)} to {opset}: {why}. Export the net with opset {opset}."
         ) from error
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
