@@ -173,3 +173,21 @@ def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None
     frozen = [replace(n, params={**n.params, "table": nets[0].params["table"]}) for n in nets]
     (table,) = tables_of(fuse(frozen).net)
     assert table.tobytes() == nets[0].params["table"].tobytes()
+
+
+def test_positions_follow_as_words_do(tmp_path: Path) -> None:
+    """What is added to each word's columns is that of the net which a column follows, too."""
+    nets = []
+    for seed, name in ((1, "a"), (2, "b")):
+        graph = (
+            f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[5, {WIDTH}] place, float[{HIDDEN}, {WIDTH}, 2] w,"
+            f" float[{HIDDEN}] b, float[{HIDDEN}, 3] head) => (float[N, 3] y) {{"
+            "  e = Gather(table, x) p = Add(e, place) g = Relu(p) t = Transpose<perm = [0, 2, 1]>(g) c = Conv(t, w, b)"
+            "  r = Relu(c) m = ReduceMax<axes = [2], keepdims = 0>(r) y = MatMul(m, head) }"
+        )
+        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    fused = fuse(nets)
+    words, places = fused.net.params["table"], fused.net.params["place"]
+    for k in range(WIDTH):
+        (led,) = [(n, j) for n in nets for j in range(WIDTH) if np.array_equal(n.params["table"][:, j], words[:, k])]
+        assert np.array_equal(led[0].params["place"][:, led[1]], places[:, k])

@@ -22,8 +22,9 @@ def take(
     """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
 
     Args:
-        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is. Columns
-            of a table that follow one of their originals are its own.
+        counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
+
+    Where tables alone make the channels, those that follow one of their originals are its own, in all params along them.
     """
     values, present, ahead, counted = [], [], [], []
     for task in sorted(taken.owners):
@@ -38,11 +39,18 @@ def take(
     if same and all(p.all() for p in present):
         return np.asarray(values[0], order="C"), True
     weights = np.stack(present) * _row_weights(counted, values[0].ndim)
-    if counts and np.any(ahead):
+    if np.any(ahead) and _made_by_tables(plan, taken):
         weights = np.where(np.any(ahead, axis=0), np.stack(ahead), weights)
     total = weights.sum(axis=0)
     mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
+
+
+def _made_by_tables(plan: Plan, taken: Taken) -> bool:
+    """Whether no step makes the channels of a param."""
+    task = next(t for t in plan.tasks if t in taken.owners)
+    numbers = {a for e in plan.overlay.exprs(taken.laid, task) for a in e.atoms()}
+    return not any(numbers.intersection(step.spaces) for step in plan.steps)
 
 
 def _chosen(
