@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from architectures import TOKENS
-from fusing import check_tasks, fuse, outputs
+from fusing import check_tasks, check_valid, fuse, outputs
 from netfiles import written
 
 from onnxzip.analysis import analyse
@@ -191,3 +191,22 @@ def test_positions_follow_as_words_do(tmp_path: Path) -> None:
     for k in range(WIDTH):
         (led,) = [(n, j) for n in nets for j in range(WIDTH) if np.array_equal(n.params["table"][:, j], words[:, k])]
         assert np.array_equal(led[0].params["place"][:, led[1]], places[:, k])
+
+
+@pytest.mark.parametrize("order", ["cab", "abc"])
+def test_a_net_that_gives_its_words_on_keeps_its_table(order: str, tmp_path: Path) -> None:
+    """Its own layers come first, before those of the nets that share theirs."""
+    nets = []
+    for seed, name in enumerate(order):
+        alone = name == "c"
+        act, window = ("Tanh", 3) if alone else ("Relu", 2)
+        graph = (
+            f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[{HIDDEN}, {WIDTH}, {window}] w, float[{HIDDEN}] b,"
+            f" float[{HIDDEN}, 3] head) => (float[N, 3] y{f', float[N, 5, {WIDTH}] z' * alone}) {{"
+            f"  e = Gather(table, x) q = {act}(e) t = Transpose<perm = [0, 2, 1]>(q) c = Conv(t, w, b) r = {act}(c)"
+            f"  m = ReduceMax<axes = [2], keepdims = 0>(r) y = MatMul(m, head) {'z = Identity(e)' * alone} }}"
+        )
+        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    fused = fuse(nets, 0.5)
+    check_valid(fused, nets)
+    assert fused.plan.shared_spaces()[0].counts[frozenset("ab")] == WIDTH // 2
