@@ -64,6 +64,11 @@ def tables_of(net: Net) -> list[np.ndarray]:
     return [net.params[str(n.inputs[0])] for n in net.nodes if n.op == "Gather" and n.inputs[0] in net.params]
 
 
+def drawn_twice(folder: Path, graph: str) -> list[Net]:
+    """Two nets of one graph, with params of their own."""
+    return [drawn(load(written(folder, graph, 17), name), seed) for seed, name in ((1, "a"), (2, "b"))]
+
+
 def pair(folder: Path, make: Callable[[Path, str, int], Net] = text_net) -> list[Net]:
     return [make(folder, name, seed) for seed, name in ((1, "a"), (2, "b"))]
 
@@ -144,30 +149,26 @@ def test_tables_of_other_rows_begin_heads(tmp_path: Path) -> None:
 
 def test_what_a_recurrent_node_reads_is_not_made_anew(tmp_path: Path) -> None:
     """Weights of an LSTM are not fitted: with another net's columns in place of its own it would compute nothing of use."""
-    nets = []
-    for seed, name in ((1, "a"), (2, "b")):
-        graph = (
-            f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[1, 16, {WIDTH}] w, float[1, 16, 4] r)"
-            "  => (float[N, 1, 4] y) {"
-            "  e = Gather(table, x) t = Transpose<perm = [1, 0, 2]>(e) o, h = LSTM<hidden_size = 4>(t, w, r)"
-            "  y = Transpose<perm = [1, 0, 2]>(h) }"
-        )
-        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    graph = (
+        f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[1, 16, {WIDTH}] w, float[1, 16, 4] r)"
+        "  => (float[N, 1, 4] y) {"
+        "  e = Gather(table, x) t = Transpose<perm = [1, 0, 2]>(e) o, h = LSTM<hidden_size = 4>(t, w, r)"
+        "  y = Transpose<perm = [1, 0, 2]>(h) }"
+    )
+    nets = drawn_twice(tmp_path, graph)
     with pytest.raises(UnsupportedError, match="share nothing"):
         analyse(nets)
 
 
 def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None:
     """The second order of a factorisation machine, |sum e|^2 over channels: no weights could undo another net's columns."""
-    nets = []
-    for seed, name in ((1, "a"), (2, "b")):
-        graph = (
-            f"machine (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{WIDTH}, {HIDDEN}] w, float[{HIDDEN}, 1] head)"
-            "  => (float[N, 1] y) {"
-            "  e = Gather(table, x) s = ReduceMean<axes = [1], keepdims = 0>(e) q = Mul(s, s)"
-            "  o = ReduceMean<axes = [1], keepdims = 1>(q) p = MatMul(s, w) r = Relu(p) d = MatMul(r, head) y = Add(o, d) }"
-        )
-        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    graph = (
+        f"machine (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{WIDTH}, {HIDDEN}] w, float[{HIDDEN}, 1] head)"
+        "  => (float[N, 1] y) {"
+        "  e = Gather(table, x) s = ReduceMean<axes = [1], keepdims = 0>(e) q = Mul(s, s)"
+        "  o = ReduceMean<axes = [1], keepdims = 1>(q) p = MatMul(s, w) r = Relu(p) d = MatMul(r, head) y = Add(o, d) }"
+    )
+    nets = drawn_twice(tmp_path, graph)
     with pytest.raises(UnsupportedError, match="share nothing"):
         analyse(nets)
     frozen = [replace(n, params={**n.params, "table": nets[0].params["table"]}) for n in nets]
@@ -177,15 +178,13 @@ def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None
 
 def test_positions_follow_as_words_do(tmp_path: Path) -> None:
     """What is added to each word's columns is that of the net which a column follows, too."""
-    nets = []
-    for seed, name in ((1, "a"), (2, "b")):
-        graph = (
-            f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[5, {WIDTH}] place, float[{HIDDEN}, {WIDTH}, 2] w,"
-            f" float[{HIDDEN}] b, float[{HIDDEN}, 3] head) => (float[N, 3] y) {{"
-            "  e = Gather(table, x) p = Add(e, place) g = Relu(p) t = Transpose<perm = [0, 2, 1]>(g) c = Conv(t, w, b)"
-            "  r = Relu(c) m = ReduceMax<axes = [2], keepdims = 0>(r) y = MatMul(m, head) }"
-        )
-        nets.append(drawn(load(written(tmp_path, graph, 17), name), seed))
+    graph = (
+        f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[5, {WIDTH}] place, float[{HIDDEN}, {WIDTH}, 2] w,"
+        f" float[{HIDDEN}] b, float[{HIDDEN}, 3] head) => (float[N, 3] y) {{"
+        "  e = Gather(table, x) p = Add(e, place) g = Relu(p) t = Transpose<perm = [0, 2, 1]>(g) c = Conv(t, w, b)"
+        "  r = Relu(c) m = ReduceMax<axes = [2], keepdims = 0>(r) y = MatMul(m, head) }"
+    )
+    nets = drawn_twice(tmp_path, graph)
     fused = fuse(nets)
     words, places = fused.net.params["table"], fused.net.params["place"]
     for k in range(WIDTH):

@@ -63,6 +63,10 @@ class Plan:
         """A step by its name."""
         return next(s for s in self.steps if s.name == name)
 
+    def made_by_tables(self, number: int) -> bool:
+        """Whether no step makes a space: it is made by tables alone, if at all."""
+        return not any(number in step.spaces for step in self.steps)
+
     def added(self, task: str) -> frozenset[str]:
         """Nodes of a task's net that it did not come with."""
         return frozenset(n for e in self.extensions for n in e.nodes.get(task, ()))

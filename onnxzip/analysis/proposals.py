@@ -65,8 +65,7 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
 
 def _looked_up_alike(laid: Overlay, steps: Sequence[Step], number: int) -> bool:
     """Whether nothing but tables make a space, and these are the same in all nets."""
-    roles = lookups(laid, number)
-    if not roles or any(number in step.spaces for step in steps):
+    if any(number in step.spaces for step in steps) or not (roles := lookups(laid, number)):
         return False
     for values in (laid.values[str(role.inputs[0])] for role in roles):
         first, *others = (laid.couplings[t].net.params[v] for t, v in values.items())

@@ -104,7 +104,7 @@ def pair_waiting(
     exprs = [e for t in waiting for e in plan.overlay.exprs(t.laid, next(iter(plan.overlay.values[t.laid])))]
     found = Paired(plan, {}, counts)
     for number in dict.fromkeys(a for e in exprs for a in e.atoms() if a in plan.spaces and a not in known):
-        space, alone = plan.spaces[number], not any(number in s.spaces for s in plan.steps)
+        space, alone = plan.spaces[number], plan.made_by_tables(number)
         carried = plan.layout.taken if alone else waiting  # nothing else tells of it, and a net of its own may come first
         tables = [x for t in carried if (x := table_of(plan, t, number, counts.get(t.laid, {}))) is not None]
         if alone and space.shares_any and method.follow and frontier is not None and not space.ordered:

@@ -27,8 +27,9 @@ def take(
     Where tables alone make the channels, those that follow one of their originals are its own, in all params along them.
     """
     values, present, ahead, counted = [], [], [], []
+    follows = _made_by_tables(plan, taken)
     for task in sorted(taken.owners):
-        for value, here, led in _chosen(plan, taken, task, members):
+        for value, here, led in _chosen(plan, taken, task, members, follows):
             values.append(value)
             present.append(here)
             ahead.append(led)
@@ -39,7 +40,7 @@ def take(
     if same and all(p.all() for p in present):
         return np.asarray(values[0], order="C"), True
     weights = np.stack(present) * _row_weights(counted, values[0].ndim)
-    if np.any(ahead) and _made_by_tables(plan, taken):
+    if any(led.any() for led in ahead):
         weights = np.where(np.any(ahead, axis=0), np.stack(ahead), weights)
     total = weights.sum(axis=0)
     mean = (np.stack(values) * weights).sum(axis=0) / np.where(total > 0, total, 1.0)
@@ -50,19 +51,19 @@ def _made_by_tables(plan: Plan, taken: Taken) -> bool:
     """Whether no step makes the channels of a param."""
     task = next(t for t in plan.tasks if t in taken.owners)
     numbers = {a for e in plan.overlay.exprs(taken.laid, task) for a in e.atoms()}
-    return not any(numbers.intersection(step.spaces) for step in plan.steps)
+    return all(plan.made_by_tables(n) for n in numbers)
 
 
 def _chosen(
-    plan: Plan, taken: Taken, task: str, members: Matches
+    plan: Plan, taken: Taken, task: str, members: Matches, follows: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A task's original in fused channels, where it has any, and where it leads: of first members of groups, of second ones,
-    and so on."""
+    """A task's original in fused channels, where it has any, and where it leads (nowhere unless it follows at all): of first
+    members of groups, of second ones, and so on."""
     array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
     exprs = plan.overlay.exprs(taken.laid, task)
     dims = [d for d, e in enumerate(exprs) if taken.keys and any(a in plan.spaces for a in e.atoms())]
     places = [located_all(plan.overlay, exprs[d], task, taken.keys, members) for d in dims]
-    leads = [leads_along(plan, exprs[d], task, members) for d in dims]
+    leads = [leads_along(plan, exprs[d], task, members) if follows else np.zeros(array.shape[d], bool) for d in dims]
     for layer in zip(*places, strict=True) if places else [()]:
         value, here, ahead = array, np.ones((), bool), np.zeros((), bool)
         for dim, at, led in zip(dims, layer, leads, strict=True):

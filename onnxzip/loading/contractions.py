@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import BATCH, Names, Net, Node, Shape
+from onnxzip.net import BATCH, Names, Net, Node, Shape, consumers
 
 
 @dataclass(frozen=True)
@@ -80,31 +80,27 @@ class _Writer:
 def layers_from_einsum(net: Net) -> Net:
     """The net with such Einsums as MatMuls."""
     params, names = Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes))
+    readers, outputs = consumers(net.nodes), {p.name for p in net.outputs}
     nodes, shapes, gone = list[Node](), dict[str, Shape](), set[str]()
     for node in net.nodes:
         layer = _layer(net, node) if node.op == "Einsum" else None
         if layer is None:
             nodes += [node] if node.name not in gone else []
             continue
-        adder = _only_reader(net, node.outputs[0])
-        bias = _bias(net, layer, node.outputs[0], adder) if adder is not None else None
+        (made,) = node.outputs
+        adder = readers[made][0] if made not in outputs and len(readers.get(made, ())) == 1 else None
+        bias = _bias(net, layer, made, adder) if adder is not None else None
         writer = _Writer(net, node, names)
         _write(writer, layer, bias, params)
         if adder is not None and bias is not None:
             gone.add(adder.name)
             writer.end(adder.outputs[0])
         else:
-            writer.end(node.outputs[0])
+            writer.end(made)
         nodes += writer.nodes
         shapes |= writer.shapes
     dtypes = {**net.dtypes, **dict.fromkeys(shapes, np.dtype(np.float32))}
     return with_params(replace(net, nodes=tuple(nodes), shapes={**net.shapes, **shapes}, dtypes=dtypes), params)
-
-
-def _only_reader(net: Net, value: str) -> Node | None:
-    """The node that alone reads a value; None where others do, or it is an output."""
-    found = [n for n in net.nodes if value in n.inputs]
-    return found[0] if len(found) == 1 and all(p.name != value for p in net.outputs) else None
 
 
 def _layer(net: Net, node: Node) -> _Layer | None:
