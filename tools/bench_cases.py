@@ -30,7 +30,6 @@ ABLATED = ("lenet5", "vgg", "resnet", "mobilenet")  # families whose zip is take
 TWO_PAIRS = PAIRS[:2]  # halves of one data set; two data sets
 PAPER = ("digits", "digits-b")  # the first experiment of Multi-Task Zipping, of the families that have both nets
 PAPER_FAMILIES = ("lenet300", "lenet5")
-LONG = ("zip", "mtz", "scratch")  # what the longest course is repeated with
 LONGER = {"mobilenet": (3000,)}  # steps from scratch of families that need more, once
 MANY = SAMPLES[-1]  # a zip of more samples is retrained, too: whoever can retrain on many has them
 
@@ -74,11 +73,10 @@ def calibrations(families: Iterable[str], seeds: Iterable[int], methods: Iterabl
 
 
 def courses(families: Iterable[str], seeds: Iterable[int]) -> Iterator[Case]:
-    """Error against steps of retraining, everything shared, of the zip also from more samples; the longest course of all
-    methods, and the longest from scratch, with the first seed alone."""
+    """Error against steps of retraining, everything shared, of the zip also from more samples; the longest from scratch with
+    the first seed alone."""
     for seed, steps, family, method in product(seeds, (0, *STEPS), families, (*STRONGEST, *REFERENCES)):
-        if seed == 0 or steps < STEPS[-1] or method in LONG or family in PAPER_FAMILIES:
-            yield Case(family, PAIRS[0], method, steps=steps, seed=seed)
+        yield Case(family, PAIRS[0], method, steps=steps, seed=seed)
     for seed, steps, family in product(seeds, (0, *STEPS), families):
         yield Case(family, PAIRS[0], "zip", samples=MANY, steps=steps, seed=seed)
     for family in families if 0 in seeds else ():
