@@ -43,8 +43,8 @@ class DevicePlace:
         self.used = 0
         self.returned = 0
 
-    def run(self, session: Session, feeds: Mapping[str, Value]) -> dict[str, Value]:
-        """All outputs of a session, which stay on the device."""
+    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None) -> dict[str, Value]:
+        """All outputs of a session, which stay on the device, for all samples at once."""
         return session.run_bound(feeds, session.outputs)
 
     def pick(self, x: Value, channel: int, at: np.ndarray, before: int = 1) -> tuple[Value, bool]:

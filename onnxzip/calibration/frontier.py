@@ -16,7 +16,7 @@ from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.standing import in_front, taps_of
 from onnxzip.analysis.steps import Step, endless_rows, linear_of
 from onnxzip.calibration.gathering import draw, positions_per_image
-from onnxzip.calibration.places import Place, place_for
+from onnxzip.calibration.places import Place, piece_for, place_for
 from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
@@ -53,6 +53,7 @@ class Frontier:
         self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
         self.fixed_batch = max(0, plan.nets[plan.tasks[0]].inputs[0].shape[0])  # 0 where the batch is free
         self.plans = tuple(plan.at(source.tasks[0]) for source in sources)  # for the size of each source's samples
+        self.widest = [self._widest(k) for k in range(len(sources))]
         self.batches = [self._batches(k) for k in range(len(sources))]
         self.alive: list[set[str]] = [set() for _ in sources]
         self.done: list[set[str]] = [set() for _ in sources]
@@ -64,15 +65,18 @@ class Frontier:
                     self.place.put((k, name, b), array[part])
                 self.alive[k].add(name)
 
-    def _batches(self, k: int) -> list[slice]:
+    def _widest(self, k: int) -> int:
+        """Bytes of a sample of the largest value that a source's samples make in an original net or the fused one."""
         tasks = set(self.sources[k].tasks)
         plan = self.plans[k]
         nets = [plan.nets[t] for t in tasks]
-        widest = max(
+        return 4 * max(
             max(per_sample(net.shapes[v]) for net in nets for n in net.nodes for v in n.outputs),
             max(per_sample(plan.layout.shapes[v]) for p in plan.layout.placed if p.owners & tasks for v in p.node.outputs),
         )
-        size = self.fixed_batch or max(1, BATCH_BYTES // (4 * widest))
+
+    def _batches(self, k: int) -> list[slice]:
+        size = self.fixed_batch or max(1, BATCH_BYTES // self.widest[k])
         count, block = self.sources[k].count, block_of(self.sources[k].total)
         blocks = [range(a, min(a + block, count)) for a in range(0, count, block)]
         return [slice(b, min(b + size, one.stop)) for one in blocks for b in one[::size]]
@@ -143,12 +147,13 @@ class Frontier:
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
         names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
+        piece = piece_for((*net.inputs, *ports), self.widest[k])
         small = self.fixed_batch or max(1, min(256, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):
             rows: dict[tuple[str, str], list[Value]] = {}
             for start in range(part.start, part.stop, small):
                 inner = slice(start, min(start + small, part.stop))
-                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()})
+                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()}, piece)
                 for value, uses in wanted.items():
                     for step, laid in uses:
                         chosen = at[step.name][inner]
@@ -258,8 +263,9 @@ class Frontier:
     def _run(self, k: int, ready: Sequence[Placed], outputs: Sequence[str], tick: Tick) -> None:
         net = self._segment(k, ready, outputs)
         session = open_session(net, self.device, self.threads)
+        piece = piece_for((*net.inputs, *net.outputs), self.widest[k])
         for b in range(len(self.batches[k])):
-            found = self.place.run(session, {p.name: self.place.get((k, p.name, b)) for p in net.inputs})
+            found = self.place.run(session, {p.name: self.place.get((k, p.name, b)) for p in net.inputs}, piece)
             for name in outputs:
                 self.place.put((k, name, b), found[name])
             tick(self.batches[k][b].stop - self.batches[k][b].start)
