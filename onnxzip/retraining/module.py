@@ -4,7 +4,7 @@
     write_params(module)                         the same file with the module's params
 
 What a module trains is what its file stores: nothing is folded, so that every param goes back by its name. Params that are no
-weights (running statistics, exponents, single numbers, masks of -inf) are Parameters without a gradient; whoever wants one
+weights (running statistics, exponents, single numbers, masks) are Parameters without a gradient; whoever wants one
 asks for it by `requires_grad_`. Nets of half types are computed in float32 and written in their own type. `train()` and
 `eval()` change nothing: a net is what its file computes.
 """
