@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fusing import check_close, check_tasks, check_valid, fuse, make, outputs, samples_for
+from merging import images, run, write_net
 
+import onnxzip
 from onnxzip.analysis import analyse
 from onnxzip.analysis.strands import counts_for
 from onnxzip.net import Net
@@ -111,3 +113,15 @@ def test_counts_of_twins_go_by_the_share_with_the_others() -> None:
         named("a", "copy", "b", "c"): 4, named("b", "c"): 1, named("a", "copy"): 4, named("b"): 7, named("c"): 5,
     }
     assert counts_for({"a": 8, "copy": 8}, 0.5, (named("a", "copy"),)) == {named("a", "copy"): 8}
+
+
+def test_plan_and_report_tell_what_some_share(tmp_path: Path) -> None:
+    """One net beside its copy and another one, on the command line."""
+    files = [write_net(tmp_path / f"{name}.onnx", seed) for name, seed in (("a", 1), ("copy", 1), ("b", 2))]
+    told = run("plan", *files, "--share", "0.5")
+    assert told.code == 0 and "shared by all" in told.out and "by some" in told.out
+    spaces = onnxzip.plan({f.stem: f for f in files}, share=0.5)["spaces"]
+    assert [s["partly"] for s in spaces] == [[{"tasks": ["a", "copy"], "channels": n}] for n in (4, 8)]
+    merged = onnxzip.merge({f.stem: f for f in files}, images(64), share=0.5).report
+    assert list(merged["identical"].values()) == [4, 8] and [s["shared"] for s in merged["spaces"]] == [4, 8]
+    assert "by some" not in run("plan", *files[1:], "--share", "0.5").out

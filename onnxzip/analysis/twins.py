@@ -74,6 +74,6 @@ def _param(laid: Overlay, value: str, task: str) -> np.ndarray | None:
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     if a is None or b is None:
         return a is b
-    if a.shape != b.shape or not np.array_equal(a.reshape(-1)[:FIRST], b.reshape(-1)[:FIRST]):
+    if a.shape != b.shape or not np.array_equal(a.flat[:FIRST], b.flat[:FIRST]):
         return False
     return np.array_equal(a, b)
