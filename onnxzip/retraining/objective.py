@@ -12,8 +12,8 @@ one seed: with S = 6 1.77 % of the test images get another class than the teache
 The loss of a head without KL is its share of the teacher's variance that is not explained: 1 for a student that knows the mean
 alone, the same for outputs of every scale.
 
-Places where the teacher is infinite (logits that a net masks) leave the loss. One where the student alone is counts as `APART`
-standard deviations, and has no gradient.
+Places where the teacher is infinite (logits that a net masks) leave the loss: they count as no error and no variance. One that
+is infinite in the student alone counts as `APART` standard deviations, and has no gradient.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Distillation:
         endless, apart = teacher.isinf(), student.isinf() & ~teacher.isinf()
         near = torch.where(endless | apart, teacher, student).where(~endless, 0.0)
         squares = functional.mse_loss(near, teacher.where(~endless, 0.0), reduction="sum")
-        loss = (squares / variance + APART**2 * apart.sum()) / (~endless).sum().clamp_min(1)
+        loss = (squares / variance + APART**2 * apart.sum()) / student.numel()  # of any part of a batch alike
         if head.kind == VALUES:
             return loss
         student, teacher = torch.where(apart, teacher, student).where(~endless, MASKED), teacher.where(~endless, MASKED)

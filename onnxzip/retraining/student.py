@@ -232,7 +232,7 @@ def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: Retra
 
 
 def _variances(stream: Stream) -> dict[str, float]:
-    """Variance of each output of the teachers over the rows that judge, mean of all its numbers; of finite ones only."""
+    """Variance of each output of the teachers over the rows that judge, mean of all its numbers; infinite ones have none."""
     portions = list(stream.judging())
     found = {}
     for name in portions[0].targets:
@@ -245,10 +245,8 @@ def _variance(values: Tensor) -> Tensor:
     known = values.isfinite()
     if known.all():
         return values.var(dim=0, unbiased=False).mean()
-    count = known.sum(dim=0)
-    mean = values.where(known, 0.0).sum(dim=0) / count.clamp_min(1)
-    squares = (values - mean).where(known, 0.0).square().sum(dim=0) / count.clamp_min(1)
-    return squares.sum() / (count > 0).sum().clamp_min(1)
+    mean = values.where(known, 0.0).sum(dim=0) / known.sum(dim=0).clamp_min(1)
+    return (values - mean).where(known, 0.0).square().mean()
 
 
 def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[object, ...]:
