@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.checking import Feed
+from onnxzip.calibration.reading import files_given
 from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
 from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
 from onnxzip.exporting.metadata import Origin
+from onnxzip.foreign import module_files
 from onnxzip.fusion.assembling import check_ports
 from onnxzip.net import Classes, Port, classes_of
 from onnxzip.ops.evaluate import check_runnable
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import Peers
 from onnxzip.retraining.heads import check_kinds, kinds_from, teaches
+
+
+def read_beside(data: Any, options: RetrainOptions) -> tuple[Path, ...]:
+    """Files that are read beside nets, to which nothing may be written: data, and the module of a loss."""
+    modules = module_files(options.loss) if isinstance(options.loss, str) else []
+    return (*files_given(data), *(file.absolute() for file in modules))
 
 
 def checked_plan(plan: Plan, options: Options, peers: Peers) -> dict[str, Classes]:

@@ -27,13 +27,15 @@ class Merged:
         content: the file, byte for byte as it was verified; of a net beyond 2 GB without its large params.
         report: what was done, as it goes to JSON.
         shelf: the large params of a net beyond 2 GB; None for any other.
-        made_from: files of the nets that it was made from, which `save` leaves alone.
+        made_from: files of the nets that it was made from; read: other files that were read for it, data and modules. `save`
+            leaves all of them alone.
     """
 
     content: bytes = field(repr=False)
     report: Mapping[str, Any] = field(repr=False)
     shelf: Shelf | None = field(default=None, repr=False)
     made_from: tuple[Path, ...] = field(default=(), repr=False)
+    read: tuple[Path, ...] = field(default=(), repr=False)
 
     @cached_property
     def model(self) -> ModelProto:
@@ -49,7 +51,7 @@ class Merged:
             report: where the report goes, too: all of these files are written, or none.
 
         Raises:
-            UsageError: it is no path; a file exists (without force), is one that the net was made from, or cannot be written.
+            UsageError: it is no path; a file exists (without force), was read for it (a net, data), or cannot be written.
         """
         place = path_of(path, "save")
         net = [(place, partial(write, self.content))] if self.shelf is None else self.shelf.files(place)
@@ -59,7 +61,7 @@ class Merged:
         """Write the report as JSON, completely or not at all.
 
         Raises:
-            UsageError: the file exists (without force), is one that the net was made from, or cannot be written.
+            UsageError: the file exists (without force), was read for it (a net, data), or cannot be written.
         """
         self._save([self._report_in(path_of(path, "save_report", "a file"))], force)
 
@@ -67,5 +69,5 @@ class Merged:
         return path, partial(write, to_text(self.report).encode())
 
     def _save(self, files: Sequence[tuple[Path, Fill]], force: bool) -> None:
-        check_unread([path for path, _ in files], self.made_from)
+        check_unread([path for path, _ in files], self.made_from, self.read)
         write_together(files, force)

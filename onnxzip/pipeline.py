@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
-from onnxzip.asked import check_labelled, check_loss_of, checked_plan
+from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
@@ -111,8 +111,8 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
     Args:
         peers: the processes that merge together, each with its part of the data; all come to the same result.
     """
-    files, stages = checked_files(nets), Stages(progress)
-    check_unread([c] if (c := options.retrain.checkpoint) else [], files.values())
+    files, stages, beside = checked_files(nets), Stages(progress), read_beside(data, options.retrain)
+    check_unread([c] if (c := options.retrain.checkpoint) else [], files.values(), beside)
     method = method_of(options.zip)
     provider_for(options.run.device)
     rng = np.random.default_rng(options.run.seed)
@@ -146,9 +146,9 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         fused = content if shelf is None else shelf.graph
         evidence = compare(fused, originals, judges.sources, rows, options.run.device, tick, classes, peers)
     _check(plan, evidence, retrained is not None)
-    beside = 0 if shelf is None else shelf.size
-    report = merge_report(plan, net, content, beside, originals, evidence, zipped, samples, stages.measured(), options)
-    return Merged(content, report | {"retrain": retrained}, shelf, tuple(p.absolute() for p in files.values()))
+    large = 0 if shelf is None else shelf.size
+    report = merge_report(plan, net, content, large, originals, evidence, zipped, samples, stages.measured(), options)
+    return Merged(content, report | {"retrain": retrained}, shelf, tuple(p.absolute() for p in files.values()), beside)
 
 
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:

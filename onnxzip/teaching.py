@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxzip.asked import check_labelled
+from onnxzip.asked import check_labelled, read_beside
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.seen import NOBODY, judged
 from onnxzip.calibration.sources import Given, Note, collect
@@ -109,7 +109,7 @@ def retrain_files(
 
     path, stages, run = path_of(fused, "fused net"), Stages(progress), settings.run
     files = files_by_task(teachers, "teachers", "teacher")
-    nets = _kept_nets([path, *files.values()], settings.retrain.checkpoint)
+    nets, beside = _left_alone([path, *files.values()], data, settings.retrain)
     provider_for(run.device)
     with stages.stage("load", len(files)):
         content = content_of(path, model := read(path))
@@ -137,7 +137,7 @@ def retrain_files(
         "seed": run.seed,
         "versions": versions(),
     }
-    return Merged(done.content, report, made_from=nets)
+    return Merged(done.content, report, made_from=nets, read=beside)
 
 
 def _check_request(
@@ -152,11 +152,13 @@ def _check_request(
     check_request(outputs, batch, settings.retrain, settings.run, peers)
 
 
-def _kept_nets(files: Iterable[Path_], checkpoint: Path | None) -> tuple[Path, ...]:
-    """Files of nets that nothing may be written to, and the checkpoint is not."""
-    nets = tuple(Path(f).absolute() for f in files)
-    check_unread([checkpoint] if checkpoint else [], nets)
-    return nets
+def _left_alone(
+    files: Iterable[Path_], data: Any, options: RetrainOptions
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Files of nets, and others beside them, that nothing may be written to, and the checkpoint is not."""
+    nets, beside = tuple(Path(f).absolute() for f in files), read_beside(data, options)
+    check_unread([options.checkpoint] if options.checkpoint else [], nets, beside)
+    return nets, beside
 
 
 def _collected(

@@ -71,8 +71,8 @@ class TestPivots:
 
 
 def test_who_leads_counts_before_the_others() -> None:
-    assert emphasis(["a", "b"], "b") == {"a": 1 / AHEAD, "b": 1.0}
-    assert set(emphasis(["a", "b"], None).values()) == {1.0}
+    assert emphasis(["a", "b"], ("b",)) == {"a": 1 / AHEAD, "b": 1.0}
+    assert set(emphasis(["a", "b"], ()).values()) == {1.0}
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from merging import failed, images, run, write_net
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 import onnxzip
 from onnxzip.inspection.inspecting import inspect
@@ -22,11 +23,26 @@ WEIGHTS = ("w0", "w1", "w2")
 INVALID = 3
 
 
+class Shown(CalibrationDataReader):  # type: ignore[misc]
+    """Samples that show ranges."""
+
+    def __init__(self) -> None:
+        self.left = [{"image": images(20)}]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
+
+
 def quantised(path: Path, seed: int) -> Path:
     """A small net with weights of eight bits, each with a DequantizeLinear behind it."""
-    model = onnx.load(write_net(path, seed))
+    return quantised_as(write_net(path, seed), path)
+
+
+def quantised_as(net: Path, path: Path) -> Path:
+    """The same of a net, or of what was made of it."""
+    model = onnx.load(net)
     nodes = []
-    for tensor in [t for t in model.graph.initializer if t.name in WEIGHTS]:
+    for tensor in [t for t in model.graph.initializer if t.name.endswith(WEIGHTS)]:
         scale, name = eight_bits(tensor), tensor.name.removesuffix(".q")
         model.graph.initializer.append(scale)
         nodes.append(helper.make_node("DequantizeLinear", [tensor.name, scale.name], [name], name=f"{name}.back"))
@@ -104,3 +120,30 @@ def test_integers_that_no_floats_are_made_of_are_no_weights() -> None:
         { a = Constant <value = int8[2] {3, 4}> () b = Cast <to = 1> (a) i = Cast <to = 7> (order) c = Gather <axis = 1> (x, i)
           d = Mul (c, b) e = Mul (d, half) y = Reshape (e, shape) }"""
     assert weights_by_type(onnx.parser.parse_model(text)) == {"FLOAT": 1, "INT8": 2}
+
+
+class TestInspect:
+    """What `inspect` says of a fused file that was quantised afterwards: as many params as before, in fewer bytes."""
+
+    @pytest.fixture
+    def fused(self, tmp_path: Path) -> Path:
+        nets = {name: write_net(tmp_path / f"{name}.onnx", seed) for seed, name in enumerate("ab")}
+        onnxzip.merge(nets, images(60)).save(tmp_path / "m.onnx")
+        return tmp_path / "m.onnx"
+
+    @pytest.mark.parametrize("way", ["one by one", "integers", "pairs"])
+    def test_weights_of_integers_count_with_their_bytes(self, fused: Path, way: str) -> None:
+        path = fused.with_name("q.onnx")
+        if way == "one by one":
+            quantised_as(fused, path)
+        elif way == "integers":
+            quantize_dynamic(fused, path)
+        else:
+            quantize_static(fused, path, Shown(), QuantFormat.QDQ, weight_type=QuantType.QInt8, per_channel=True)
+        before, after = inspect(fused), inspect(path)
+        scales = after["file"]["params"] - before["file"]["params"]
+        assert 0 < scales < 100
+        for part in ("nodes", "owners"):
+            assert sum(entry["params"] for entry in after[part]) == after["file"]["params"], part
+            kinds = [sum(entry["bytes"] for entry in report[part]) for report in (before, after)]
+            assert kinds[1] < 0.45 * kinds[0]

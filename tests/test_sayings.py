@@ -138,3 +138,24 @@ def test_free_axes_beside_it(tmp_path: Path, axes: str, dims: list[str | int]) -
     onnx.checker.check_model(model, full_check=True)
     assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == dims
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == first
+
+
+def test_docs_of_graph_and_ports(tmp_path: Path) -> None:
+    """Each output keeps its own, the input that of the first net; the graph's is a saying as others are. Merged again, too."""
+    files = {}
+    for k, t in enumerate("abc"):
+        model = onnx.load(write(tmp_path / f"{t}.onnx", k, {}))
+        model.graph.doc_string = "all" if t == "c" else f"graph {t}"
+        model.graph.input[0].doc_string, model.graph.output[0].doc_string = f"input {t}", f"output {t}"
+        files[t] = tmp_path / f"{t}.onnx"
+        onnx.save(model, files[t])
+
+    def docs(model: ModelProto) -> list[str]:
+        return [model.graph.doc_string, *(p.doc_string for p in (*model.graph.input, *model.graph.output))]
+
+    merged = onnxzip.merge({t: files[t] for t in "ab"}, images(100))
+    merged.save(tmp_path / "ab.onnx")
+    assert docs(merged.model) == ["", "input a", "output a", "output b"]
+    assert docs(onnxzip.split(tmp_path / "ab.onnx", "b")) == ["graph b", "input a", "output b"]
+    again = onnxzip.merge({"c": files["c"], "ab": tmp_path / "ab.onnx"}, images(100)).model
+    assert docs(again) == ["", "input c", "output c", "output a", "output b"]

@@ -16,7 +16,8 @@ from onnx import GraphProto, ModelProto, numpy_helper, parser
 
 import onnxzip
 from onnxzip.errors import UnsupportedError, UsageError
-from onnxzip.exporting.verifying import _Tally, as_array
+from onnxzip.exporting.tally import Tally
+from onnxzip.exporting.verifying import as_array
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
 from onnxzip.loading import load
@@ -362,17 +363,17 @@ class TestWhere:
 
 class TestTally:
     def test_samples_of_another_size_count_as_wrong(self) -> None:
-        tally = _Tally()
+        tally = Tally()
         tally.add_loose(np.ones((2, 4), np.float32), np.ones((2, 4), np.float32))
         tally.add_loose(np.ones((3, 4), np.float32), np.ones((2, 4), np.float32))
         assert tally.agreement == 0.5
         assert tally.relative_error == pytest.approx(np.sqrt(12 / 20))
-        tally = _Tally()
+        tally = Tally()
         tally.add_loose(np.ones(3, np.float32), np.zeros(0, np.float32))
         assert tally.relative_error == 1
 
     def test_whole_numbers_and_texts_agree_or_do_not(self) -> None:
-        tally = _Tally()
+        tally = Tally()
         for a, b in (([1, 2], [1, 2]), ([1, 2], [2, 1]), ([1], [1, 2]), (["x"], ["x"])):
             tally.add_loose(np.array(a), np.array(b))
         assert (tally.agreement, tally.relative_error) == (0.5, 0.0)

@@ -147,6 +147,38 @@ TOKENS = """net (float[N,4,6] x, float[1,1,8] token, float[6,8] w, float[8,3] v)
 }"""
 
 
+ONE = """net (float[1,6] x, float[1,2] x2, float[6,4] w, int64[2] s) => (float[1,4] y, float total, float[2,2] z) {
+    m = MatMul (x, w) t = ReduceSum <keepdims = 0> (x2) y = Add (m, t) total = ReduceMax <keepdims = 0> (y)
+    z = Reshape (y, s) }"""
+
+
+class TestOneSampleAtATime:
+    """Files for one sample take several: at once where nothing mixes them, else one after the other."""
+
+    def test_several_at_once(self, tmp_path: Path) -> None:
+        text = "net (float[1,6] x, float[6,4] w, int64[2] s) => (float[1,4] y) { m = MatMul (x, w) y = Reshape (m, s) }"
+        module = onnxzip.to_torch(written(tmp_path, text, s=np.array([1, 4])))
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(module(x)["y"], x @ module.params()["w"])
+        assert module.inputs[0].shape == (-1, 6)
+        onnxzip.from_torch(module, tmp_path / "t.onnx")
+        assert onnx.load(tmp_path / "t.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+    def test_one_after_the_other(self, tmp_path: Path) -> None:
+        """Where samples would mix; what has no rows of samples has one for each."""
+        module = onnxzip.to_torch(written(tmp_path, ONE, s=np.array([2, 2])))
+        x, x2 = (torch.randn(5, n, generator=torch.Generator().manual_seed(n)) for n in (6, 2))
+        found = module(x, x2)
+        y = x @ module.params()["w"] + x2.sum(1, keepdim=True)
+        torch.testing.assert_close(found, {"y": y, "total": y.amax(1), "z": y.reshape(10, 2)})
+        found["y"].sum().backward()
+        assert module.params()["w"].grad is not None
+        alone = module(x[:1], x2[:1])
+        assert alone["total"].shape == ()
+        with pytest.raises(UsageError, match="given 4 and 5 samples"):
+            module(x, x2[:4])
+
+
 def test_a_token_that_is_repeated_for_every_sample_takes_the_batch_of_the_input(tmp_path: Path) -> None:
     content = model(TOKENS, tmp_path)
     module = read_module(content)
@@ -319,6 +351,13 @@ class TestModule:
             module(*[torch.ones(2, 4)] * 3)
         with pytest.raises(UsageError, match="w by name"):
             module(torch.ones(2, 4), w=torch.ones(4))
+
+    def test_inputs_of_another_shape_are_told(self, tmp_path: Path) -> None:
+        module = read_module(model("net (float[N,4] x, float[4] w) => (float[N,4] y) { y = Mul (x, w) }", tmp_path))
+        with pytest.raises(UsageError, match=r"'net'.*input 'x' takes the shape \[any, 4\], was given \[2, 5\]"):
+            module(torch.ones(2, 5))
+        with pytest.raises(UsageError, match=r"given \[4\]"):
+            module(torch.ones(4))
 
     def test_copies_stand_alone(self, module: TorchNet) -> None:
         feeds = feeds_for(module, 3)

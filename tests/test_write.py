@@ -8,11 +8,13 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from merging import failed, images, run, write_net
 from processes import files_no_larger_than
 
 import onnxzip
+from onnxzip.config import RetrainOptions
 from onnxzip.errors import UsageError
 from onnxzip.exporting.report import to_text
 from onnxzip.exporting.staging import put, staged, write, write_all, write_together
@@ -110,6 +112,30 @@ class TestTogether:
         merged.save(tmp_path / "m.onnx", report=tmp_path / "r.json")
         assert (tmp_path / "m.onnx").read_bytes() == merged.content
         assert (tmp_path / "r.json").read_text() == to_text(merged.report)
+
+    def test_nothing_that_was_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nets and data, also by another name, after the folder has changed, and of a retraining."""
+        monkeypatch.chdir(tmp_path)
+        nets = {t: write_net(Path(f"{t}.onnx"), k) for k, t in enumerate("ab")}
+        np.savez("d.npz", x=images(64))
+        Path("link.npz").symlink_to("d.npz")
+        Path("losses.py").write_text("def loss(outputs, targets, labels):\n    return outputs['logits'].square().mean()\n")
+        merged = onnxzip.merge(nets, {"a": "d.npz", "b": Path("link.npz")})
+        merged.save("m.onnx")
+        options = RetrainOptions(loss="losses:loss", learning_rate=0.01)
+        done = onnxzip.retrain("m.onnx", nets, "d.npz", steps=1, options=options, device="cpu")
+        before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        for name in ("a.onnx", "d.npz", "link.npz"):
+            for save in (merged.save, merged.save_report, done.save):
+                with pytest.raises(UsageError, match="is read by this command"):
+                    save(tmp_path / name, force=True)
+        with pytest.raises(UsageError, match="is read by this command"):
+            done.save(tmp_path / "losses.py", force=True)
+        with pytest.raises(UsageError, match="is read by this command"):
+            merged.save("n.onnx", force=True, report=tmp_path / "d.npz")
+        assert before == {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
     def test_node_data_and_a_page(self, tmp_path: Path) -> None:
         files = {t: write_net(tmp_path / f"{t}.onnx", k) for k, t in enumerate("ab")}

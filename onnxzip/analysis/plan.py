@@ -230,17 +230,20 @@ def _space(
     if name.startswith("given") and not free and not refused:
         counts = {everyone: next(iter(sizes.values()))}
         return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
-    counts = counts_for({t: sizes[t] for t in free}, share)
-    for owners in [o for o in counts if (number, o) in dropped or (together and any(n == number for n, _ in dropped))]:
-        if len(owners) > 1:
-            lost = counts.pop(owners)
-            for task in owners:
-                counts[frozenset([task])] = counts.get(frozenset([task]), 0) + lost
+    lost = {o for n, o in dropped if n == number}
+    twins = proposal.twins if share > 0 and not lost.intersection(proposal.twins) and not (together and lost) else ()
+    counts = counts_for({t: sizes[t] for t in free}, share, twins)
+    for owners in [o for o in counts if len(o) > 1 and (o in lost or (together and lost))]:
+        rest = counts.pop(owners)
+        for unit in {next((some for some in twins if t in some), frozenset([t])) for t in owners}:
+            counts[unit] = counts.get(unit, 0) + rest
     shares_any = any(len(o) > 1 for o in counts)
     strands = strands_of(counts, together and shares_any)
     others = {frozenset([t]): n for t, n in sizes.items() if t not in free}
     strands += strands_of(others, False)
-    return SpacePlan(number, name, sizes, strands, refused, inside=proposal.inside, ordered=proposal.ordered)
+    return SpacePlan(
+        number, name, sizes, strands, refused, inside=proposal.inside, ordered=proposal.ordered, twins=tuple(twins)
+    )
 
 
 def _asked_of_all(proposals: Mapping[int, Proposal], shares: Sequence[tuple[str, float]]) -> bool:

@@ -11,6 +11,7 @@ from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import lookups, sharers
+from onnxzip.analysis.twins import twins_of
 from onnxzip.analysis.weaving import woven_spaces
 
 BESIDE_SCALED = "it is joined with channels that no weights make, but that each task has params of its own for"
@@ -27,6 +28,7 @@ class Proposal:
         sizes: channels per task; inside: spaces inside each channel, by number, with their sizes.
         whole: whether some node needs all of its channels at once.
         ordered: whether its channels have neighbours, and keep their order; such a space is whole, too.
+        twins: of those who may share it, tasks that have the same channels in the same places.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Proposal:
     inside: Mapping[int, int] = field(default_factory=dict)
     whole: bool = False
     ordered: bool = False
+    twins: tuple[frozenset[str], ...] = ()
 
     @property
     def even(self) -> bool:
@@ -51,13 +54,17 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
     whole |= {n for some in woven_spaces(laid) for n in some}
     ordered = {laid.spaces[t, a] for t, c in laid.couplings.items() for a in c.ordered}
     whole |= ordered
+    twins = twins_of(laid)
     found: dict[int, Proposal] = {}
     for number in sorted(produced):
         if _looked_up_alike(laid, steps, number):
             found[number] = Proposal(f"given{number}", (), {}, sizes[number])
             continue
         inside = {n: min(sizes[n].values()) for n, outer in laid.inside.items() if outer == number}
-        found[number] = Proposal(*sharers(laid, steps, number), sizes[number], inside, number in whole, number in ordered)
+        name, free, refused = sharers(laid, steps, number)
+        alike = tuple(some for c in twins.get(number, ()) if len(some := c.intersection(free)) > 1)
+        asks = (number in whole, number in ordered)
+        found[number] = Proposal(name, free, refused, sizes[number], inside, *asks, alike)
     for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid)):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found

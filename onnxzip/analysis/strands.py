@@ -1,7 +1,8 @@
 """How many channels of each space are shared by whom: the strands of the fused net.
 
 For tasks with n_1 <= n_2 <= ... channels and share f, round(f n_1) channels are shared by all, further
-round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own. Any f above 0 shares one.
+round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is each task's own. Any f above 0 shares one. Twins
+(`analysis.twins`) count as one task: what they do not share with others, they own together.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class SpacePlan:
         inside: spaces that lie inside each of its channels (of a head, say), by number, with their sizes.
         ordered: whether its channels have neighbours (the bins of a spectrum that a convolution runs over): they are shared
             all in their order, or not at all.
+        twins: tasks that have the same channels in the same places.
     """
 
     number: int
@@ -67,6 +69,7 @@ class SpacePlan:
     given: bool = False
     inside: Mapping[int, int] = field(default_factory=dict)
     ordered: bool = False
+    twins: tuple[Owners, ...] = ()
 
     @property
     def counts(self) -> dict[Owners, int]:
@@ -105,25 +108,28 @@ def check_shares(shares: Sequence[tuple[str, float]], names: Iterable[str]) -> N
             raise UsageError(f"share pattern {glob!r} fits no space; the spaces are: {', '.join(known)}")
 
 
-def counts_for(sizes: Mapping[str, int], share: float) -> dict[Owners, int]:
+def counts_for(sizes: Mapping[str, int], share: float, twins: Sequence[Owners] = ()) -> dict[Owners, int]:
     """Channels by owners for tasks that may all share.
 
     Args:
         sizes: channels per task.
         share: 0..1.
+        twins: tasks that count as one.
     """
-    order = sorted(sizes, key=lambda t: sizes[t])
+    units = {t: next((some for some in twins if t in some), frozenset([t])) for t in sizes}
+    size_of = {unit: sizes[t] for t, unit in units.items()}
+    order = sorted(size_of, key=lambda unit: size_of[unit])
     counts: dict[Owners, int] = {}
     used = 0
-    for k, task in enumerate(order[:-1]):
-        total = max(round(share * sizes[task]), share > 0)
+    for k, unit in enumerate(order[:-1]):
+        total = max(round(share * size_of[unit]), share > 0)
         if total > used:
-            counts[frozenset(order[k:])] = total - used
+            counts[frozenset().union(*order[k:])] = total - used
             used = total
-    for task in sizes:
-        own = sizes[task] - sum(c for owners, c in counts.items() if task in owners)
+    for unit, size in size_of.items():
+        own = size - sum(c for owners, c in counts.items() if unit <= owners)
         if own:
-            counts[frozenset([task])] = own
+            counts[unit] = own
     return counts
 
 

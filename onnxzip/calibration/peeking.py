@@ -68,7 +68,10 @@ def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -
     for task, name, own in ((t, name, n) for t in nets.tasks for name, n in nets.declared(t).items()):
         if told[task].get(name, own) != own:
             where = next(g.where for g in nets.groups if g.name == name)
-            raise InvalidDataError(f"data for {task!r}: {where} is {told[task][name]}, the net takes {own} only")
+            raise InvalidDataError(
+                f"data for {task!r}: {where} is {told[task][name]}, the net takes {own} only. Give each task data of its "
+                "own size with --data NAME=FILE."
+            )
     found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
     if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
         usual, _ = nets.usual()

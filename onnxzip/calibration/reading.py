@@ -61,6 +61,12 @@ def files_of(item: Any) -> list[Path]:
     return module_files(str(item)) if _is_callable(item) else [Path(item)]
 
 
+def files_given(data: Any) -> tuple[Path, ...]:
+    """The same of all data of a command, for all tasks or by task; they stay where they are when the folder changes."""
+    items = data.values() if isinstance(data, Mapping) else [data]
+    return tuple(file.absolute() for item in items for file in files_of(item))
+
+
 def _is_callable(item: str | PathLike[str]) -> bool:
     return not os.path.exists(item) and _CALLABLE.fullmatch(str(item)) is not None
 

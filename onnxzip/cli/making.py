@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxzip.asked import read_beside
 from onnxzip.bars import Bars
-from onnxzip.calibration.reading import files_of
 from onnxzip.cli.frame import Config, Fused, Json, Nets, Output, command, emit
 from onnxzip.config import (
     DataOptions,
@@ -32,7 +32,6 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.naming import named_data, named_files
 from onnxzip.exporting.shelf import beside
 from onnxzip.exporting.write import check_outputs, check_unread
-from onnxzip.foreign import module_files
 from onnxzip.inspection import merge_tables, retrain_tables
 from onnxzip.matching.methods import find_method
 from onnxzip.peers import Peers
@@ -118,8 +117,7 @@ def _check_all_outputs(
 ) -> None:
     """Net, report and checkpoint, and the file of params that a net beyond 2 GB has beside it."""
     written = [output, *([out.report] if out.report else [])]
-    read = [file for item in (data or {}).values() for file in files_of(item)]
-    read += [*([config] if config else []), *(module_files(retrain.loss) if isinstance(retrain.loss, str) else [])]
+    read = [*read_beside(data, retrain), *([config] if config else [])]
     check_outputs(written, nets, read, out.force)
     check_unread([beside(output)], nets, read)
     if retrain.checkpoint:

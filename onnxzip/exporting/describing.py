@@ -31,7 +31,7 @@ from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.net import Axis, Net
 from onnxzip.peers import Peers
-from onnxzip.runtime import open_file, open_session, to_model
+from onnxzip.runtime import open_file, open_session, put_docs, to_model
 
 LARGEST_FILE = (1 << 31) - 1
 
@@ -53,7 +53,14 @@ def described(
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
     entries |= {**merged_from(origins, kept), **_sizes(plan, net, every), **_seen(plan, sources, every, peers)}
-    return replace(net, metadata={**said.entries, **entries}, fields=said.fields), origins
+    return replace(net, metadata={**said.entries, **entries}, fields=said.fields, docs=_docs(plan, net)), origins
+
+
+def _docs(plan: Plan, net: Net) -> dict[str, str]:
+    """What the fused file says of its inputs, as the first net does, and of its outputs, as their nets do."""
+    ends = [one.docs.get(end, "") for one in plan.nets.values() for end in one.ends]
+    found = {p.name: plan.nets[plan.tasks[0]].docs.get(p.name, "") for p in net.inputs}
+    return found | dict(zip(net.ends, ends, strict=True))
 
 
 def _said(plan: Plan, kept: Kept) -> dict[str, Said]:
@@ -131,6 +138,7 @@ def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
         raise UnsupportedError(f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold")
     model = to_model(net, places, WEIGHTS) if places else stored_model(net)
     attach(model, net)
+    put_docs(model, net.docs)
     annotate(model, net.metadata)
     content = bytes(model.SerializeToString(deterministic=True))
     if shelf is not None:

@@ -132,6 +132,8 @@ def _space_entry(plan: Plan, space: SpacePlan, zipped: Zipped | None) -> dict[st
         "shared": space.shared,
         "groups": sum(space.counts.values()),
     }
+    if partly := {o: n for o, n in space.counts.items() if 1 < len(o) < len(space.sizes)}:
+        entry["partly"] = [{"tasks": [t for t in plan.tasks if t in o], "channels": n} for o, n in partly.items()]
     if zipped is None:
         return entry
     first = next((s.name for s in plan.steps if space.number in s.spaces), None)  # None: tables alone make it

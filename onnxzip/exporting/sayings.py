@@ -25,7 +25,7 @@ class Said:
 
     Attributes:
         entries: of its metadata_props, but for onnxzip's.
-        fields: doc_string, domain, model_version, as text; those that say something.
+        fields: doc_string, domain, model_version, doc_string of its graph, as text; those that say something.
     """
 
     entries: Texts = field(default_factory=dict)

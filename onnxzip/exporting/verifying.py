@@ -1,9 +1,6 @@
 """A fused file against the original files, run by ONNX Runtime on the same samples.
 
 relative error = ||fused - original|| / ||original||    top-1 agreement = fraction of samples with the same argmax
-
-What a tail computes is compared sample by sample: one whose floats come in another number counts as wholly wrong; agreement is
-there the fraction of samples with as many floats, or with the same whole numbers or texts.
 """
 
 from __future__ import annotations
@@ -18,12 +15,12 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import InvalidDataError, VerificationError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.tally import Tally
 from onnxzip.net import Classes, rows_per_sample
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
 
 BATCH, BATCH_BYTES = 64, 32 << 20
-TINY = float(np.finfo(np.float32).tiny)
 Tick = Callable[[int], None]
 
 
@@ -48,46 +45,6 @@ class Evidence:
 
 
 @dataclass
-class _Tally:
-    """Sums over samples of one output; of `compared` classes `agree` are the same; how often it was `floats`."""
-
-    wrong: float = 0.0
-    energy: float = 0.0
-    agree: int = 0
-    compared: int = 0
-    floats: int = 0
-
-    def add(self, fused: np.ndarray, original: np.ndarray) -> None:
-        a, b = fused.astype(np.float64), original.astype(np.float64)
-        self.wrong += float(np.square(a - b).sum())
-        self.energy += float(np.square(b).sum())
-
-    def add_classes(self, fused: np.ndarray, original: np.ndarray) -> None:
-        self.agree += int((fused == original).sum())
-        self.compared += fused.size
-
-    def add_loose(self, fused: np.ndarray, original: np.ndarray) -> None:
-        """One sample of what a tail computes."""
-        same, floats = fused.shape == original.shape, original.dtype.kind == "f"
-        self.compared += 1
-        self.floats += floats
-        self.agree += same and (floats or np.array_equal(fused, original))
-        if floats and same:
-            self.add(fused, original)
-        elif floats:
-            energy = max(float(np.square(a.astype(np.float64)).sum()) for a in (fused, original))
-            self.wrong, self.energy = self.wrong + energy, self.energy + energy
-
-    @property
-    def relative_error(self) -> float:
-        return 0.0 if self.wrong == 0 else float(np.sqrt(self.wrong / max(self.energy, TINY)))
-
-    @property
-    def agreement(self) -> float | None:
-        return self.agree / self.compared if self.compared else None
-
-
-@dataclass
 class _Comparison:
     """One task while it is compared."""
 
@@ -95,13 +52,13 @@ class _Comparison:
     origin: Origin
     session: Session
     classes: Classes
-    tallies: dict[str, _Tally] = field(init=False)
+    tallies: dict[str, Tally] = field(init=False)
     right: list[int] = field(default_factory=lambda: [0, 0])
     labelled: int = 0
     samples: int = 0
 
     def __post_init__(self) -> None:
-        self.tallies = {name: _Tally() for name in self.origin.outputs}
+        self.tallies = {name: Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
         found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
@@ -123,7 +80,7 @@ class _Comparison:
     def _add_loose(self, name: str, fused: np.ndarray, original: np.ndarray) -> None:
         if fused.size and original.size and fused.dtype.kind != original.dtype.kind:
             raise VerificationError(f"task {self.task!r}: output {name!r} is {fused.dtype}, the original's {original.dtype}")
-        _check_finite(self.task, self.origin.outputs[name], fused, original)
+        _check_numbers(self.task, self.origin.outputs[name], fused, original)
         self.tallies[name].add_loose(fused, original)
 
     def _chosen(self, name: str, output: np.ndarray) -> np.ndarray:
@@ -132,17 +89,25 @@ class _Comparison:
 
     def sums(self) -> dict[str, np.ndarray]:
         """All that is counted, as arrays that add up."""
-        tallies = {f"tally.{n}": np.array([t.wrong, t.energy, t.agree, t.compared, t.floats]) for n, t in self.tallies.items()}
+        tallies = {f"tally.{n}": np.array(list(vars(t).values())) for n, t in self.tallies.items()}
         return {**tallies, "right": np.array([*self.right, self.labelled, self.samples])}
 
     def take(self, sums: Mapping[str, np.ndarray]) -> None:
         """Go on from what `sums` has told, here or in all processes together."""
         for name in self.tallies:
             wrong, energy, *counts = sums[f"tally.{name}"].tolist()
-            self.tallies[name] = _Tally(wrong, energy, *map(int, counts))
+            self.tallies[name] = Tally(wrong, energy, *map(int, counts))
         *self.right, self.labelled, self.samples = sums["right"].tolist()
 
     def evidence(self) -> Evidence:
+        """What has been found.
+
+        Raises:
+            VerificationError: the fused net is infinite where the original never is.
+        """
+        for name, tally in self.tallies.items():
+            if tally.parted and not tally.infinite:
+                raise VerificationError(_not_finite(self.task, "the fused net's", self.origin.outputs[name]))
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
         before, after = (r / self.labelled if self.labelled else None for r in self.right)
         numbers = {*self.classes.numbers, *(n for n in self.classes.loose if not self.tallies[n].floats)}
@@ -179,7 +144,7 @@ def compare(
         peers: the processes that compare the other samples; all find the same.
 
     Raises:
-        VerificationError: an output is missing, has another shape, or is not finite.
+        VerificationError: an output is missing, has another shape, or is NaN; or infinite, where the original never is.
     """
     session = open_file("fused", fused, device)
     for task, (_, origin) in originals.items():
@@ -263,10 +228,14 @@ def _check(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> Non
             f"task {task!r}: output {name!r} is {fused.dtype} {list(fused.shape)}, "
             f"the original's {original.dtype} {list(original.shape)}"
         )
-    _check_finite(task, name, fused, original)
+    _check_numbers(task, name, fused, original)
 
 
-def _check_finite(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> None:
+def _check_numbers(task: str, name: str, fused: np.ndarray, original: np.ndarray) -> None:
     for what, array in (("the original net's", original), ("the fused net's", fused)):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise VerificationError(f"task {task!r}: {what} output {name!r} holds NaN or Inf on these samples")
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise VerificationError(_not_finite(task, what, name))
+
+
+def _not_finite(task: str, what: str, name: str) -> str:
+    return f"task {task!r}: {what} output {name!r} holds NaN or Inf on these samples"

@@ -43,7 +43,7 @@ def assemble(
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
         stored=plan.stored,
         sizes=_renamed_sizes(plan.sizes, renames, extra),
-        metadata={}, fields={}, tail=None, batch=common_name(n.batch for n in plan.nets.values()),
+        metadata={}, fields={}, docs={}, tail=None, batch=common_name(n.batch for n in plan.nets.values()),
     )
 
 

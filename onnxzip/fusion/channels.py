@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from onnxzip.analysis.steps import linear_of
 from onnxzip.fusion.duplicates import equal_rows
-from onnxzip.fusion.keeping import emphasis
+from onnxzip.fusion.keeping import by_leaders, emphasis
 from onnxzip.fusion.problem import Reads, original_channels
 from onnxzip.fusion.restoring import restored
 from onnxzip.fusion.spread import spread_of_channels
@@ -24,19 +24,19 @@ def fit_channels(
     """Rows of one strand: [channels, rows per channel, taps + 1], how well they fit, and the tasks whose rows have changed."""
     owners = sorted(reads.owners)
     own = {t: original_channels(work.plan, work.step, reads.key, t, matches) for t in owners}
-    present, follows = _membership(work, reads, owners, matches)
+    present, leads = _membership(work, reads, owners, matches)
     rows = np.zeros_like(own[owners[0]])
     fits: list[Quality] = []
     changed: set[str] = set()
-    for (group, leader), index in _parts(present, follows).items():
+    for group, leaders, index in _parts(present, leads):
         mine = [own[t][index] for t in group]
         if all(work.is_exact(reads, t, exact) for t in group) and equal_rows(mine).all():
             rows[index] = mine[0]
             continue
         changed.update(group)
-        rows[index] = np.average(mine, axis=0, weights=list(emphasis(group, leader).values()))
+        rows[index] = np.average(mine, axis=0, weights=list(emphasis(group, leaders).values()))
         if work.fits and (work.method.refit or len(group) > 1):
-            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group}, leader)
+            fit = _solve(work, reads, index, rows[index], {t: own[t] for t in group}, leaders)
             rows[index] = fit.rows
             fits.append(fit.quality)
         if work.method.restore and work.stats is not None:
@@ -47,37 +47,34 @@ def fit_channels(
 
 def _membership(
     work: Work, reads: Reads, owners: Sequence[str], matches: Matches
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """For each channel of the strand, whether it stands for one of a task (0, else -1), and which task it follows: int
-    [channels], -1 for the mean of all."""
-    part, present, follows = work.step.parts[0], dict[str, np.ndarray](), np.zeros(0)
-    for k, task in enumerate(owners):
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """For each channel of the strand, whether it stands for one of a task (0, else -1), and whether it follows it."""
+    part, present, leads = work.step.parts[0], dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for task in owners:
         linear, view = linear_of(work.plan.overlay, part, task)
         expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
         at = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
         present[task] = np.where(at >= 0, 0, -1)
-        follows = follows if k else np.full(len(at), -1)
-        follows[(at >= 0) & leads_along(work.plan, expr, task, matches)[np.maximum(at, 0)]] = k
-    return present, follows
+        leads[task] = (at >= 0) & leads_along(work.plan, expr, task, matches)[np.maximum(at, 0)]
+    return present, leads
 
 
 def _parts(
-    present: Mapping[str, np.ndarray], follows: np.ndarray
-) -> dict[tuple[tuple[str, ...], str | None], np.ndarray]:
+    present: Mapping[str, np.ndarray], leads: Mapping[str, np.ndarray]
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], np.ndarray]]:
     """Channels by owners and by whom they follow."""
-    tasks = [*present, None]
-    return {
-        (owners, tasks[k]): index[follows[index] == k]
-        for owners, index in by_owners(present).items() for k in np.unique(follows[index])
-    }
+    for owners, index in by_owners(present).items():
+        for leaders, some in by_leaders(owners, [leads[t][index] for t in owners], index):
+            yield owners, leaders, some
 
 
 def _solve(
-    work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own: Mapping[str, np.ndarray], leader: str | None
+    work: Work, reads: Reads, index: np.ndarray, centre: np.ndarray, own: Mapping[str, np.ndarray],
+    leaders: tuple[str, ...],
 ) -> Fit:
-    """Fit the channels `index` on the data of the tasks in `own`; they follow the leader before all others."""
+    """Fit the channels `index` on the data of the tasks in `own`; they follow the leaders before all others."""
     assert work.stats is not None
-    train, held, counts = [], [], emphasis(list(own), leader)
+    train, held, counts = [], [], emphasis(list(own), leaders)
     known = {task: [_chosen(m, index) for m in work.stats.of_channels(task, reads)] for task in own}
     weights = work.weights({task: both[0].pp for task, both in known.items()})
     for task, rows in own.items():

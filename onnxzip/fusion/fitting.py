@@ -18,7 +18,7 @@ from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
-from onnxzip.fusion.keeping import emphasis
+from onnxzip.fusion.keeping import by_leaders, emphasis
 from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
 from onnxzip.fusion.restoring import restored
 from onnxzip.fusion.solving import Chosen, fit_linear
@@ -92,16 +92,16 @@ def fit_rows(
         if kept.all():
             continue
         changed.update(owners)
-        for leader, some in _by_leader(work, group, {t: here[t][0] for t in owners}, matches):
+        for leaders, some in _by_leader(work, group, {t: here[t][0] for t in owners}, matches):
             mine_left = some[~kept[some] & np.isfinite(rows[index[some], -1])]  # -inf stays, whatever is added to it
             if not len(mine_left):
                 continue
             chosen = {t: here[t][0][mine_left] for t in owners}
-            if leader is not None:
-                emphasis_of = list(emphasis(owners, leader).values())
+            if leaders:
+                emphasis_of = list(emphasis(owners, leaders).values())
                 rows[index[mine_left]] = np.average([m[mine_left] for m in mine_of], axis=0, weights=emphasis_of)
             if len(owners) > 1 or work.method.refit:
-                fit = _solve(work, reads, group, chosen, rows[index[mine_left]], leader, matches)
+                fit = _solve(work, reads, group, chosen, rows[index[mine_left]], leaders, matches)
                 rows[index[mine_left]] = fit.rows
                 fits.append(fit.quality)
             if work.method.restore and work.stats is not None:
@@ -127,20 +127,19 @@ def _means(
 
 def _by_leader(
     work: Work, group: int, places: Mapping[str, np.ndarray], matches: Matches
-) -> list[tuple[str | None, np.ndarray]]:
-    """Rows by the task that they follow: (None for the mean of all, int [rows of that leader]).
+) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Rows by the tasks that they follow: (none for the mean of all, int [rows of these leaders]).
 
     Args:
         places: task -> the original rows of the group that the fused ones stand for.
     """
-    leader = np.full(len(next(iter(places.values()))), -1)
-    for k, (task, at) in enumerate(places.items()):
+    leads = []
+    for task, at in places.items():
         linear, view = linear_of(work.plan.overlay, work.step.parts[0], task)
         expr = work.plan.overlay.exprs(work.step.parts[0].outputs[0], task)[linear.channel(view)]
         first = group * (abs(expr.size) // work.reads[0].groups)
-        leader[leads_along(work.plan, expr, task, matches)[first + at]] = k
-    names = [None, *places]
-    return [(names[k + 1], np.flatnonzero(leader == k)) for k in np.unique(leader)]
+        leads.append(leads_along(work.plan, expr, task, matches)[first + at])
+    return by_leaders(list(places), leads, np.arange(len(leads[0])))
 
 
 def _kept(
@@ -156,16 +155,16 @@ def _kept(
 
 
 def _solve(
-    work: Work, reads: Reads, group: int, places: Mapping[str, np.ndarray], centre: np.ndarray, leader: str | None,
-    matches: Matches,
+    work: Work, reads: Reads, group: int, places: Mapping[str, np.ndarray], centre: np.ndarray,
+    leaders: tuple[str, ...], matches: Matches,
 ) -> Fit:
-    """Fit rows on the data of the tasks in `places`: of each, its original rows; they follow the leader before all others."""
+    """Fit rows on the data of the tasks in `places`: of each, its original rows; they follow the leaders before all others."""
     if work.stats is None or not work.fits:
         return Fit(centre, 0.0, float("nan"))
     known = {t: work.statistics(t, reads, group, matches) for t in places}
-    weights, counts = work.weights({t: s.train.pp for t, s in known.items()}), emphasis(list(places), leader)
+    weights, counts = work.weights({t: s.train.pp for t, s in known.items()}), emphasis(list(places), leaders)
     chosen = [Chosen(s, places[t], weights[t], counts[t]) for t, s in known.items()]
-    akin = work.method.follow and leader is None and len(places) > 1
+    akin = work.method.follow and not leaders and len(places) > 1
     fit = fit_linear(chosen, centre, work.method.grid, WORTH if akin else 0.0)
     if not (work.method.rectify and work.stats.kept) or work.step.bounds is None or fit.system is None:
         return fit

@@ -32,14 +32,27 @@ import numpy as np
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.linalg.subset import pivots, unexplained
 from onnxzip.matching.match import Members, charged, led, members_of
+from onnxzip.matching.twins import led_by_twins, with_twins, without_twins
 
 FEW_OWN = 0.25  # of a space's channels: fewer own ones come after those that lead
 AHEAD = 1000.0  # how much more than the others the leader of a row counts
 
 
-def emphasis(tasks: Sequence[str], leader: str | None) -> dict[str, float]:
-    """How much each owner of a row counts; all alike where nobody leads."""
-    return {t: 1.0 if leader in (None, t) else 1 / AHEAD for t in tasks}
+def emphasis(tasks: Sequence[str], leaders: Sequence[str]) -> dict[str, float]:
+    """How much each owner of a row counts; all alike where nobody leads. Only twins lead together."""
+    return {t: 1.0 if not leaders or t in leaders else 1 / AHEAD for t in tasks}
+
+
+def by_leaders(
+    tasks: Sequence[str], leads: Sequence[np.ndarray], index: np.ndarray
+) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Rows by the tasks that they follow, none for the mean of all.
+
+    Args:
+        leads: of each task, bool [rows], which follow it; index: int [rows], what is returned of them.
+    """
+    bits = np.sum([led << k for k, led in enumerate(np.asarray(leads, np.int64))], axis=0)
+    return [(tuple(t for k, t in enumerate(tasks) if b >> k & 1), index[bits == b]) for b in np.unique(bits).tolist()]
 
 
 @dataclass(frozen=True)
@@ -79,19 +92,21 @@ def kept_channels(
     """Members of every strand of a space whose channels follow one net each, but for those that are the same or akin.
 
     Args:
-        same, akin: groups that are decided already, and whom nobody leads.
+        same, akin: groups that are decided already, and whom nobody leads, without twins.
         rank: task, channels that are decided, how many of the others its net keeps -> their ranking; None: the first are kept.
     """
-    decided = [*same, *akin]
-    room = room_of(space.counts, decided)
+    decided, alone = [*same, *akin], without_twins(space)
+    room = room_of(alone.counts, decided)
     if rank is None:
         rankings = as_they_stand(space, decided)
     else:
         known = {t: np.array([g[t] for g in decided if t in g], np.int64) for t in sorted({t for o in room for t in o})}
         rankings = {t: rank(t, k, space.sizes[t] - len(k) - followers_of(room, t)) for t, k in known.items()}
     dealt = deal(room, rankings)
-    groups, costs = [*decided, *dealt.groups], [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
-    return led(charged(members_of(space, groups), groups, costs), dealt.leads)
+    groups = with_twins(space, [*decided, *dealt.groups])
+    costs = [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
+    costs += [0.0] * (len(groups) - len(costs))
+    return led(charged(members_of(space, groups), groups, costs), led_by_twins(space, dealt.leads))
 
 
 def room_of(counts: Mapping[Owners, int], groups: Sequence[Mapping[str, int]]) -> dict[Owners, int]:

@@ -24,6 +24,7 @@ from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, led, members_of, ordered_groups
 from onnxzip.matching.methods import Assign
+from onnxzip.matching.twins import with_twins, without_twins
 
 Made = dict[tuple[int, Owners], Members]
 ONE = 0.01  # of what would be lost without a group: the most that one row for channels that do the same may cost
@@ -33,7 +34,7 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
     """Members of every strand of a space that this step produces first.
 
     Args:
-        same: groups that are decided already, as they are equal in all their nets.
+        same: groups that are decided already, as they are equal in all their nets, without twins.
         matches: of the spaces that the step reads.
     """
     if all(len(o) == 1 for o in space.counts):
@@ -48,7 +49,7 @@ def pair_channels(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], 
 
 def _kept(work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches) -> Made:
     """Members of a space whose channels follow one net each, but for those that are the same or akin."""
-    room = room_of(space.counts, same)
+    room = room_of(without_twins(space).counts, same)
     akin = [] if space.number in work.turned else akin_channels(work, space, room, same, matches)
 
     def rank(task: str, known: np.ndarray, kept: int) -> Ranking:
@@ -100,7 +101,7 @@ def _matched(
     work: Work, space: SpacePlan, same: Sequence[dict[str, int]], matches: Matches
 ) -> tuple[list[dict[str, int]], list[float]]:
     """The groups of a space that cost least, and what each costs; those that are the same, and siblings, before all others."""
-    groups, costs, counts = list(same), [0.0] * len(same), room_of(space.counts, same)
+    groups, costs, counts = list(same), [0.0] * len(same), room_of(without_twins(space).counts, same)
     if work.method.follow and work.stats is not None:
         akin = siblings(fitted_rows(work, shared_reads(work, space), space, matches), space, counts, same)
         groups, costs, counts = groups + akin, costs + [float("nan")] * len(akin), room_of(counts, akin)
@@ -110,15 +111,18 @@ def _matched(
         matched, charges = group_channels(counts, terms, work.method.assign, groups)
         groups += matched
         costs += charges if work.stats is not None else [float("nan")] * len(matched)
-    return groups, costs
+    groups = with_twins(space, groups)
+    return groups, costs + [0.0] * (len(groups) - len(costs))
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:
-    """Groups of channels of a space that are the same in several nets; none where they are matched by their places alone."""
-    if not work.method.needs_data or space.ordered or all(len(o) == 1 for o in space.counts):
+    """Groups of channels of a space that are the same in several nets, without twins; none where they are matched by their
+    places alone."""
+    alone = without_twins(space)
+    if not work.method.needs_data or space.ordered or all(len(o) == 1 for o in alone.counts):
         return []
     group, rows = rows_of(work, space, [t for t in work.step.tasks if t in space.sizes and t not in space.refused])
-    return same_groups(work, shared_reads(work, space), group, rows, space, exact, matches)
+    return same_groups(work, shared_reads(work, space), group, rows, alone, exact, matches)
 
 
 def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches: Matches) -> Made:

@@ -34,6 +34,7 @@ from onnxzip.matching.beforehand import sharing
 from onnxzip.matching.grouping import Explained, Terms, group_channels
 from onnxzip.matching.match import Members, charged, members_of, ordered_groups
 from onnxzip.matching.methods import Method, even
+from onnxzip.matching.twins import by_unit, with_twins, without_twins
 from onnxzip.peers import Peers
 
 Counts = Mapping[str, np.ndarray]  # task -> times that each row is looked up, per sample
@@ -165,12 +166,14 @@ def _kept(found: Paired, space: SpacePlan, tables: Sequence[Table], method: Meth
     def columns(at: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {t: (root * rows[t][:, channels]).T for t, channels in at.items()}
 
-    room = room_of(space.counts, ())
+    room = room_of(without_twins(space).counts, ())
     akin = alike(columns, space, room, ())
     akin += siblings(columns, space, room_of(room, akin), akin)
     covariances = {t: _covariance(rows[t], weights[t]) for t in tasks}
-    if method.turn and not akin and all(turnable(plan, space.number, t) for t in tasks):
-        nets = {t: turned_params(plan, space.number, t, principal_axes(c)) for t, c in covariances.items()}
+    if method.turn and room and not akin and all(turnable(plan, space.number, t) for t in tasks):
+        units = by_unit(space, tasks)
+        axes = {c: principal_axes(np.mean([covariances[t] for t in sorted(c)], axis=0)) for c in units}
+        nets = {t: turned_params(plan, space.number, t, a) for c, a in axes.items() for t in c}
         turned = {t: replace(plan.nets[t], params={**plan.nets[t].params, **params}) for t, params in nets.items()}
         made = kept_channels(space, (), (), None)
         plan = replace(plan, nets={**plan.nets, **turned})
@@ -195,7 +198,7 @@ def pair_columns(
     """Members of every strand of a space, from the tables that carry it."""
     if space.ordered:
         return members_of(space, ordered_groups(space))
-    counts = {o: n for o, n in space.counts.items() if len(o) > 1}
+    counts = room_of(without_twins(space).counts, ())
     tasks = [t for t in space.sizes if any(t in o for o in counts)]
     tables = [x for x in tables if all(t in x.rows for t in tasks)]
     importance = {t: method.importance(plan, space, t) for t in tasks}
@@ -212,4 +215,6 @@ def pair_columns(
 
     terms = Terms({t: weight[t] * e for t, e in energy.items()}, explained, importance)
     groups, costs = group_channels(counts, terms, method.assign)
+    groups = with_twins(space, groups)
+    costs += [0.0] * (len(groups) - len(costs))
     return charged(members_of(space, groups), groups, costs)

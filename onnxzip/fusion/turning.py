@@ -30,12 +30,13 @@ from onnxzip.fusion.work import Work
 from onnxzip.linalg.principal import principal_axes
 from onnxzip.matching.beforehand import sharing
 from onnxzip.matching.match import Matches
+from onnxzip.matching.twins import by_unit, without_twins
 from onnxzip.peers import Peers
 
 
 def may_turn(work: Work, space: SpacePlan, matches: Matches) -> bool:
     """Whether a space has no basis of its own, and no channels that do the same in several nets."""
-    room = room_of(space.counts, ())
+    room = room_of(without_twins(space).counts, ())
     if not room or not all(turnable(work.plan, space.number, t) for t in sharing(space)):
         return False
     return not akin_channels(work, space, room, (), matches)
@@ -44,10 +45,11 @@ def may_turn(work: Work, space: SpacePlan, matches: Matches) -> bool:
 def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Plan:
     """The plan with a space along its principal axes, in all nets that share it; targets that wait are turned, too."""
     nets = dict(plan.nets)
-    for task in sharing(space):
-        steps = [s for s in plan.steps if space.number in s.spaces and task in s.tasks]
-        axes = principal_axes(np.mean([frontier.covariance(s, task, peers) for s in steps], axis=0))
-        frontier.turn(steps, task, axes)
-        params = turned_params(plan, space.number, task, axes)
-        nets[task] = replace(nets[task], params={**nets[task].params, **params})
+    for twins in by_unit(space, sharing(space)):
+        steps = {t: [s for s in plan.steps if space.number in s.spaces and t in s.tasks] for t in twins}
+        axes = principal_axes(np.mean([frontier.covariance(s, t, peers) for t in sorted(twins) for s in steps[t]], axis=0))
+        for task in twins:
+            frontier.turn(steps[task], task, axes)
+            params = turned_params(plan, space.number, task, axes)
+            nets[task] = replace(nets[task], params={**nets[task].params, **params})
     return replace(plan, nets=nets)

@@ -29,6 +29,7 @@ from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
+from onnxzip.matching.twins import same_of_twins
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed, let_go
 
@@ -130,7 +131,7 @@ class _Zip:
         new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
-        self.same |= {n: len(groups) for n, groups in same.items()}
+        self.same |= {n: len(groups) + same_of_twins(self.plan.spaces[n]) for n, groups in same.items()}
         work = replace(work, stats=self.statistics(step, fitted))
         for number in (n for n in new if not same[n]):
             work = self.turn(work, self.plan.spaces[number], fitted)

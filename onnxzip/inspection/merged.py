@@ -13,7 +13,7 @@ from typing import Any
 from onnxzip.exporting.metadata import check_outputs
 from onnxzip.exporting.tails import tail_needs
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
-from onnxzip.inspection.parts import params_entry, tail_params
+from onnxzip.inspection.parts import params_entry, tail_params, weights_in
 from onnxzip.net import Net, macs_of, reachable
 
 Entry = dict[str, Any]
@@ -24,7 +24,7 @@ class Needs:
 
     Attributes:
         nodes, params: name -> tasks.
-        held: the params, those of tails among them.
+        held: the params, those of tails among them; weights: those that count as such.
     """
 
     def __init__(self, net: Net, trace: Trace, where: str) -> None:
@@ -35,7 +35,7 @@ class Needs:
         """
         self.net, self.tasks = net, trace.tasks
         check_outputs(trace.origins, net.ends, where)
-        self.held = {**net.params, **tail_params(net)}
+        self.held, self.weights = {**net.params, **tail_params(net)}, weights_in(net)
         found: dict[str, list[str]] = {n.name: [] for n in net.nodes}
         params: dict[str, list[str]] = {p: [] for p in self.held}
         for task, origin in trace.origins.items():
@@ -54,7 +54,8 @@ class Needs:
         nodes = [n for n in self.net.nodes if self.nodes[n.name] in wanted]
         count = sum(tasks in wanted for tasks in self.nodes.values())
         params = [p for p, tasks in self.params.items() if tasks in wanted]
-        return {"nodes": count, **params_entry(self.net, self.held, params), "macs": macs_of(nodes, self.net.shapes)}
+        told = params_entry(self.net, self.held, params, self.weights)
+        return {"nodes": count, **told, "macs": macs_of(nodes, self.net.shapes)}
 
     def sets(self) -> list[Tasks]:
         """All sets of tasks that own something, the widest first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from onnx import GraphProto, numpy_helper
 
 from onnxzip.analysis.coupling import Coupling, view_of
+from onnxzip.loading.weights import counts_as_weights, made_into_floats, nodes_of
 from onnxzip.net import Axis, Net, Node, Port, Shape, macs_of, per_sample
 from onnxzip.ops import find
 from onnxzip.runtime import read_by
@@ -20,7 +21,7 @@ HALF_WIDTHS = {"FLOAT16": 2, "BFLOAT16": 2}
 def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
     """One entry for each node, in the net's order; a param that several nodes read counts for the first of them."""
     refused = dict(coupling.refusals)
-    seen: set[str] = set()
+    seen, weights = set[str](), weights_in(net)
     found = []
     for node in net.nodes:
         mine = [str(v) for v in dict.fromkeys(node.inputs) if v in net.params and v not in seen]
@@ -34,7 +35,7 @@ def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
             "outputs": list(node.outputs),
             "shape": shape_entry(net.shapes[out]),
             "channels": channels_of(net, coupling, out),
-            **params_entry(net, net.params, mine),
+            **params_entry(net, net.params, mine, weights),
             "macs": macs_of([node], net.shapes),
             "refused": refused.get(node.name),
         })
@@ -43,8 +44,8 @@ def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
 
 def _tail_entries(net: Net, refused: Mapping[str, str]) -> list[Entry]:
     """As `node_entries`, of the nodes of a net's tail, of which nobody knows shapes and multiply-accumulates."""
-    graph = GraphProto() if net.tail is None else GraphProto.FromString(net.tail.content)
-    held, seen = tail_params(net), set[str]()
+    graph = _tail(net)
+    held, seen, weights = tail_params(net), set[str](), weights_in(net)
     found: list[Entry] = []
     for node in graph.node:
         read = list(dict.fromkeys(read_by(node)))
@@ -58,7 +59,7 @@ def _tail_entries(net: Net, refused: Mapping[str, str]) -> list[Entry]:
             "outputs": list(node.output),
             "shape": [],
             "channels": 0,
-            **params_entry(net, held, mine),
+            **params_entry(net, held, mine, weights),
             "macs": 0,
             "refused": refused.get(node.name),
         })
@@ -67,8 +68,17 @@ def _tail_entries(net: Net, refused: Mapping[str, str]) -> list[Entry]:
 
 def tail_params(net: Net) -> dict[str, np.ndarray]:
     """The constants of a net's tail by name."""
-    graph = GraphProto() if net.tail is None else GraphProto.FromString(net.tail.content)
-    return {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    return {t.name: numpy_helper.to_array(t) for t in _tail(net).initializer}
+
+
+def weights_in(net: Net) -> frozenset[str]:
+    """The constants of a net, its tail included, that count as params: floats, and integers that floats are made of."""
+    begun = made_into_floats([*net.nodes, *nodes_of(_tail(net))])
+    return frozenset(n for n, a in {**net.params, **tail_params(net)}.items() if counts_as_weights(a, n in begun))
+
+
+def _tail(net: Net) -> GraphProto:
+    return GraphProto() if net.tail is None else GraphProto.FromString(net.tail.content)
 
 
 def output_entries(net: Net, coupling: Coupling) -> list[Entry]:
@@ -82,12 +92,16 @@ def port_entry(net: Net, coupling: Coupling, port: Port) -> Entry:
     return {"name": port.name, "shape": shape_entry(port.shape), "channels": channels_of(net, coupling, port.name)}
 
 
-def params_entry(net: Net, held: Mapping[str, np.ndarray], names: Iterable[str]) -> Entry:
-    """Floating-point params among some constants of a net, and bytes of all of them as the file stores them."""
-    arrays = [held[n] for n in names]
+def params_entry(net: Net, held: Mapping[str, np.ndarray], names: Iterable[str], weights: Container[str]) -> Entry:
+    """Params among some constants of a net, and bytes of all of them as the file stores them.
+
+    Args:
+        weights: what counts as params.
+    """
+    arrays = {n: held[n] for n in names}
     width = HALF_WIDTHS.get(net.stored)
-    sizes = [a.size * width if width is not None and a.dtype.kind == "f" else a.nbytes for a in arrays]
-    return {"params": sum(int(a.size) for a in arrays if a.dtype.kind == "f"), "bytes": sum(map(int, sizes))}
+    sizes = [a.size * width if width is not None and a.dtype.kind == "f" else a.nbytes for a in arrays.values()]
+    return {"params": sum(int(a.size) for n, a in arrays.items() if n in weights), "bytes": sum(map(int, sizes))}
 
 
 def shape_entry(shape: Shape) -> list[int | str]:

@@ -136,12 +136,16 @@ def _sizes(entry: Report) -> Sequence[str]:
 
 def _space_table(report: Report, fitted: bool) -> Table:
     identical = report["identical"] if fitted else {}
+    partly = any("partly" in space for space in report["spaces"])
     columns = [*(["identical"] if identical else []), *(["error", "damping"] if fitted else [])]
-    table = number_table("Channels", "space", "of each net", "shared", "fused", *columns)
+    shared = ["shared by all", "by some"] if partly else ["shared"]
+    table = number_table("Channels", "space", "of each net", *shared, "fused", *columns)
     for space in report["spaces"]:
         sizes = list(space["channels"].values())
         each = str(sizes[0]) if len(set(sizes)) == 1 else " ".join(map(str, sizes))
-        row = [space["name"], each, str(space["shared"]), str(space["groups"])]
+        row = [space["name"], each, str(space["shared"])]
+        row += [str(sum(some["channels"] for some in space.get("partly", ())))] if partly else []
+        row.append(str(space["groups"]))
         row += [str(identical.get(space["name"], 0))] if identical else []
         if fitted:
             row += ["-" if space[key] is None else f"{space[key]:.3g}" for key in ("error", "damping")]

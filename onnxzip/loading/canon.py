@@ -25,7 +25,7 @@ from onnxzip.loading.spelled_out import recognised
 from onnxzip.loading.tails import parted
 from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
-from onnxzip.runtime import fields_of
+from onnxzip.runtime import docs_of, fields_of
 
 ONE_FLOAT: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
@@ -61,7 +61,8 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     prepared, tail = parted(path, whole)
     net = replace(
         to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
-        stored=stored_type(model), fields=fields_of(model), batch=batch_name(model), opsets=opset_imports(whole), tail=tail,
+        stored=stored_type(model), fields=fields_of(model), docs=docs_of(model), batch=batch_name(model),
+        opsets=opset_imports(whole), tail=tail,
     )
     net = canonical_linear(layers_from_einsum(recognised(without_idle_nodes(canonical_attributes(net)))))
     return folded_affine(folded_normalisation(with_params_for_repeats(net)))

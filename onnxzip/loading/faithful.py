@@ -22,6 +22,7 @@ from onnxzip.loading.dims import at_usual_sizes, bound
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.importing import to_net
+from onnxzip.loading.masks import masks_of
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import Runs, fold_for_both_batches
@@ -43,7 +44,7 @@ class Faithful:
         content: the file, its external data inlined.
         net: what it computes, in canonical attributes; its params are the file's trainable ones by their names, and constants.
         trainable: names of the params that are stored in the file and can be put back.
-        frozen: those among them that are no weights: running statistics, exponents, single numbers, masks of -inf.
+        frozen: those among them that are no weights: running statistics, exponents, single numbers, masks.
         sizes: free axes of the inputs, and the sizes for which `net` has its numbers.
     """
 
@@ -219,12 +220,12 @@ def _frozen(net: Net, trained: Collection[str], in_nodes: Collection[str]) -> fr
     """Params that are no weights.
 
     Statistics are of data, and a step can make a variance negative; an exponent's gradient needs a logarithm; a single number
-    without an axis, or in a Constant node, is part of a formula (the epsilon of a norm that is spelled out); what holds
-    infinite numbers is a mask.
+    without an axis, or in a Constant node, is part of a formula (the epsilon of a norm that is spelled out); masks hide what
+    they are added to (`masks`).
     """
     fixed = {v for node in net.nodes if node.op == "BatchNormalization" for v in node.inputs[3:5]}
     fixed |= {v for node in net.nodes if node.op == "Pow" for v in node.inputs[1:2]}
     fixed |= {name for name in trained if net.params[name].ndim == 0}
     fixed |= {name for name in trained if net.params[name].size == 1 and name in in_nodes}
-    fixed |= {name for name in trained if np.isinf(net.params[name]).any()}
+    fixed |= masks_of(net, trained)
     return frozenset(name for name in trained if name in fixed)

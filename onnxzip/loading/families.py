@@ -126,7 +126,11 @@ class Family:
         numbers = {g: ", ".join(f"{n[g.name]} for {t}" for t, n in told.items() if g.name in n) for g in groups}
         places = "; ".join(f"{g.where}: {some}" if some else g.where for g, some in numbers.items())
         both = " and ".join(self.tasks)
-        return UnsupportedError(f"{both} have inputs of different size ({places}), and cannot be made to take any: {why}")
+        return UnsupportedError(
+            f"{both} have inputs of different size ({places}), and not all of them work at another one. Nets of one merge "
+            "read the same input: export them for one size, each with what makes its own of that as its first node. What goes "
+            f"wrong at another size: {why}"
+        )
 
     def _candidates(self) -> Iterable[dict[str, int]]:
         first, model = self.tasks[0], self.models[self.tasks[0]][1]

@@ -1,6 +1,7 @@
 """The weights of a file, by the type in which they lie: floats, and integers that floats are made of.
 
     w (int8) -> Cast -> Sub -> Mul -> the nodes that read W        w (int8) -> DequantizeLinear -> the nodes that read W
+    w (int8) -> MatMulInteger, QLinearConv, ...
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxzip.loading.stored import HALVES
+from onnxzip.net import Node
 
 FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
 _HALF_TYPES = frozenset(map(TensorProto.DataType.Name, HALVES))
@@ -20,6 +23,11 @@ _INTEGERS = frozenset({  # those of 64 bits are sizes and places
     TensorProto.INT4, TensorProto.UINT4, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16,
     TensorProto.INT32,
 })
+_WEIGHTS_AT = {  # operators that compute with integers -> where their weights and biases stand
+    "DequantizeLinear": (0,), "ConvInteger": (1,), "MatMulInteger": (0, 1), "QLinearConv": (3, 8), "QLinearMatMul": (0, 3),
+    "com.microsoft.DynamicQuantizeMatMul": (1,), "com.microsoft.MatMulIntegerToFloat": (1,), "com.microsoft.QGemm": (3, 6),
+    "com.microsoft.MatMulNBits": (1,), "com.microsoft.QAttention": (1,), "com.microsoft.DynamicQuantizeLSTM": (1, 2),
+}
 
 
 def weights_by_type(model: ModelProto) -> Counter[str]:
@@ -27,7 +35,7 @@ def weights_by_type(model: ModelProto) -> Counter[str]:
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
     constants |= {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
-    begun = _made_into_floats(graph)
+    begun = made_into_floats(nodes_of(graph))
     found: Counter[str] = Counter()
     for name, tensor in constants.items():
         if tensor.data_type in _FLOATS or (tensor.data_type in _INTEGERS and name in begun):
@@ -47,20 +55,37 @@ def common_type(stored: Iterable[str]) -> str:
     return kinds.pop() if len(kinds) == 1 and kinds <= _HALF_TYPES else FLOAT32
 
 
-def _made_into_floats(graph: GraphProto) -> set[str]:
+def counts_as_weights(array: np.ndarray, begun: bool) -> bool:
+    """Whether a constant counts as params: floats do, and integers that nodes make floats of (`made_into_floats`)."""
+    return array.dtype.kind == "f" or (begun and helper.np_dtype_to_tensor_dtype(array.dtype) in _INTEGERS)
+
+
+def made_into_floats(nodes: Iterable[Node]) -> set[str]:
     """Values that nodes begin with which make floats of numbers, and those that such a value is made of."""
-    makers = {value: node for node in graph.node for value in node.output}
+    known = list(nodes)
+    makers = {value: node for node in known for value in node.outputs}
     found: set[str] = set()
-    for node in graph.node:
-        value = node.input[0] if _makes_floats(node) else ""
-        while value and value not in found:
+    stack = [node.inputs[at] for node in known for at in _begins_with(node) if at < len(node.inputs)]
+    while stack:
+        value = stack.pop()
+        if value and value not in found:
             found.add(value)
-            maker = makers.get(value)
-            value = maker.input[0] if maker is not None and maker.input else ""
+            stack += makers[value].inputs[:1] if value in makers else ()
     return found
 
 
-def _makes_floats(node: NodeProto) -> bool:
-    if node.op_type == "Cast":
-        return any(a.name == "to" and a.i in _FLOATS for a in node.attribute)
-    return node.op_type == "DequantizeLinear"
+def nodes_of(graph: GraphProto) -> list[Node]:
+    """The nodes of a graph with what tells whether they make floats of numbers."""
+    return [_as_node(node) for node in graph.node]
+
+
+def _as_node(node: NodeProto) -> Node:
+    op = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+    attrs = {a.name: int(a.i) for a in node.attribute if a.name == "to"}
+    return Node(node.name, op, tuple(v or None for v in node.input), tuple(node.output), attrs)
+
+
+def _begins_with(node: Node) -> tuple[int, ...]:
+    if node.op == "Cast":
+        return (0,) if node.attrs.get("to") in _FLOATS else ()
+    return _WEIGHTS_AT.get(node.op, ())

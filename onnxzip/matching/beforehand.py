@@ -15,6 +15,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Features
 from onnxzip.matching.grouping import Assign, Terms, group_channels
 from onnxzip.matching.match import Members, members_of
+from onnxzip.matching.twins import with_twins, without_twins
 
 Groups = list[dict[str, int]]
 Gather = Callable[[], Features]
@@ -36,12 +37,13 @@ def sharing(space: SpacePlan) -> tuple[str, ...]:
 
 def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
     """Groups of channels that are most alike, as many of each owner set as the space's plan has."""
-    sizes = {t: space.sizes[t] for t in sharing(space)}
+    alone = without_twins(space)
+    sizes = {t: space.sizes[t] for t in sharing(alone)}
     pairs = {(t, u): likeness[t, u] - 1 if t != u else np.zeros((n, n)) for t, n in sizes.items() for u in sizes}
     nothing, ones = ({t: make(n) for t, n in sizes.items()} for make in (np.zeros, np.ones))
-    counts = {o: n for o, n in space.counts.items() if len(o) > 1}
+    counts = {o: n for o, n in alone.counts.items() if len(o) > 1}
     groups, _ = group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign)
-    return groups
+    return with_twins(space, groups)
 
 
 def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:

@@ -126,7 +126,8 @@ class Net:
         opsets: versions of every other domain in use.
         ir_version: of the file it came from.
         metadata: the file's metadata_props.
-        fields: what else the file says of itself (doc_string, domain, model_version), as text.
+        fields: what else the file says of itself (doc_string, domain, model_version, doc_string of its graph), as text.
+        docs: what it says of its inputs and outputs, by their names.
         batch: name of the batch axis in the file; "" where it has none, or several.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
@@ -145,6 +146,7 @@ class Net:
     ir_version: int = 8
     metadata: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    docs: Mapping[str, str] = field(default_factory=dict)
     batch: str = ""
     stored: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
@@ -153,7 +155,7 @@ class Net:
     def __post_init__(self) -> None:
         for array in self.params.values():
             array.setflags(write=False)
-        for name in ("params", "shapes", "dtypes", "opsets", "metadata", "fields"):
+        for name in ("params", "shapes", "dtypes", "opsets", "metadata", "fields", "docs"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property

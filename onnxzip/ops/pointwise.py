@@ -17,6 +17,12 @@ from onnxzip.ops.registry import register
 _FLOATING = frozenset({1, 10, 11, 16})  # TensorProto: FLOAT, FLOAT16, DOUBLE, BFLOAT16
 
 
+def _log(x: Any) -> Any:
+    """Where it is infinite it has no gradient: 1 / 0, times that of a loss which leaves such places out, is NaN."""
+    endless = x == 0
+    return torch.log(torch.where(endless, torch.ones_like(x), x)).masked_fill(endless, -math.inf)
+
+
 def _selu(x: Any, *, alpha: float, gamma: float) -> Any:
     return gamma * (torch.relu(x) + alpha * torch.expm1(torch.clamp(x, max=0)))
 
@@ -96,7 +102,7 @@ _FUNCTIONS: dict[str, tuple[Any, Symmetry]] = {
     "Shrink": (_shrink, Symmetry.PERMUTATION),
     "Tanh": (lambda x: torch.tanh(x), Symmetry.PERMUTATION),
     "Exp": (lambda x: torch.exp(x), Symmetry.PERMUTATION),
-    "Log": (lambda x: torch.log(x), Symmetry.PERMUTATION),
+    "Log": (_log, Symmetry.PERMUTATION),
     "Sqrt": (lambda x: torch.sqrt(x), Symmetry.PERMUTATION),
     "Reciprocal": (lambda x: torch.reciprocal(x), Symmetry.PERMUTATION),
     "Erf": (lambda x: torch.erf(x), Symmetry.PERMUTATION),

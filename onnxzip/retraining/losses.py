@@ -114,12 +114,17 @@ def judge(losses: Losses, portions: Iterable[Portion], peers: Peers = ALONE) -> 
 
 
 def _sums(head: Head, student: Tensor, teacher: Tensor, loss: Tensor) -> Tensor:
-    """float64: samples, loss, squared differences, squares, samples with the same class."""
+    """float64: samples, loss, squared differences, squares, samples with the same class.
+
+    Where the teacher is infinite there is no difference; an infinite number of the student's counts as 0 elsewhere.
+    """
     count = len(student)
     if head.kind == VALUES or head.rows != 1:
         same = torch.full((), torch.nan)
     else:
         same = (student.argmax(head.axis) == teacher.argmax(head.axis)).double().mean()
+    endless = teacher.isinf()
+    student, teacher = student.where(~(endless | student.isinf()), 0.0), teacher.where(~endless, 0.0)
     wrong, energy = (student - teacher).double().square().sum(), teacher.double().square().sum()
     parts = count, count * loss.double(), wrong, energy, count * same
     return torch.stack([torch.as_tensor(p, dtype=torch.float64, device="cpu") for p in parts])

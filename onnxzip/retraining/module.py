@@ -4,7 +4,7 @@
     write_params(module)                         the same file with the module's params
 
 What a module trains is what its file stores: nothing is folded, so that every param goes back by its name. Params that are no
-weights (running statistics, exponents, single numbers, masks of -inf) are Parameters without a gradient; whoever wants one
+weights (running statistics, exponents, single numbers, masks) are Parameters without a gradient; whoever wants one
 asks for it by `requires_grad_`. Nets of half types are computed in float32 and written in their own type. `train()` and
 `eval()` change nothing: a net is what its file computes.
 """
@@ -23,7 +23,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.loading.faithful import Faithful, read_faithfully
 from onnxzip.loading.freeing import differing, is_fixed
 from onnxzip.loading.stored import replaced
-from onnxzip.net import BATCH, Net, Port
+from onnxzip.net import BATCH, Net, Port, rows_per_sample
 from onnxzip.ops.evaluate import Program, check_runnable, program_of
 from onnxzip.retraining.keys import keys_of
 
@@ -127,17 +127,17 @@ class TorchNet(nn.Module):
             owner.register_parameter(path[-1], nn.Parameter(array, requires_grad=name not in reading.faithful.frozen))
 
     def forward(self, *inputs: Tensor, **by_name: Tensor) -> dict[str, Tensor]:
-        """All outputs by name, for inputs in the net's order or by name.
+        """All outputs by name, for inputs in the net's order or by name; of any number of samples (see `compute_all`).
 
         Raises:
-            UsageError: an input is missing, or the net has no such input.
+            UsageError: an input is missing or has another shape than the net's, or the net has no such input.
         """
         names = [p.name for p in self.inputs]
         feeds = dict(zip(names, inputs, strict=False)) | by_name
         if len(inputs) > len(names) or not feeds.keys() <= set(names):
             given = f"{len(inputs)} inputs by position" + (f" and {', '.join(by_name)} by name" if by_name else "")
             raise UsageError(f"net {self.reading.net.name!r} has the inputs {', '.join(names)}; it was given {given}.")
-        return self.compute(feeds, self._all_outputs)
+        return self.compute_all(feeds, self._all_outputs)
 
     def compute(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """Some outputs by name; only what they need is run, and only the inputs that they need must be there.
@@ -167,21 +167,42 @@ class TorchNet(nn.Module):
         """As `compute`, for any number of samples: a net with a fixed batch runs on as many at a time, the last one repeated
         where they do not come out even, and what it says stands one behind the other as if it had taken them at once.
 
-        Args:
-            outputs: with so many rows for each sample.
+        An output without rows of samples has one row for each portion.
 
         Raises:
-            UsageError: as `compute`.
+            UsageError: as `compute`, or an input has another shape than the net's.
         """
-        size, count = self.batch, len(next(iter(feeds.values())))
-        if size in (BATCH, count):
+        size, count = self.batch, self._count(feeds)
+        if count is None or count == size:
             return self.compute(feeds, outputs)
         portions = []
         for start in range(0, count, size):
             index = torch.arange(start, start + size, device=next(iter(feeds.values())).device).clamp_max(count - 1)
             portions.append(self.compute({name: x[index] for name, x in feeds.items()}, outputs))
-        joined = {name: torch.cat([p[name] for p in portions]) for name in outputs}
-        return {name: x[: len(x) // (len(portions) * size) * count] for name, x in joined.items()}
+        return {name: _joined([p[name] for p in portions], size, count) for name in outputs}
+
+    def _count(self, feeds: Mapping[str, Tensor]) -> int | None:
+        """How many samples there are, of a net that takes a fixed number; None for every other one.
+
+        Raises:
+            UsageError: an input has another shape than the net's, or other samples than the first one.
+        """
+        fixed = all(p.shape[:1] == (self.batch,) for p in self.inputs) and self.batch != BATCH
+        counts = set()
+        for port in (p for p in self.inputs if p.name in feeds):
+            have = tuple(feeds[port.name].shape)
+            free = {d for d, n in enumerate(port.shape) if n < 0} | {a.dim for a in self.reading.free if a.value == port.name}
+            free |= {0} if fixed else set()
+            if len(have) != len(port.shape) or any(have[d] != n for d, n in enumerate(port.shape) if d not in free):
+                listed = ", ".join("any" if d in free else str(n) for d, n in enumerate(port.shape))
+                raise UsageError(
+                    f"net {self.reading.net.name!r}: input {port.name!r} takes the shape [{listed}], was given {list(have)}."
+                )
+            counts.add(have[0] if fixed else self.batch)
+        if fixed and len(counts) > 1:
+            listed = " and ".join(map(str, sorted(counts)))
+            raise UsageError(f"net {self.reading.net.name!r}: its inputs were given {listed} samples: give all as many.")
+        return counts.pop() if fixed and counts else None
 
     @property
     def batch(self) -> int:
@@ -215,7 +236,13 @@ def read_module(content: bytes | Path) -> TorchNet:
     return TorchNet(Reading(read_faithfully(content)))
 
 
-def read_for_batches(content: bytes) -> TorchNet:
+def _joined(portions: Sequence[Tensor], size: int, count: int) -> Tensor:
+    """What portions of a size say of so many samples."""
+    rows = rows_per_sample(tuple(portions[0].shape), size)
+    return torch.cat(list(portions))[: rows * count] if rows else torch.stack(list(portions))
+
+
+def read_for_batches(content: bytes | Path) -> TorchNet:
     """As `read_module`; a net for one sample as one for any number, where that gives the same for several as for each.
 
     Raises:

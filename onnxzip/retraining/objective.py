@@ -11,6 +11,9 @@ one seed: with S = 6 1.77 % of the test images get another class than the teache
 0.95, S = 3 1.79 %, S = 1 1.87 %), else 1.
 The loss of a head without KL is its share of the teacher's variance that is not explained: 1 for a student that knows the mean
 alone, the same for outputs of every scale.
+
+Places where the teacher is infinite (logits that a net masks) leave the loss: they count as no error and no variance. One that
+is infinite in the student alone counts as `APART` standard deviations, and has no gradient.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from onnxzip.retraining.heads import Head
 
 TINY = 1e-12
 SQUARES = 5.0  # S, beside KL
+APART = 10.0
+MASKED = -1e4  # in front of a softmax: a probability of 0
 Outputs = Mapping[str, Tensor]
 
 
@@ -66,9 +71,14 @@ class Distillation:
         return (1 - self.label_weight) * loss + self.label_weight * hard
 
     def _of(self, head: Head, student: Tensor, teacher: Tensor) -> Tensor:
-        loss = functional.mse_loss(student, teacher) / max(self.variances[head.name], TINY)
+        variance = max(self.variances[head.name], TINY)
+        endless, apart = teacher.isinf(), student.isinf() & ~teacher.isinf()
+        near = torch.where(endless | apart, teacher, student).where(~endless, 0.0)
+        squares = functional.mse_loss(near, teacher.where(~endless, 0.0), reduction="sum")
+        loss = (squares / variance + APART**2 * apart.sum()) / student.numel()  # of any part of a batch alike
         if head.kind == VALUES:
             return loss
+        student, teacher = torch.where(apart, teacher, student).where(~endless, MASKED), teacher.where(~endless, MASKED)
         t = 1.0 if head.kind == PROBABILITIES else self.temperature
         mine, wanted = log_probabilities(student, head, t), log_probabilities(teacher, head, t)
         divergence = functional.kl_div(mine, wanted, reduction="none", log_target=True).sum(head.axis).mean()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def to_torch(net: str | PathLike[str] | Model) -> TorchNet:
     """An ONNX file as a torch module with one Parameter per float param.
 
+    A file for one sample takes several, too: all at once where that gives the same as each alone, else one after the other.
+
     Args:
         net: the file, beside which external data are looked for, or what is in one.
 
@@ -27,9 +29,9 @@ def to_torch(net: str | PathLike[str] | Model) -> TorchNet:
             the 2 GB that one file can hold.
     """
     execute(torch)
-    from onnxzip.retraining.module import read_module
+    from onnxzip.retraining.module import read_for_batches
 
-    return read_module(path_or_content(net, "net"))
+    return read_for_batches(path_or_content(net, "net"))
 
 
 def from_torch(module: TorchNet, path: str | PathLike[str], force: bool = False) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT, Source
@@ -231,13 +232,21 @@ def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: Retra
 
 
 def _variances(stream: Stream) -> dict[str, float]:
-    """Variance of each output of the teachers over the rows that judge, mean of all its numbers."""
+    """Variance of each output of the teachers over the rows that judge, mean of all its numbers; infinite ones have none."""
     portions = list(stream.judging())
     found = {}
     for name in portions[0].targets:
         values = torch.cat([p.targets[name] for p in portions]).double()
-        found[name] = float(values.var(dim=0, unbiased=False).mean())
+        found[name] = float(_variance(values))
     return found
+
+
+def _variance(values: Tensor) -> Tensor:
+    known = values.isfinite()
+    if known.all():
+        return values.var(dim=0, unbiased=False).mean()
+    mean = values.where(known, 0.0).sum(dim=0) / known.sum(dim=0).clamp_min(1)
+    return (values - mean).where(known, 0.0).square().mean()
 
 
 def _telling(steps: int, options: RetrainOptions, run: RunOptions) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from onnxzip.runtime.around import needed_nodes, read_by
 from onnxzip.runtime.batch import fixed_batch
-from onnxzip.runtime.fields import can_stand, fields_of, put_fields
+from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go
@@ -30,6 +30,7 @@ __all__ = [
     "at_older_opset",
     "can_stand",
     "cuda_works",
+    "docs_of",
     "fields_of",
     "fixed_batch",
     "give_back_freed",
@@ -40,6 +41,7 @@ __all__ = [
     "open_file",
     "open_session",
     "provider_for",
+    "put_docs",
     "put_fields",
     "quiet",
     "read_by",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.calibration.samples import Source
-from onnxzip.exporting.trial import TINY, check_alike
+from onnxzip.exporting.trial import TINY, check_alike, in_numbers
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.runtime import open_file
 from onnxzip.shipping.preparing import Prepared
@@ -73,7 +73,8 @@ def compare_with_fused(
 
 
 def _likeness(pairs: list[tuple[np.ndarray, np.ndarray]], samples: int, error: float) -> Likeness:
-    norms = [np.linalg.norm(np.float64(s) - w) / max(float(np.linalg.norm(np.float64(w))), TINY) for s, w in pairs]
+    numbers = [in_numbers(s, w) for s, w in pairs]
+    norms = [np.linalg.norm(s - w) / max(float(np.linalg.norm(w)), TINY) for s, w in numbers]
     classes = [(s, w) for s, w in pairs if w.ndim == 2 and w.shape[1] >= 2]
     agreements = [float(np.mean(s.argmax(axis=1) == w.argmax(axis=1))) for s, w in classes]
     return Likeness(samples, error, float(max(norms)), min(agreements, default=None))
