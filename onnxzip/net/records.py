@@ -129,6 +129,7 @@ class Net:
         fields: what else the file says of itself (doc_string, domain, model_version), as text.
         batch: name of the batch axis in the file; "" where it has none, or several.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
+        computed: type in which the file computes, at least in parts; it is computed in float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
         tail: what stands behind the nodes; None for most nets.
     """
@@ -147,6 +148,7 @@ class Net:
     fields: Mapping[str, str] = field(default_factory=dict)
     batch: str = ""
     stored: str = "FLOAT"
+    computed: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
     tail: Tail | None = None
 
