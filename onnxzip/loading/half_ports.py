@@ -14,14 +14,22 @@ from onnxzip.runtime import read_by
 
 
 def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collection[str]) -> None:
-    """Let some ports of a graph of float32 be float16, in place; a port that is both is handed through."""
+    """Let some ports of a graph of float32 be float16, in place; a port that is both is handed through.
+
+    A Cast that stands there already does it.
+    """
     for port in (*graph.input, *graph.output):
         if port.name in (*inputs, *outputs):
             port.type.tensor_type.elem_type = TensorProto.FLOAT16
-    names = _names(graph)
-    read, made = {v for n in graph.node for v in read_by(n)}, {v for n in graph.node for v in n.output}
-    first = {v: names.fresh(f"{v}.float32") for v in inputs if v in read}
-    last = {v: names.fresh(f"{v}.float32") for v in outputs if v in made}
+    names, readers = _names(graph), _readers(graph)
+    makers = {v: n for n in graph.node for v in n.output}
+    first = {v: names.fresh(f"{v}.float32") for v in inputs if not all(map(_gives_float32, readers.get(v, [])))}
+    last = {}
+    for value in outputs:
+        if value in makers and _gives_float32(makers[value]) and value not in readers:
+            next(a for a in makers[value].attribute if a.name == "to").i = TensorProto.FLOAT16
+        elif value in makers:
+            last[value] = names.fresh(f"{value}.float32")
     _renamed(graph.node, first | last)
     _put_around(
         graph,
@@ -48,6 +56,18 @@ def with_float32_input(model: ModelProto, name: str) -> ModelProto:
 def _names(graph: GraphProto) -> Names:
     known = {v for n in graph.node for v in (*read_by(n), *n.output, n.name)}
     return Names(known | {p.name for p in (*graph.input, *graph.output, *graph.initializer)})
+
+
+def _readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for value in read_by(node):
+            found.setdefault(value, []).append(node)
+    return found
+
+
+def _gives_float32(node: NodeProto) -> bool:
+    return node.op_type == "Cast" and any(a.name == "to" and a.i == TensorProto.FLOAT for a in node.attribute)
 
 
 def _cast(old: str, new: str, to: int) -> NodeProto:
