@@ -166,6 +166,25 @@ class TestLoading:
         for node in computing_in_float32(model).graph.node:
             assert node.op_type != "Constant" or node.attribute[0].t.data_type not in (FLOAT16, TensorProto.DOUBLE)
 
+    @pytest.mark.parametrize(("op", "text"), [
+        ("HardSwish", "a = Add (h, three) b = Clip (a, zero, six) d = Mul (h, b) r = Mul (d, sixth)"),
+        ("Gelu", "a = Mul (h, root) b = Erf (a) d = Add (b, one) m = Mul (h, d) r = Mul (m, half)"),
+    ])
+    def test_functions_that_are_spelled_out_with_rounded_numbers(self, op: str, text: str) -> None:
+        """1/6 is no number of float16."""
+        graph = f"g (float[N,6] x) => (float[N,4] y) {{ h = Gemm (x, w) {text} y = Gemm (r, v) }}"
+        model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 20]> {graph}')
+        rng, read = np.random.default_rng(0), {v for n in model.graph.node for v in n.input}
+        numbers = {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6, "root": 0.5**0.5, "one": 1, "half": 0.5}
+        arrays = {k: np.float32(v) for k, v in numbers.items()} | {
+            "w": rng.standard_normal((6, 8), np.float32), "v": rng.standard_normal((8, 4), np.float32),
+        }
+        model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), k) for k, a in arrays.items() if k in read)
+        files = {"whole": saved(model, "whole"), "half": saved(halved(model, True), "half")}
+        for path in files.values():
+            assert op in [n.op for n in load(path).nodes]
+        assert all(s["shared"] for s in onnxzip.plan(files)["spaces"])
+
     def test_a_net_of_float32_is_left_alone(self) -> None:
         assert load(MODELS / "lenet5-digits.onnx").computed == "FLOAT"
 
@@ -377,6 +396,20 @@ class TestCommands:
         failed(1, "verify", fused, *against, "--tolerance", "1e-4", words=("relative error",))
         saved(sample(f"lenet5-{LOW}"), "whole")
         failed(1, "verify", fused, "--against", "low=whole.onnx", "--data", "d.npz", words=("float16", "float32"))
+
+    @kept
+    def test_converted_to_float16_again(self, fused: Path, keep: bool) -> None:
+        """It computes in float16 then, as its originals do, and is what it was."""
+        saved(halved(onnx.load(fused), keep), "again")
+        against = ("--against", "low=low.onnx", "--against", "high=high.onnx", "--data", "d.npz", "--json")
+        told = (json.loads(run("verify", f, *against).out)["tasks"] for f in (fused, "again.onnx"))
+        before, after = ({t: entry["fidelity"]["relative_error"] for t, entry in tasks.items()} for tasks in told)
+        x = digits(50).astype(np.float16)
+        for task, name in (("low", f"low_{LEAVE}"), ("high", f"high_{LEAVE}")):
+            assert after[task] == pytest.approx(before[task], abs=4 * U)
+            assert off(outputs_of(Path("again.onnx"), x)[name], outputs_of(fused, x)[name]) < 4 * U
+        assert run("split", "again.onnx", "--task", "low", "-o", "alone.onnx").code == 0
+        assert load("again.onnx").size == load(fused).size
 
     def test_split_and_bundle(self, fused: Path) -> None:
         assert run("bundle", fused, "-o", "all").code == 0
