@@ -492,7 +492,6 @@ def written(name: str, graph: str, seed: int, **shapes: tuple[int, ...]) -> Path
     for param, shape in shapes.items():
         array = (rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))).astype(np.float16)
         model.graph.initializer.append(numpy_helper.from_array(array, param))
-    onnx.checker.check_model(model)
     return saved(model, name)
 
 
@@ -513,6 +512,39 @@ class TestInputsAndEnds:
         found = fed(merged.content, {"x": x})
         for task, file in files.items():
             assert off(found[f"{task}_y"], fed(file, {"x": x})["y"]) < 4 * U
+
+    def test_tokens_of_any_number(self) -> None:
+        """A mask of float16's lowest number is computed from the number of tokens."""
+        text = f"""g (int64[N,S] i) => (float16[N,S,4] y) {{ h = Gather (t, i) q = MatMul (h, w) k = MatMul (h, v)
+            kt = Transpose <perm = [0,2,1]> (k) s = MatMul (q, kt) one = Constant <value = int64[1] {{1}}> ()
+            sh = Shape (i) n = Slice (sh, one, two) nn = Concat <axis = 0> (n, n)
+            low = ConstantOfShape <value = {half(-65504)}> (nn) m = Trilu <upper = 1> (low, next) a = Add (s, m)
+            p = Softmax <axis = -1> (a) z = MatMul (p, h) y = MatMul (z, e) }}"""
+        files = {}
+        for k in (1, 2):
+            path = written(f"{k}", text, k, t=(20, 8), w=(8, 8), v=(8, 8), e=(8, 4))
+            model = onnx.load(path)
+            model.graph.initializer.append(numpy_helper.from_array(np.array([2]), "two"))
+            model.graph.initializer.append(numpy_helper.from_array(np.array(1), "next"))
+            files[str(k)] = saved(model, f"{k}")
+        rng = np.random.default_rng(0)
+        merged = onnxzip.merge(files, rng.integers(0, 20, (60, 9)), share=0.0)
+        assert merged.report["sizes"]
+        i = rng.integers(0, 20, (4, 13))
+        for task, file in files.items():
+            assert off(fed(merged.content, {"i": i})[f"{task}_y"], fed(file, {"i": i})["y"]) < 4 * U
+
+    def test_weights_beside_the_file(self) -> None:
+        files = {}
+        for name in (LOW, HIGH):
+            onnx.save(
+                halved(sample(f"lenet300-{name}"), False), f"{name}.onnx", save_as_external_data=True, size_threshold=0,
+                location=f"{name}.data",
+            )
+            files[name] = Path(f"{name}.onnx")
+        merged = onnxzip.merge(files, digits(60), share=0.0, opset=21)
+        assert all(t["fidelity"]["relative_error"] < 2 * U for t in merged.report["tasks"].values())
+        assert merged.model.opset_import[0].version == 21
 
     def test_one_sample_beside_any_number(self) -> None:
         files = {}
