@@ -46,7 +46,9 @@ from onnxzip.runtime import give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of
 
 UNSHARED_ERROR = 1e-5
-ROUNDED_ERROR = 3e-2  # where weights are rounded to a half type once more
+# Where weights are rounded to a half type once more, or the original rounds all that it computes: 64 roundings to float16, 8
+# to bfloat16, that all go one way. MobileNet in float16 is off by 2e-3.
+ROUNDED_ERROR = 3e-2
 Files = Mapping[str, str | PathLike[str]]
 
 
@@ -244,8 +246,9 @@ def _check(plan: Plan, evidence: Mapping[str, Evidence], retrained: bool) -> Non
     sharing = {t for space in plan.spaces.values() if not space.given for s in space.strands if len(s.key) > 1 for t in s.key}
     if sharing and retrained:
         return
-    allowed = UNSHARED_ERROR if plan.stored == FLOAT32 else ROUNDED_ERROR
     for task, found in evidence.items():
+        rounded = {plan.stored, plan.nets[task].computed} != {FLOAT32}
+        allowed = ROUNDED_ERROR if rounded else UNSHARED_ERROR
         if task not in sharing and not found.relative_error < allowed:
             raise VerificationError(
                 f"task {task!r}: nothing is shared with it, yet the fused net is off by {found.relative_error:.2g} of its "

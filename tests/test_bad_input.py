@@ -262,7 +262,7 @@ class TestData:
 
     def test_a_number_too_large_for_float32(self, nets: Path) -> None:
         np.savez(nets / "d.npz", x=np.full((64, 1, 6, 6), 1e300))
-        refused(INVALID, nets, "--data", nets / "d.npz", words=("at least 57 of them", "Inf"))
+        refused(INVALID, nets, "--data", nets / "d.npz", words=("at least 57 of them", "the largest of float32"))
 
     def test_too_few_samples(self, nets: Path) -> None:
         np.savez(nets / "d.npz", x=images(31))

@@ -121,7 +121,7 @@ def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -
         InvalidDataError: NaN, Inf, or numbers that the input's format cannot hold.
     """
     if port.dtype.kind == "f" and array.dtype == np.uint8:
-        return normalised(array, port, options)
+        return normalised(array, port, options).astype(port.dtype, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.ascontiguousarray(array, dtype=port.dtype)
         lossy = port.dtype.kind in "iu" and not np.array_equal(result, array)
@@ -129,8 +129,10 @@ def converted(array: np.ndarray, port: Port, options: DataOptions, where: str) -
         raise InvalidDataError(f"{where}: input {port.name!r} is {port.dtype}, and these {array.dtype} do not fit into it")
     if result.dtype.kind == "f" and not np.isfinite(result).all():
         bad = ~np.isfinite(result).reshape(len(result), -1).all(axis=1)
+        large = np.isfinite(array).all()
+        what = f"numbers above {np.finfo(port.dtype).max:,.6g}, the largest of {port.dtype}" if large else "NaN or Inf"
         raise InvalidDataError(
-            f"{where}: samples of input {port.name!r} hold NaN or Inf, at least {int(bad.sum()):,} of them. Remove these."
+            f"{where}: samples of input {port.name!r} hold {what}, at least {int(bad.sum()):,} of them. Remove these."
         )
     return result
 

@@ -21,6 +21,7 @@ from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
 
 BATCH, BATCH_BYTES = 64, 32 << 20
+_FLOATS: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 Tick = Callable[[int], None]
 
 
@@ -184,6 +185,7 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
         UnsupportedError: ONNX Runtime gives up on them.
     """
     _check_sizes(session, feeds)
+    feeds = _in_own_floats(session, feeds)
     declared = session.inner.get_inputs()[0].shape[0]
     count = len(next(iter(feeds.values())))
     if not isinstance(declared, int) or declared == count:
@@ -193,6 +195,15 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
         index = np.minimum(np.arange(start, start + declared), count - 1)
         portions.append(session.run({k: v[index] for k, v in feeds.items()}))
     return {n: _joined([p[n] for p in portions], declared, count) for n in session.outputs}
+
+
+def _in_own_floats(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Samples of floats in the type that a net takes: a net of float16 may have been merged with one of float32."""
+    found = dict(feeds)
+    for port in session.inner.get_inputs():
+        if port.type in _FLOATS and port.name in found and found[port.name].dtype.kind == "f":
+            found[port.name] = found[port.name].astype(_FLOATS[port.type], copy=False)
+    return found
 
 
 def as_array(output: Any) -> np.ndarray:

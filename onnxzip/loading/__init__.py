@@ -2,7 +2,8 @@
 
     files      read, with every check of a file (repairing: made valid; checking: what was changed; mapped: large params that
                stay in files of their own)
-    halves     weights of half types as float32 (weights: what a file's weights are, and of which type)
+    halves     half types as float32 (half_ports: inputs and outputs of them; weights: what a file's weights are, and of
+               which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
@@ -30,9 +31,9 @@ from onnx import ModelProto
 
 from onnxzip.loading.canon import ANY_FLOAT, mergeable, net_of
 from onnxzip.loading.dims import at_usual_sizes
-from onnxzip.loading.faithful import widened as widened_throughout
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
+from onnxzip.loading.halves import computing_in_float32
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.loading.sized import Loaded, load_sized
 from onnxzip.loading.weights import stored_type
@@ -100,9 +101,7 @@ def look_at(path: Path, model: ModelProto) -> Net:
     Args:
         model: what is in the file, as `read_any_float` gives it; it is not changed.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
     opset = max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    wide = widened_throughout(copy)
+    wide = computing_in_float32(model)
     net = at_usual_sizes(path, wide, lambda sized, _: net_of(path, path.stem, sized, opset, ANY_FLOAT))
     return replace(net, stored=stored_type(model))

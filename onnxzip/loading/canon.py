@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.contractions import layers_from_einsum
 from onnxzip.loading.dims import batch_name
 from onnxzip.loading.folding import folded_affine
-from onnxzip.loading.halves import widened
+from onnxzip.loading.halves import computed_type, widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
@@ -61,8 +61,8 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
     prepared, tail = parted(path, whole)
     net = replace(
         to_net(path, name, prepared, fold_for_both_batches(path, prepared), floats),
-        stored=stored_type(model), fields=fields_of(model), docs=docs_of(model), batch=batch_name(model),
-        opsets=opset_imports(whole), tail=tail,
+        stored=stored_type(model), computed=TensorProto.DataType.Name(computed_type(model)), fields=fields_of(model),
+        docs=docs_of(model), batch=batch_name(model), opsets=opset_imports(whole), tail=tail,
     )
     net = canonical_linear(layers_from_einsum(recognised(without_idle_nodes(canonical_attributes(net)))))
     return folded_affine(folded_normalisation(with_params_for_repeats(net)))

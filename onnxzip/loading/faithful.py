@@ -14,19 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.dims import at_usual_sizes, bound
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.freeing import with_free_batch
+from onnxzip.loading.halves import float32_throughout
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.masks import masks_of
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import Runs, fold_for_both_batches
-from onnxzip.loading.stored import HALVES, held_by, holders, read_floats
+from onnxzip.loading.stored import held_by, holders, read_floats
 from onnxzip.net import Axis, Net
 from onnxzip.ops import find
 
@@ -84,7 +85,7 @@ def _read(
 ) -> Faithful:
     """Read a model that has numbers for all axes behind the batch."""
     values = {name: read_floats(holder) for name, holder in holders(lifted)}
-    prepared = prepare(where, widened(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(lifted)))
+    prepared = prepare(where, float32_throughout(lifted), max(OLDEST_CANONICAL_OPSET, opset_of(lifted)))
     names = _as_inputs(prepared.graph, values)
     runs = fold_for_both_batches(where, prepared)
     _refuse_unknown(where, runs)
@@ -139,32 +140,6 @@ def _lifted(model: ModelProto) -> ModelProto:
     del copy.graph.node[:]
     copy.graph.node.extend(kept)
     return copy
-
-
-def widened(model: ModelProto) -> ModelProto:
-    """Half types become float32, in place: a net of halves is computed in float32."""
-    graph = model.graph
-    for node in (*graph.node, *(n for f in model.functions for n in f.node)):
-        _widen_node(node)
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for info in (*graph.input, *graph.output, *graph.value_info):
-        if info.type.tensor_type.elem_type in HALVES:
-            info.type.tensor_type.elem_type = TensorProto.FLOAT
-    return model
-
-
-def _widen_node(node: NodeProto) -> None:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.TENSOR:
-            _widen_tensor(attribute.t)
-        elif attribute.name in ("to", "dtype", "stash_type") and attribute.i in HALVES:
-            attribute.i = TensorProto.FLOAT
-
-
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in HALVES:
-        tensor.CopyFrom(numpy_helper.from_array(read_floats(tensor), tensor.name))
 
 
 def _as_inputs(graph: GraphProto, values: Mapping[str, np.ndarray]) -> tuple[str, ...]:

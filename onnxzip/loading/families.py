@@ -11,18 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.canon import mergeable
 from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
+from onnxzip.loading.half_ports import with_float32_input
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net, common_name
 from onnxzip.runtime import BATCH_NAME
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
+Models = Mapping[str, tuple[Path, ModelProto]]  # task -> file and what is in it
 Numbers = Mapping[str, int]  # name of a size -> the size
 Dim = tuple[int, str]  # number (0: none) and name
 Named = tuple[tuple[Axis, ...], str]  # axes of one size, and its name
@@ -56,7 +58,7 @@ class Family:
         opset: of all nets.
     """
 
-    models: Mapping[str, tuple[Path, ModelProto]]
+    models: Models
     inputs: Mapping[str, Mapping[str, str]]
     groups: tuple[Group, ...]
     opset: int
@@ -157,7 +159,7 @@ def family(files: Mapping[str, Path], opset: int | None = None) -> Family:
     Raises:
         InvalidModelError, UnsupportedError: a file is no valid ONNX net, or none that can be merged.
     """
-    models = {name: (path, read_mapped(path)) for name, path in files.items()}
+    models = _of_one_float({name: (path, read_mapped(path)) for name, path in files.items()})
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     dims = {task: _dims(model) for task, (_, model) in models.items()}
     inputs = {task: _aligned(next(iter(dims.values())), own) for task, own in dims.items()}
@@ -166,13 +168,26 @@ def family(files: Mapping[str, Path], opset: int | None = None) -> Family:
     return Family(models, inputs, groups, opset)
 
 
+def _of_one_float(models: Models) -> Models:
+    """Inputs of float16 that are float32 in another net become so in all: what holds both."""
+    ports = {t: {p.name: p.type.tensor_type.elem_type for p in ports_of_graph(model)} for t, (_, model) in models.items()}
+    first, found = next(iter(ports.values())), dict(models)
+    for value in first:
+        places = {t: (name, own[name]) for t, own in ports.items() if (name := _aligned(first, own).get(value, "")) in own}
+        if {kind for _, kind in places.values()} == {TensorProto.FLOAT, TensorProto.FLOAT16}:
+            for task, (name, kind) in places.items():
+                path, model = found[task]
+                found[task] = path, model if kind == TensorProto.FLOAT else with_float32_input(model, name)
+    return found
+
+
 def _dims(model: ModelProto) -> dict[str, tuple[Dim, ...]]:
     return {
         p.name: tuple((max(d.dim_value, 0), d.dim_param) for d in p.type.tensor_type.shape.dim) for p in ports_of_graph(model)
     }
 
 
-def _aligned(first: Mapping[str, tuple[Dim, ...]], own: Mapping[str, tuple[Dim, ...]]) -> dict[str, str]:
+def _aligned(first: Mapping[str, object], own: Mapping[str, object]) -> dict[str, str]:
     """Inputs of the first net -> a net's own: by names, where they are the same, else by position."""
     return {p: p for p in first} if set(first) == set(own) else dict(zip(first, own, strict=False))
 

@@ -16,6 +16,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.beside import is_linked, tensors_in, with_external_data
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.dims import TASKS
+from onnxzip.loading.halves import computed_type
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
@@ -24,11 +25,11 @@ from onnxzip.runtime import newest_versions
 OLDEST_OPSET = 7
 _LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
 _QUANTISED = re.compile("Quantize|Integer|NBits|Bnb4|^QLinear|^QAttention|^QGemm|^QMoE")
+_READ_AS_FLOAT32 = HALVES | {TensorProto.FLOAT}
 _OTHER_FLOATS = {
-    kind: TensorProto.DataType.Name(kind) for kind in TensorProto.DataType.values()
-    if "FLOAT" in TensorProto.DataType.Name(kind) or TensorProto.DataType.Name(kind) in ("DOUBLE", "COMPLEX64", "COMPLEX128")
+    kind: name for name, kind in TensorProto.DataType.items()
+    if kind not in _READ_AS_FLOAT32 and ("FLOAT" in name or name in ("DOUBLE", "COMPLEX64", "COMPLEX128"))
 }
-del _OTHER_FLOATS[TensorProto.FLOAT]
 
 
 def read(path: Path) -> ModelProto:
@@ -36,7 +37,7 @@ def read(path: Path) -> ModelProto:
 
     Raises:
         InvalidModelError: the file is missing, empty, truncated, not ONNX, or refused by onnx's checker.
-        UnsupportedError: it is valid, but newer or older than what can be handled, quantised or not float32.
+        UnsupportedError: it is valid, but newer or older than what can be handled, quantised, or of float64.
     """
     model = read_any_float(path)
     _refuse_number_formats(path, model)
@@ -185,7 +186,8 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
                    "Merge the float nets first and quantise the result.")
             )
     _refuse_sparse(path, model)
-    kinds = [(t.name, t.data_type) for t in model.graph.initializer if t.data_type not in HALVES]
+    halves = computed_type(model) != TensorProto.FLOAT
+    kinds = [(t.name, t.data_type) for t in model.graph.initializer if not (halves and t.data_type == TensorProto.DOUBLE)]
     kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
     _refuse_other_floats(path, kinds)
 

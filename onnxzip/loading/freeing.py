@@ -15,6 +15,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.stored import step_of
 from onnxzip.net import BATCH, Net, bind_batch
 from onnxzip.runtime import open_session
 
@@ -104,6 +105,6 @@ def differing(alone: Net, net: Net) -> str | None:
     for k in range(SAMPLES):
         for name, want in session.run({n: v[k : k + 1] for n, v in feeds.items()}).items():
             got, largest = np.atleast_1d(together[name])[k : k + 1], max(float(np.abs(want).max()), 1e-6)
-            if got.shape != want.shape or not np.allclose(got, want, rtol=0, atol=CLOSE * largest):
+            if got.shape != want.shape or not np.allclose(got, want, rtol=0, atol=(CLOSE + step_of(want.dtype)) * largest):
                 return name
     return None

@@ -188,6 +188,6 @@ def _dtype(path: Path, tensor: gs.Tensor) -> np.dtype:
         raise UnsupportedError(
             f"{path}: value {tensor.name!r} has the type {tensor.dtype}, which numpy does not know. Convert it to float32."
         ) from error
-    if dtype.kind == "f" and dtype not in (np.float32, np.float64):
+    if dtype.kind == "f" and dtype not in (np.float16, np.float32, np.float64):
         raise _not_float32(path, "value", tensor.name, dtype)
     return dtype

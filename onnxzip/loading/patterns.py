@@ -1,7 +1,7 @@
 """Trees of operators found in a net: what exporters spell out node by node.
 
 A tree is an operator with what it reads, `("Mul", "x", ("Sigmoid", "x"))`; a letter stands for any value, always the same one,
-a number for a param of that value. Add and Mul match in either order.
+a number for a param of that value, rounded to float16 in a net that computes in it. Add and Mul match in either order.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from onnxzip.loading.weights import FLOAT32
 from onnxzip.net import Net, Node
 
 Bound = dict[str, str]
@@ -70,4 +73,6 @@ class Finder:
 
     def is_number(self, value: str, wanted: float) -> bool:
         found = self.number(value)
+        if found is not None and self.net.computed != FLOAT32 and found == float(np.float16(wanted)):
+            return True
         return found is not None and abs(found - wanted) <= CLOSE * abs(wanted)

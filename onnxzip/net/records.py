@@ -130,6 +130,7 @@ class Net:
         docs: what it says of its inputs and outputs, by their names.
         batch: name of the batch axis in the file; "" where it has none, or several.
         stored: type in which the file holds its weights, as ONNX calls it; they are float32 here.
+        computed: type in which the file computes, at least in parts; it is computed in float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
         tail: what stands behind the nodes; None for most nets.
     """
@@ -149,6 +150,7 @@ class Net:
     docs: Mapping[str, str] = field(default_factory=dict)
     batch: str = ""
     stored: str = "FLOAT"
+    computed: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
     tail: Tail | None = None
 

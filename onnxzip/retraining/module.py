@@ -27,6 +27,7 @@ from onnxzip.net import BATCH, Net, Port, rows_per_sample
 from onnxzip.ops.evaluate import Program, check_runnable, program_of
 from onnxzip.retraining.keys import keys_of
 
+_HALVES = (torch.float16, torch.bfloat16)
 Sizes = tuple[int, ...]  # of the free axes of a net's inputs, in their order
 
 
@@ -157,7 +158,7 @@ class TorchNet(nn.Module):
             elif name in self.reading.net_at(sizes).params:  # constants may follow the size
                 given[name] = torch.tensor(self.reading.net_at(sizes).params[name], device=next(iter(feeds.values())).device)
             elif name in feeds:
-                given[name] = feeds[name]
+                given[name] = feeds[name].float() if feeds[name].dtype in _HALVES else feeds[name]
             else:
                 raise UsageError(f"net {self.reading.net.name!r} needs its input {name!r}, which was not given.")
         found = program.run(given)
