@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
 from onnxzip.analysis.embeddings import embedded
@@ -51,6 +52,11 @@ class Coupling:
         """The spaces of a value's axes."""
         return tuple(self.axes[Axis(value, d)] for d in range(len(self.net.shapes[value])))
 
+    @cached_property
+    def weighted(self) -> Mapping[str, tuple[Operator, View]]:
+        """By name, operator and view of each node with weights of its own."""
+        return {n.name: found for n in self.net.nodes if (found := linear_view(self.net, n)) is not None}
+
 
 def view_of(net: Net, node: Node) -> View:
     """The node with the shapes around it."""
@@ -79,7 +85,7 @@ def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
 
 def makes_kept(coupling: Coupling, node: Node) -> bool:
     """Whether a node has weights of its own that are not fitted: all that they make keeps its order."""
-    operator, view = linear_view(coupling.net, node) or (None, None)
+    operator, view = coupling.weighted.get(node.name, (None, None))
     if operator is None or operator.linear is None or view is None:
         return False
     return coupling.kept.issuperset(coupling.axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms())

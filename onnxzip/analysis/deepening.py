@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxzip.analysis.correspondence import overlay
-from onnxzip.analysis.coupling import Coupling, couple, linear_view
+from onnxzip.analysis.coupling import Coupling, couple
 from onnxzip.analysis.likeness import local_key
 from onnxzip.analysis.neutral import NotNeutralError, grafted, neutral
 from onnxzip.analysis.roles import Overlay
@@ -69,7 +69,7 @@ class Deepened:
 
 def _shares(coupling: Coupling, node: Node) -> bool:
     """Whether a node has weights whose output channels may be matched."""
-    found = linear_view(coupling.net, node)
+    found = coupling.weighted.get(node.name)
     if found is None or found[0].linear is None:
         return False
     axis = Axis(node.outputs[0], found[0].linear.channel(found[1]))

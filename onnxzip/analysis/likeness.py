@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis.coupling import Coupling, linear_view, makes_kept
+from onnxzip.analysis.coupling import Coupling, makes_kept
 from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
@@ -50,7 +50,7 @@ def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
 
 def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
     """Positions of the params that a least squares finds, so that nodes may be alike whatever these are."""
-    operator, view = linear_view(coupling.net, node) or (None, None)
+    operator, view = coupling.weighted.get(node.name, (None, None))
     linear = operator.linear if operator is not None else None
     if linear is None or view is None or linear.diagonal(view) or makes_kept(coupling, node):
         return set()

@@ -15,7 +15,7 @@ from operator import or_
 
 import numpy as np
 
-from onnxzip.analysis.coupling import linear_view, makes_kept
+from onnxzip.analysis.coupling import makes_kept
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.ops import Linear, View, find
 
@@ -51,7 +51,7 @@ class Step:
 def weights_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View] | None:
     """How one task's member of a role is a matrix product; None where it has no weights, or none that are fitted."""
     coupling, node = overlay.couplings[task], role.members[task]
-    found = linear_view(coupling.net, node)
+    found = coupling.weighted.get(node.name)
     return None if found is None or found[0].linear is None or makes_kept(coupling, node) else (found[0].linear, found[1])
 
 

@@ -33,7 +33,10 @@ class DevicePlace:
 
     Attributes:
         returned: bytes that came back to the host.
+        most: samples of which all values of a net should be there at a time.
     """
+
+    most = 256
 
     def __init__(self, store: Store, device: str, threads: int, budget: int = DEVICE_BYTES) -> None:
         self._store, self._device, self._threads, self._budget = store, device, threads, budget
@@ -43,7 +46,7 @@ class DevicePlace:
         self.used = 0
         self.returned = 0
 
-    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None) -> dict[str, Value]:
+    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None = None) -> dict[str, Value]:
         """All outputs of a session, which stay on the device, for all samples at once."""
         return session.run_bound(feeds, session.outputs)
 

@@ -147,13 +147,12 @@ class Frontier:
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
         names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
-        piece = piece_for((*net.inputs, *ports), self.widest[k])
-        small = self.fixed_batch or max(1, min(256, BATCH_BYTES // bytes_per_sample))
+        small = self.fixed_batch or max(1, min(self.place.most, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):
             rows: dict[tuple[str, str], list[Value]] = {}
             for start in range(part.start, part.stop, small):
                 inner = slice(start, min(start + small, part.stop))
-                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()}, piece)
+                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()})
                 for value, uses in wanted.items():
                     for step, laid in uses:
                         chosen = at[step.name][inner]

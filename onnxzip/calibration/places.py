@@ -28,13 +28,19 @@ PIECE_BYTES = 1 << 20
 
 
 class Place(Protocol):
-    """Where live values wait and rows are summed up."""
+    """Where live values wait and rows are summed up.
 
-    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None) -> dict[str, Value]:
+    Attributes:
+        most: samples of which all values of a net should be there at a time.
+    """
+
+    most: int
+
+    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None = None) -> dict[str, Value]:
         """All outputs of a session.
 
         Args:
-            piece: how many samples a host should run at a time; None where not all values have the batch in front.
+            piece: how many samples a host should run at a time; None for all, or where not all values have the batch in front.
         """
 
     def pick(self, x: Value, channel: int, at: np.ndarray, before: int = 1) -> tuple[Value, bool]:
@@ -82,10 +88,12 @@ def place_for(device: str, store: Store, threads: int) -> Place:
 class HostPlace:
     """Values as arrays in a store, products by numpy."""
 
+    most = 32
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None) -> dict[str, Value]:
+    def run(self, session: Session, feeds: Mapping[str, Value], piece: int | None = None) -> dict[str, Value]:
         """All outputs of a session, computed piece by piece."""
         arrays = {k: np.asarray(v) for k, v in feeds.items()}
         count = len(next(iter(arrays.values())))
