@@ -17,14 +17,16 @@ from onnxzip.analysis.coupling import linear_view
 from onnxzip.calibration import frontier as frontier_module
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.gathering import draw, unfold
+from onnxzip.calibration.places import PIECE_BYTES, HostPlace, piece_for
 from onnxzip.calibration.store import Store
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipping import Zipped, zip_nets
 from onnxzip.loading import load
 from onnxzip.matching.methods import ZIP
-from onnxzip.net import Net, Port, producers
+from onnxzip.net import BATCH, Net, Port, producers
 from onnxzip.runtime import Session, open_session
 
+FLOAT = np.dtype(np.float32)
 COUNTS = {"low": 60, "high": 85}
 PAIRS = [("lenet5", 1.0), ("lenet5", 0.5), ("resnet", 0.5), ("mobilenet", 0.5)]
 
@@ -160,6 +162,32 @@ def test_a_finished_step_leaves_nothing_behind() -> None:
         zipped(frontier)
         assert not frontier._positions
         assert not [key for key in frontier.place._store._arrays if isinstance(key, tuple) and key[0] == "target"]
+
+
+class TestPieces:
+    def test_what_comes_of_pieces_is_what_comes_of_the_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        net, images = load(MODELS / "vgg-fashion-low.onnx", "net"), images_of("fashion-low", 23)
+        feeds, session, place = {net.inputs[0].name: images}, open_session(net, "cpu", 1), HostPlace(Store(ROOMY))
+        (name,), runs, run = session.outputs, list[int](), Session.run
+
+        def noting(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            runs.append(len(next(iter(feeds.values()))))
+            return run(session, feeds)
+
+        monkeypatch.setattr(Session, "run", noting)
+        whole, found = place.run(session, feeds), place.run(session, feeds, 5)
+        assert runs == [23, 5, 5, 5, 5, 3]
+        assert found[name].shape == whole[name].shape
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(whole[name]), rtol=1e-5, atol=1e-5)
+
+    def test_their_size_follows_the_widest_value(self) -> None:
+        ports = [Port("x", FLOAT, (BATCH, 3)), Port("y", FLOAT, (BATCH, 2, 4))]
+        assert piece_for(ports, PIECE_BYTES // 7) == 7
+        assert piece_for(ports, 2 * PIECE_BYTES) == 1
+
+    @pytest.mark.parametrize("shape", [(4, BATCH), (-3, 5), (3, 5)])
+    def test_there_are_none_where_the_batch_does_not_come_first(self, shape: tuple[int, ...]) -> None:
+        assert piece_for([Port("x", FLOAT, (BATCH, 3)), Port("y", FLOAT, shape)], 1) is None
 
 
 @pytest.mark.parametrize(("positions", "wanted"), [(5, 5), (5, 9), (6, 1), (9, 2), (400, 7), (9, 8), (2, 1)])
