@@ -103,9 +103,8 @@ def kept_channels(
         known = {t: np.array([g[t] for g in decided if t in g], np.int64) for t in sorted({t for o in room for t in o})}
         rankings = {t: rank(t, k, space.sizes[t] - len(k) - followers_of(room, t)) for t, k in known.items()}
     dealt = deal(room, rankings)
-    groups = with_twins(space, [*decided, *dealt.groups])
     costs = [0.0] * len(same) + [float("nan")] * len(akin) + dealt.costs
-    costs += [0.0] * (len(groups) - len(costs))
+    groups, costs = with_twins(space, [*decided, *dealt.groups], costs)
     return led(charged(members_of(space, groups), groups, costs), led_by_twins(space, dealt.leads))
 
 

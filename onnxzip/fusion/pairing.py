@@ -111,8 +111,7 @@ def _matched(
         matched, charges = group_channels(counts, terms, work.method.assign, groups)
         groups += matched
         costs += charges if work.stats is not None else [float("nan")] * len(matched)
-    groups = with_twins(space, groups)
-    return groups, costs + [0.0] * (len(groups) - len(costs))
+    return with_twins(space, groups, costs)
 
 
 def same_channels(work: Work, space: SpacePlan, exact: Exact, matches: Matches) -> list[dict[str, int]]:

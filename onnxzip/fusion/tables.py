@@ -214,7 +214,5 @@ def pair_columns(
         return {(t, u): half[t].T @ half[u] for t in some for u in some}
 
     terms = Terms({t: weight[t] * e for t, e in energy.items()}, explained, importance)
-    groups, costs = group_channels(counts, terms, method.assign)
-    groups = with_twins(space, groups)
-    costs += [0.0] * (len(groups) - len(costs))
+    groups, costs = with_twins(space, *group_channels(counts, terms, method.assign))
     return charged(members_of(space, groups), groups, costs)

@@ -42,8 +42,8 @@ def group_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> Groups:
     pairs = {(t, u): likeness[t, u] - 1 if t != u else np.zeros((n, n)) for t, n in sizes.items() for u in sizes}
     nothing, ones = ({t: make(n) for t, n in sizes.items()} for make in (np.zeros, np.ones))
     counts = {o: n for o, n in alone.counts.items() if len(o) > 1}
-    groups, _ = group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign)
-    return with_twins(space, groups)
+    groups, _ = with_twins(space, *group_channels(counts, Terms(nothing, lambda some: pairs, ones), assign))
+    return groups
 
 
 def members_alike(space: SpacePlan, likeness: Likeness, assign: Assign) -> dict[tuple[int, Owners], Members]:

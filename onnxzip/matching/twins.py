@@ -19,9 +19,12 @@ def without_twins(space: SpacePlan) -> SpacePlan:
     return replace(space, strands=strands_of(counts, False), twins=())
 
 
-def with_twins(space: SpacePlan, groups: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
-    """Groups of a space without twins, with these; and behind them what twins alone own."""
-    return [_whole(space, g) for g in groups] + owned_by_twins(space, groups)
+def with_twins(
+    space: SpacePlan, groups: Sequence[Mapping[str, int]], costs: Sequence[float]
+) -> tuple[list[dict[str, int]], list[float]]:
+    """Groups of a space without twins and what each costs, with these; and behind them what twins alone own, for nothing."""
+    owned = owned_by_twins(space, groups)
+    return [_whole(space, g) for g in groups] + owned, [*costs, *[0.0] * len(owned)]
 
 
 def owned_by_twins(space: SpacePlan, groups: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
