@@ -33,7 +33,8 @@ from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
-from onnxzip.fusion.zipping import Zipped, as_it_is, live_plan, zip_nets
+from onnxzip.fusion.zipped import Zipped
+from onnxzip.fusion.zipping import as_it_is, live_plan, zip_nets
 from onnxzip.loading import Loaded, family, load_family
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.matching.methods import Method, find_method, restoring

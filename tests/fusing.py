@@ -18,7 +18,8 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
 from onnxzip.fusion.assembling import assemble, output_name
-from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
+from onnxzip.fusion.zipped import Zipped
+from onnxzip.fusion.zipping import live_plan, zip_nets
 from onnxzip.loading import load
 from onnxzip.matching.methods import Method, find_method
 from onnxzip.net import Axis, Net, Node, pruned

@@ -124,6 +124,12 @@ RECURRENT = [
         "RNN", x(5, B, 3), p(1, 4, 3), p(1, 4, 4), p(1, 8), hidden_size=4, activations=("LeakyRelu",),
         activation_alpha=(0.3,), outputs=2,
     ),
+    use("LSTM", x(5, B, 16), None, p(1, 16, 4), p(1, 16), hidden_size=4, outputs=3, standard=False),
+    use(
+        "GRU", x(5, B, 12), None, p(1, 12, 4), p(1, 12), x(B, draw=lengths), p(1, B, 4), hidden_size=4, direction="reverse",
+        outputs=2, standard=False,
+    ),
+    use("RNN", x(5, B, 4), None, p(1, 4, 4), hidden_size=4, outputs=2, standard=False),
 ]
 ATTENDED = [
     use("Attention", x(B, 2, 3, 4), x(B, 2, 5, 4), x(B, 2, 5, 6)),

@@ -13,7 +13,7 @@ from fusing import check_all_shared, check_close, fuse, make, net_of, outputs, p
 
 import onnxzip
 from onnxzip.analysis import Plan
-from onnxzip.fusion.zipping import Zipped
+from onnxzip.fusion.zipped import Zipped
 from onnxzip.net import Net
 
 EXACT = 1e-5

@@ -20,7 +20,8 @@ from onnxzip.calibration.gathering import draw, unfold
 from onnxzip.calibration.places import PIECE_BYTES, HostPlace, piece_for
 from onnxzip.calibration.store import Store
 from onnxzip.fusion.assembling import assemble
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipped import Zipped
+from onnxzip.fusion.zipping import zip_nets
 from onnxzip.loading import load
 from onnxzip.matching.methods import ZIP
 from onnxzip.net import BATCH, Net, Port, producers

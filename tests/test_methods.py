@@ -18,7 +18,8 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.store import Store
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.assembling import assemble
-from onnxzip.fusion.zipping import Zipped, live_plan, zip_nets
+from onnxzip.fusion.zipped import Zipped
+from onnxzip.fusion.zipping import live_plan, zip_nets
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.matching.alignment import Aligned
 from onnxzip.matching.methods import METHODS, PERMUTE, REGMEAN, Method, find_method, restoring

@@ -19,7 +19,8 @@ import onnxzip.pipeline
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.verifying import Evidence
-from onnxzip.fusion.zipping import Zipped, zip_nets
+from onnxzip.fusion.zipped import Zipped
+from onnxzip.fusion.zipping import zip_nets
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from onnxzip.exporting.stored import stored_model
 from onnxzip.exporting.tails import attach, with_tails
 from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
-from onnxzip.fusion.zipping import Zipped
+from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.net import Axis, Net

@@ -21,7 +21,7 @@ from onnxzip.analysis.strands import Owners
 from onnxzip.exporting.again import Kept
 from onnxzip.exporting.traces import NodeTrace, Trace, packed, read_trace
 from onnxzip.fusion.tied import tied
-from onnxzip.fusion.zipping import Zipped
+from onnxzip.fusion.zipped import Zipped
 from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import ABSENT, Matches, Members, located
 from onnxzip.peers import Peers

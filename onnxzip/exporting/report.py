@@ -24,7 +24,7 @@ from onnxzip.config import Options
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.tied import distinct_shapes
-from onnxzip.fusion.zipping import Zipped
+from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Axis, Net, macs, macs_of

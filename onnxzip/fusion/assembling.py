@@ -10,6 +10,7 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.fusion.recurrence import joined_recurrence
 from onnxzip.fusion.tied import tied
 from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name
 
@@ -36,7 +37,7 @@ def assemble(
     dtypes |= {node.outputs[0]: dtypes[str(node.inputs[0])] for node in extra}
     ports = tuple(Port(n, dtypes[n], shapes[n]) for n in outputs)
     used = {v for n in nodes for v in n.inputs if v is not None}
-    return replace(
+    whole = replace(
         first, name="_".join(plan.tasks), outputs=ports, nodes=nodes,
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
@@ -45,6 +46,7 @@ def assemble(
         sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={}, fields={}, docs={}, tail=None, batch=common_name(n.batch for n in plan.nets.values()),
     )
+    return joined_recurrence(whole)
 
 
 def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.layout import Taken
@@ -19,13 +17,16 @@ from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, check_finite, reads_of
+from onnxzip.fusion.recurring import StepInTime, steps_in_time
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
 from onnxzip.fusion.taking import take
+from onnxzip.fusion.threads import blas_threads
 from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.work import Statistics, Work
+from onnxzip.fusion.zipped import Zipped
 from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import AVERAGE, Method, Rows
@@ -35,26 +36,6 @@ from onnxzip.runtime import give_back_freed, let_go
 
 Tick = Callable[[int], None]
 Keep = Callable[[np.ndarray], np.ndarray]
-WIDE = 1500  # columns
-
-
-@dataclass(frozen=True)
-class Zipped:
-    """What the zip has found.
-
-    Attributes:
-        params: all params of the fused net.
-        members: (space, strand) -> channels of the originals.
-        fits: step -> strand -> how well its rows fit.
-        same: space -> shared channels that are the same in all their nets, found without data.
-        turned: spaces whose channels are axes of the originals' channels, not these themselves.
-    """
-
-    params: Mapping[str, np.ndarray]
-    members: Mapping[tuple[int, Owners], Members]
-    fits: Mapping[str, Mapping[Owners, tuple[Quality, ...]]]
-    same: Mapping[int, int]
-    turned: frozenset[int] = frozenset()
 
 
 def as_it_is(array: np.ndarray) -> np.ndarray:
@@ -85,6 +66,9 @@ class _Zip:
                     self.members |= in_place(space, number, size)
         self.touched: dict[str, frozenset[str]] = {}
         self.uses = uses_of(plan)
+        fits = method.refit and method.rows is Rows.FUSED and frontier is not None
+        self.in_time = steps_in_time(plan) if fits else {}
+        self.unfitted: dict[str, np.ndarray] = {}  # params of these, as `take` gives them
 
     def match_beforehand(self) -> None:
         """Match all spaces at once, where the method does."""
@@ -105,6 +89,21 @@ class _Zip:
         self.walk()
         if self.frontier is not None and self.method.needs_targets:
             self.frontier.advance(self.params, lambda n: None)
+            fitted = [name for name in tuple(self.in_time) if self.fit_in_time(name, self.frontier)]
+            if fitted:
+                self.advance()
+
+    def fit_in_time(self, name: str, frontier: Frontier) -> bool:
+        """Fit what hidden units say to each other, once all that they read is known."""
+        params, own = {**self.params, **self.unfitted}, {str(v) for v in self.in_time[name].node.inputs[2:4]}
+        step = StepInTime(self.plan, frontier, self.in_time[name], params, self.members, self.method, self.peers)
+        if own <= self.params.keys() or not own <= params.keys() or not step.is_ready():
+            return False
+        params, _ = agreed(self.peers, f"{step.placed.node.name}, in time", step.fit(), {})
+        self.params |= {n: self.keep(array) for n, array in params.items()}
+        self.touched |= dict.fromkeys(own, step.placed.owners)
+        del self.in_time[name]
+        return True
 
     def finish(self, step: Step) -> None:
         """Go on to the next step."""
@@ -191,8 +190,10 @@ class _Zip:
     def walk(self) -> None:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
-            if taken.name not in self.params and self.is_matched(taken):
-                self.params[taken.name], same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
+            if taken.name not in {**self.params, **self.unfitted} and self.is_matched(taken):
+                array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
+                fitted = not same and any(taken.name in p.node.inputs for p in self.in_time.values())
+                (self.unfitted if fitted else self.params)[taken.name] = array
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
@@ -245,16 +246,6 @@ class _ZipBeside(_Zip):
         return OriginalStatistics(
             self.plan, self.members, step, plan, self.apart.members, by_task, inner, self.method.shrink
         )
-
-
-def blas_threads(plan: Plan) -> AbstractContextManager[object]:
-    """One BLAS thread meanwhile, unless a step is wide.
-
-    Measured: OpenBLAS factorises 800 x 800 (Cholesky) in 7.4 ms with one thread, in 12.8 ms at best with two, and in many
-    times that when another process keeps a core busy; its threads pay off from about 1,500 columns on.
-    """
-    widest = max((r.columns for step in plan.steps for r in reads_of(plan, step)), default=0)
-    return nullcontext() if widest >= WIDE else threadpool_limits(1, user_api="blas")
 
 
 def live_plan(plan: Plan, method: Method) -> Plan:

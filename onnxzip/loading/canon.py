@@ -18,6 +18,7 @@ from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
 from onnxzip.loading.preparing import opset_imports, prepare
+from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.repeated import with_params_for_repeats
 from onnxzip.loading.shapes import fold_for_both_batches
@@ -32,7 +33,8 @@ ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
 
 
 def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
-    """As `net_of`, of a net that can be merged: what it gives for a sample does not depend on others, or on chance.
+    """As `net_of`, of a net that can be merged: what it gives for a sample does not depend on others, or on chance; recurrent
+    nodes are taken apart.
 
     Raises:
         InvalidModelError, UnsupportedError: as `net_of`; it is in training mode.
@@ -44,7 +46,7 @@ def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
                 f"{path}: node {node.name!r} ({node.op}) is in training mode. Export the net in evaluation mode: after "
                 "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
             )
-    return net
+    return with_layers_for_gates(net)
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:

@@ -48,6 +48,10 @@ class Params:
         self.arrays[name] = new
         return name
 
+    def added(self, wish: str, array: np.ndarray) -> str:
+        """Name under which a new param stands."""
+        return self.replaced(None, wish, array)
+
 
 def with_params(net: Net, params: Params) -> Net:
     """The net with its params replaced; shapes and dtypes follow, unread params go."""

@@ -56,7 +56,7 @@ def _einsum(node: Node, inputs: Sequence[Shape], output: Shape) -> int:
 
 def _recurrent(node: Node, inputs: Sequence[Shape], output: Shape) -> int:
     steps = abs(inputs[0][1 if node.attrs.get("layout") else 0])
-    return steps * (per_sample(inputs[1]) + per_sample(inputs[2]))
+    return steps * sum(per_sample(shape) for shape in inputs[1:3] if len(shape) == 3)  # without W, a bias stands there
 
 
 def _attention(node: Node, inputs: Sequence[Shape], output: Shape) -> int:

@@ -4,21 +4,27 @@
 
 Hidden units are needed whole, and move together in gates, recurrence and outputs. Formulas: the operators' text in ONNX, after
 Hochreiter and Schmidhuber (1997), Cho et al. (2014), Elman (1990).
+
+Loading takes what the inputs have to say out of a node, as a layer of its own: what is left has no weights W, its x is that
+layer's output, the gates, and its bias that of the recurrence alone. ONNX has no such node, and exporting joins both again.
+
+    t n (g h), d (g h) h, d (g h), n, d n h, d n h, d (q h) -> t d n h, d n h, d n h               LSTM without W, d = 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from onnxzip.net import Node, Shape
 from onnxzip.ops.lazy import torch
 from onnxzip.ops.reading import floats
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
 State = tuple[Any, ...]
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # activation -> what alpha and beta are where a node gives none; a missing entry means that it takes none
 _ALPHA = {"Affine": 1.0, "LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}
 _BETA = {"Affine": 0.0, "ScaledTanh": 1.0, "HardSigmoid": 0.5}
@@ -28,9 +34,11 @@ def _line(view: View) -> Line:
     swapped = bool(view.attrs.get("layout"))
     x, state = ("n t i", "n d h") if swapped else ("t n i", "d n h")
     patterns = [x, "d (g h) i", "d (g h) h", "d (k h)", "n", state, state, "d (q h)"]
+    if view.inputs[1] is None:
+        patterns[0], patterns[3] = x.replace("i", "(g h)"), "d (g h)"
     read = [p for p, shape in zip(patterns, view.inputs, strict=False) if shape is not None]
     written = ["n t d h" if swapped else "t d n h", state, state][: len(view.outputs)]
-    gates = _GATES[view.node.op]
+    gates = GATES[view.node.op]
     sizes = {"g": gates, "k": 2 * gates, "q": 3}
     return Line(
         f"{', '.join(read)} -> {', '.join(written)}", {n: s for n, s in sizes.items() if any(f"({n} " in p for p in read)},
@@ -135,7 +143,8 @@ def _run(
 
     Args:
         steps: per direction, (inputs' part of the gates, state) -> next state.
-        w, bias: of the inputs, [directions, gates * hidden, inputs] and [directions, gates * hidden].
+        w, bias: of the inputs, [directions, gates * hidden, inputs] and [directions, gates * hidden]; w is None where x is
+            that part already.
         starts: states of all directions, [directions, batch, hidden].
     """
     x = x.transpose(0, 1) if layout else x
@@ -143,7 +152,8 @@ def _run(
     outputs, states = [], []
     for d, step in enumerate(steps):
         turned = direction == "reverse" or d == 1
-        gates = (_turned(x, lengths) if turned else x) @ w[d].T + bias[d]
+        x_d = _turned(x, lengths) if turned else x
+        gates = (x_d if w is None else x_d @ w[d].T) + bias[d]
         y, last = _walk(gates, tuple(s[d] for s in starts), lengths, step)
         outputs.append(_turned(y, lengths) if turned else y)
         states.append(last)
@@ -158,9 +168,10 @@ def _starts(given: State, x: Any, r: Any, layout: int) -> State:
     return tuple(zero if s is None else s.transpose(0, 1) if layout else s for s in given)
 
 
-def _biases(b: Any, w: Any) -> tuple[Any, Any]:
+def _biases(b: Any, w: Any, r: Any) -> tuple[Any, Any]:
     """Those of the inputs, and those of the recurrence."""
-    return (w.new_zeros(w.shape[:2]),) * 2 if b is None else b.chunk(2, -1)
+    none = r.new_zeros(r.shape[:2])
+    return (none, none) if b is None else (none, b) if w is None else b.chunk(2, -1)
 
 
 def _lstm(
@@ -168,14 +179,14 @@ def _lstm(
     direction: str, layout: int = 0, clip: float | None = None, input_forget: int = 0, activations: Any = None,
     activation_alpha: Any = None, activation_beta: Any = None, **_: Any,
 ) -> tuple[Any, ...]:
-    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
+    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh", "Tanh"), r.shape[0])
     steps: list[Callable[[Any, State], State]] = [
         partial(
             _lstm_step, recurrence=r[d], peepholes=None if p is None else p[d], f=f[d], clip=clip, input_forget=input_forget
         )
-        for d in range(w.shape[0])
+        for d in range(r.shape[0])
     ]
-    return _run(steps, x, w, sum(_biases(b, w)), _starts((h, c), x, r, layout), lengths, direction, layout)
+    return _run(steps, x, w, sum(_biases(b, w, r)), _starts((h, c), x, r, layout), lengths, direction, layout)
 
 
 def _gru(
@@ -183,11 +194,11 @@ def _gru(
     clip: float | None = None, linear_before_reset: int = 0, activations: Any = None, activation_alpha: Any = None,
     activation_beta: Any = None, **_: Any,
 ) -> tuple[Any, ...]:
-    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh"), w.shape[0])
-    inner, recurrent = _biases(b, w)
+    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh"), r.shape[0])
+    inner, recurrent = _biases(b, w, r)
     steps: list[Callable[[Any, State], State]] = [
         partial(_gru_step, recurrence=r[d], bias=recurrent[d], f=f[d], clip=clip, before_reset=linear_before_reset)
-        for d in range(w.shape[0])
+        for d in range(r.shape[0])
     ]
     return _run(steps, x, w, inner, _starts((h,), x, r, layout), lengths, direction, layout)
 
@@ -196,13 +207,18 @@ def _rnn(
     x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, *, direction: str, layout: int = 0,
     clip: float | None = None, activations: Any = None, activation_alpha: Any = None, activation_beta: Any = None, **_: Any,
 ) -> tuple[Any, ...]:
-    f = _activations(activations, activation_alpha, activation_beta, ("Tanh",), w.shape[0])
+    f = _activations(activations, activation_alpha, activation_beta, ("Tanh",), r.shape[0])
     steps: list[Callable[[Any, State], State]] = [
-        partial(_rnn_step, recurrence=r[d], f=f[d], clip=clip) for d in range(w.shape[0])
+        partial(_rnn_step, recurrence=r[d], f=f[d], clip=clip) for d in range(r.shape[0])
     ]
-    return _run(steps, x, w, sum(_biases(b, w)), _starts((h,), x, r, layout), lengths, direction, layout)
+    return _run(steps, x, w, sum(_biases(b, w, r)), _starts((h,), x, r, layout), lengths, direction, layout)
 
 
-register(Operator("LSTM", _line, _lstm, Symmetry.PERMUTATION))
-register(Operator("GRU", _line, _gru, Symmetry.PERMUTATION))
-register(Operator("RNN", _line, _rnn, Symmetry.PERMUTATION))
+def _adapt(
+    node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
+) -> Mapping[str, Any]:
+    return {"hidden_size": sizes["h"]}
+
+
+for _name, _function in (("LSTM", _lstm), ("GRU", _gru), ("RNN", _rnn)):
+    register(Operator(_name, _line, _function, Symmetry.PERMUTATION, adapt=_adapt, derived=frozenset({"hidden_size"})))

@@ -9,6 +9,7 @@ that follows other sizes from the shapes that it follows (`measures`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx import AttributeProto, helper, numpy_helper
 
 from onnxzip.net import BATCH, Names, Net, Node, Subgraph
 from onnxzip.ops import find
+from onnxzip.ops.recurrent import GATES
 from onnxzip.runtime.inner import inner_graph, own_inputs
 from onnxzip.runtime.measures import Lowered, measured
 
@@ -44,6 +46,8 @@ def lower(net: Net, node: Node, names: Names) -> Lowered:
     """The ONNX form of one node of a canonical net."""
     if node.op == "MatMul" and len(node.inputs) == 3:
         return _lower_biased_matmul(node, names)
+    if node.op in GATES and node.inputs[1] is None:
+        return _lower_steps(net, node, names)
     domain, op = split_domain(node.op)
     schema, record = schema_of(node.op, net), find(node.op)
     moved = {} if record is None else {name: at for at, name in record.constants.items()}
@@ -83,6 +87,22 @@ def _lower_biased_matmul(node: Node, names: Names) -> Lowered:
             helper.make_node("Add", [product, bias], list(node.outputs), name=names.fresh(f"{node.name}.bias")),
         )
     )
+
+
+def _lower_steps(net: Net, node: Node, names: Names) -> Lowered:
+    """A recurrent node that reads its gates: with the identity for weights."""
+    r, bias = str(node.inputs[2]), node.inputs[3]
+    gates = net.shapes[r][1]
+    inputs, weights = list(node.inputs), names.fresh(f"{node.name}.gates")
+    inputs[1] = weights
+    extra, made = [numpy_helper.from_array(np.eye(gates, dtype=np.float32)[None], weights)], []
+    if bias is not None:
+        none, both = names.fresh(f"{bias}.none"), names.fresh(f"{bias}.both")
+        inputs[3] = both
+        extra.append(numpy_helper.from_array(np.zeros((1, gates), np.float32), none))
+        made.append(helper.make_node("Concat", [none, bias], [both], name=both, axis=1))
+    whole = lower(net, replace(node, inputs=tuple(inputs)), names)
+    return Lowered((*made, *whole.nodes), (*extra, *whole.constants))
 
 
 def _constant_dtype(net: Net, node: Node, schema: onnx.defs.OpSchema | None, at: int, value: Any) -> np.dtype:

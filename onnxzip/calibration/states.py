@@ -1,0 +1,61 @@
+"""Recurrent nodes on calibration samples: the gates and states of the original nets, and those of the fused net.
+
+An original net is run once more up to each such node: what the zip keeps of it are sampled positions, and states need all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnxzip.calibration.frontier import Frontier
+from onnxzip.net import Net, Node, Port, pruned
+from onnxzip.runtime import Session, open_session
+
+STATES = "states"
+
+
+def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Per batch of a task's samples, what its own net computes at a recurrent node that reads its gates.
+
+    Returns:
+        Gates as the inputs make them [steps, samples, gates x units], and the states behind each step [steps, samples, units].
+    """
+    k = frontier.source_of[task]
+    net, inputs = frontier.plans[k].nets[task], frontier.sources[k].inputs
+    gates = str(node.inputs[0])
+    steps, samples, _ = net.shapes[gates]
+    states = node.outputs[0] or f"{node.name}.{STATES}"
+    shape, kind = (steps, 1, samples, net.shapes[str(node.inputs[2])][2]), net.dtypes[gates]
+    asked = replace(node, outputs=(states, *node.outputs[1:]))
+    whole = replace(
+        net, nodes=tuple(asked if n.name == node.name else n for n in net.nodes),
+        outputs=(Port(gates, kind, net.shapes[gates]), Port(states, kind, shape)),
+        shapes={**net.shapes, states: shape}, dtypes={**net.dtypes, states: kind},
+    )
+    session = open_session(pruned(whole), frontier.device, frontier.threads)
+    names = {frontier.plan.overlay.values[p][task]: p for p in inputs}
+    for part in frontier.batches[k]:
+        found = session.run({name: inputs[port][part] for name, port in names.items()})
+        yield np.asarray(found[gates]), np.asarray(found[states])[:, 0]
+
+
+def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, np.ndarray]) -> Session:
+    """A fused recurrent node alone, for the samples of one source: gates -> `STATES` [steps, 1, samples, units].
+
+    Args:
+        params: of the node, at least.
+    """
+    gates, float32 = str(node.inputs[0]), np.dtype(np.float32)
+    steps, samples, _ = shape = frontier.plans[k].layout.shapes[gates]
+    own = {str(v): params[str(v)] for v in node.inputs[1:] if v is not None}
+    made = (steps, 1, samples, own[str(node.inputs[2])].shape[2])
+    base = next(iter(frontier.plan.nets.values()))
+    net = Net(
+        node.name, (Port(gates, float32, shape),), (Port(STATES, float32, made),), (replace(node, outputs=(STATES,)),), own,
+        {gates: shape, STATES: made, **{v: a.shape for v, a in own.items()}},
+        dict.fromkeys((gates, STATES, *own), float32), base.opset, ir_version=base.ir_version,
+    )
+    return open_session(net, frontier.device, frontier.threads)
