@@ -2,7 +2,8 @@
 
 BatchNormalization stays an explicit node with its running statistics: torch's TorchScript exporter fuses it into the
 convolution before it only when it exports for inference, so the net is put in evaluation mode by hand and exported
-with that mode *preserved*, without constant folding.
+with that mode *preserved*, without constant folding; but for an LSTM, whose gates that exporter brings into ONNX's order by
+nodes of their own, which folding takes away.
 """
 
 from __future__ import annotations
@@ -48,17 +49,20 @@ def export(net: nn.Module, path: Path) -> None:
     """
     net = net.to(memory_format=torch.contiguous_format).eval()
     batch_norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    recurrent = any(isinstance(module, nn.LSTM) for module in net.modules())
     with atomic_path(path) as temporary:
         with warnings.catch_warnings():
             # The warning says that this exporter is the old one; it is the one that keeps BatchNormalization.
             warnings.simplefilter("ignore", DeprecationWarning)
+            # That an LSTM's first states would not follow the batch: these do, they are zeros.
+            warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size other than 1")
             torch.onnx.export(
                 net,
                 (torch.zeros(1, 1, 28, 28),),
                 temporary,
                 dynamo=False,
                 training=torch.onnx.TrainingMode.PRESERVE,
-                do_constant_folding=False,
+                do_constant_folding=recurrent,
                 opset_version=OPSET,
                 input_names=["image"],
                 output_names=["logits"],

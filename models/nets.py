@@ -1,10 +1,11 @@
-"""The five families of example nets, each a hand-written torch module for images [N, 1, 28, 28] in 0..1.
+"""The six families of example nets, each a hand-written torch module for images [N, 1, 28, 28] in 0..1.
 
 * ``lenet300``: LeNet-300-100, and ``lenet5``: LeNet-5 (LeCun et al., Gradient-Based Learning Applied to Document
   Recognition, 1998), with the wider convolutions compression papers use;
 * ``vgg``: plain 3x3 convolutions (Simonyan & Zisserman, 2015) with BatchNorm;
 * ``resnet``: ResNet-20 in its CIFAR form (He et al., 2016), with projection shortcuts;
-* ``mobilenet``: inverted residuals with linear bottlenecks (Sandler et al., MobileNetV2, 2018).
+* ``mobilenet``: inverted residuals with linear bottlenecks (Sandler et al., MobileNetV2, 2018);
+* ``lstm``: a long short-term memory (Hochreiter & Schmidhuber, 1997) that reads an image row by row.
 
 Every function takes the number of classes and returns a freshly initialised net; the caller seeds torch.
 """
@@ -110,10 +111,31 @@ def mobilenet(classes: int) -> nn.Module:
     )
 
 
+class RowReader(nn.Module):
+    """An LSTM over the rows of an image from top to bottom, and a dense layer on what it remembers at the end."""
+
+    def __init__(self, units: int, classes: int) -> None:
+        """Make the net."""
+        super().__init__()
+        self.rows = nn.LSTM(28, units, batch_first=True)
+        self.last = nn.Linear(units, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        states, _ = self.rows(x.squeeze(1))
+        return self.last(states[:, -1])
+
+
+def lstm(classes: int) -> nn.Module:
+    """Return an LSTM of 96 units over 28 rows of 28 pixels."""
+    return RowReader(96, classes)
+
+
 FAMILIES: dict[str, Callable[[int], nn.Module]] = {
     "lenet300": lenet300,
     "lenet5": lenet5,
     "vgg": vgg,
     "resnet": resnet,
     "mobilenet": mobilenet,
+    "lstm": lstm,
 }

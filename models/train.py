@@ -25,7 +25,7 @@ from torch import nn
 
 BATCH = 128
 WEIGHT_DECAY = 0.02
-LARGEST_RATE = {"lenet300": 2e-3, "lenet5": 3e-3, "vgg": 6e-3, "resnet": 1e-2, "mobilenet": 1e-2}
+LARGEST_RATE = {"lenet300": 2e-3, "lenet5": 3e-3, "vgg": 6e-3, "resnet": 1e-2, "mobilenet": 1e-2, "lstm": 5e-3}
 EPOCHS = {
     "lenet300": {
         "fashion-low": 14, "fashion-high": 14, "fashion": 10, "digits": 30, "fashion-b": 10, "animals": 30, "digits-b": 30,
@@ -36,6 +36,7 @@ EPOCHS = {
     "vgg": {"fashion-low": 4, "fashion-high": 4, "fashion": 3, "digits": 8, "fashion-b": 3, "animals": 12},
     "resnet": {"fashion-low": 2, "fashion-high": 2, "fashion": 2, "digits": 6, "fashion-b": 2, "animals": 10},
     "mobilenet": {"fashion-low": 4, "fashion-high": 4, "fashion": 3, "digits": 8, "fashion-b": 3, "animals": 14},
+    "lstm": {"fashion-low": 6, "fashion-high": 6, "fashion": 5, "digits": 20, "fashion-b": 5, "animals": 25},
 }
 # Data sets of 8,000 images are seen many times, so they are shifted by up to this many pixels at random.
 SHIFT = {"digits": 1, "animals": 2, "fashion": 0}
