@@ -108,7 +108,9 @@ def compare_all_steps(monkeypatch: pytest.MonkeyPatch, device: str, plan: Plan, 
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("family", "share"), [("lenet5", 0.5), ("resnet", 0.5), ("mobilenet", 0.5), ("lenet300", 1.0)])
+@pytest.mark.parametrize(
+    ("family", "share"), [("lenet5", 0.5), ("resnet", 0.5), ("mobilenet", 0.5), ("lenet300", 1.0), ("lstm", 1.0)]
+)
 def test_statistics_of_the_sample_nets(monkeypatch: pytest.MonkeyPatch, device: str, family: str, share: float) -> None:
     monkeypatch.setattr(device_module, "ROWS_BYTES", 1 << 20)  # batches go in several portions
     compare_all_steps(monkeypatch, device, *sample_pair(family, share))
@@ -130,7 +132,7 @@ def merged(plan: Plan, sources: Sequence[Source], device: str, place: Callable[[
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("family", ["lenet5", "mobilenet"])
+@pytest.mark.parametrize("family", ["lenet5", "mobilenet", "lstm"])
 def test_merged_nets_are_as_good(device: str, family: str) -> None:
     """With moments and rows from the device the fused net is as close to its originals, and all targets are dropped."""
     plan, sources = sample_pair(family, 1.0)

@@ -68,9 +68,10 @@ def test_every_shard_comes_to_the_result_of_one_process(folder: Path, options: O
         assert (folder / f"shard{k}.onnx").read_bytes() == (folder / "shard0.onnx").read_bytes()
 
 
-def test_so_it_is_where_streams_are_turned(tmp_path: Path) -> None:
-    """Axes are found from what all shards have, and look the same way in each."""
-    nets = {t: MODELS / f"mobilenet-fashion-{t}.onnx" for t in ("low", "high")}
+@pytest.mark.parametrize("family", ["mobilenet", "lstm"])
+def test_so_it_is_where_streams_are_turned_and_states_fitted(tmp_path: Path, family: str) -> None:
+    """Axes, and what hidden units say to each other, are found from what all shards have, and look the same way in each."""
+    nets = {t: MODELS / f"{family}-fashion-{t}.onnx" for t in ("low", "high")}
     data = {t: MODELS / "data" / f"fashion-{t}-calibration.npz" for t in nets}
     options = Options(DataOptions(samples=200))
     one = merge_files(nets, data, options, Silent())

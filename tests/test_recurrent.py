@@ -1,19 +1,38 @@
-"""Recurrent nodes in a merge: the trunk before them is shared, each net keeps its own, and the report says why."""
+"""Recurrent nodes in a merge: their hidden units are channels that weights produce, and are shared as any others."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from architectures import Architecture, Maker, model_of
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
+from merging import MODELS
+from onnx import TensorProto
 from random_graphs import Step, grown
 
-from onnxzip.net import Net
+import onnxzip
+from onnxzip.analysis import Plan
+from onnxzip.analysis.layout import Taken
+from onnxzip.fusion import recurring, zipping
+from onnxzip.fusion.recurrence import joined_recurrence
+from onnxzip.fusion.taking import take
+from onnxzip.inspection.differing import diff
+from onnxzip.net import Net, Port, macs
 from onnxzip.ops.evaluate import evaluate
+from onnxzip.ops.recurrent import GATES
+from onnxzip.runtime import to_model
 
+DATA = MODELS / "data"
+HALVES = {t: MODELS / f"lstm-fashion-{t}.onnx" for t in ("low", "high")}
+CALIBRATION = {t: DATA / f"fashion-{t}-calibration.npz" for t in HALVES}
 KINDS = {"LSTM": 0, "GRU": 1, "RNN": 2}
+STEPS, UNITS = 9, 6
+RESETS_BEHIND = {"linear_before_reset": 1}
 
 
 def net(folder: Path, kind: str, weights: int, name: str) -> Net:
@@ -24,13 +43,13 @@ def net(folder: Path, kind: str, weights: int, name: str) -> Net:
 
 @pytest.mark.parametrize("kind", KINDS)
 class TestRecurrent:
-    def test_the_trunk_is_shared_and_the_node_is_each_nets_own(self, kind: str, tmp_path: Path) -> None:
+    def test_hidden_units_are_shared(self, kind: str, tmp_path: Path) -> None:
         nets = [net(tmp_path, kind, k, name) for k, name in ((1, "a"), (2, "b"))]
         fused = fuse(nets, 1.0)
         check_valid(fused, nets)
-        assert [s.shared for s in fused.plan.shared_spaces()] == [8, 6]
-        assert [n.op for n in fused.net.nodes].count(kind) == 2
-        assert any(f"none are fitted for {kind}" in r.why for r in fused.plan.refusals)
+        assert [s.shared for s in fused.plan.shared_spaces()] == [8, 6, 4, 6]
+        assert [n.op for n in fused.net.nodes].count(kind) == 1
+        assert not fused.plan.refusals
 
     def test_a_permuted_copy_gives_back_the_net(self, kind: str, tmp_path: Path) -> None:
         one = net(tmp_path, kind, 1, "a")
@@ -44,6 +63,147 @@ class TestRecurrent:
         found = evaluate(fused, {name: torch.from_numpy(x) for name, x in feeds.items()})
         for name, want in outputs(fused, feeds).items():
             check_close(found[name].numpy(), want, 1e-5)
+
+
+def sequence(kind: str, direction: str = "forward", units: int = UNITS, **attrs: object) -> Architecture:
+    """A layer, a recurrent node that its states say much to, the mean of these over time, a head."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        x = m.op("Transpose", m.relu(m.matmul("x", 5, width)), perm=[1, 0, 2])
+        d, rows = 1 + (direction == "bidirectional"), GATES[kind] * units
+        w, r, b = m.normal(d, rows, width), m.normal(d, rows, units, scale=0.6), m.normal(d, 2 * rows, scale=0.1)
+        y = m.op(kind, x, w, r, b, hidden_size=units, direction=direction, **attrs)
+        y = m.op("Reshape", m.op("Transpose", y, perm=[0, 2, 1, 3]), m.ints(0, 0, d * units))
+        return m.matmul(m.op("ReduceMean", y, axes=[0], keepdims=0), d * units, classes)
+
+    return Architecture(build, {"x": (STEPS, 5)})
+
+
+def pair(folder: Path, family: Architecture) -> list[Net]:
+    return [net_of(folder, model_of(family, seed, 8), name) for seed, name in ((1, "a"), (2, "b"))]
+
+
+FAMILIES = {
+    "LSTM": sequence("LSTM"), "LSTM reverse": sequence("LSTM", "reverse"), "GRU": sequence("GRU"),
+    "GRU that resets behind": sequence("GRU", **RESETS_BEHIND), "RNN": sequence("RNN"),
+    "both directions": sequence("LSTM", "bidirectional"),
+    "both directions of a GRU": sequence("GRU", "bidirectional", **RESETS_BEHIND),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+class TestSequences:
+    def test_two_nets_share_all(self, name: str, tmp_path: Path) -> None:
+        nets = pair(tmp_path, FAMILIES[name])
+        fused = fuse(nets, 1.0)
+        check_valid(fused, nets)
+        assert not fused.plan.refusals
+        assert all(s.shared == sum(s.counts.values()) for s in fused.plan.shared_spaces())
+        assert sum(n.op in GATES for n in fused.net.nodes) == 1 + name.startswith("both")
+
+    def test_a_permuted_copy_gives_back_the_net(self, name: str, tmp_path: Path) -> None:
+        """Units of two directions are permuted apart."""
+        one = pair(tmp_path, FAMILIES[name])[0]
+        nets = [one, permuted(one, 5, "b")]
+        check_tasks(fuse(nets, 1.0), nets, 1e-4)
+
+    def test_what_units_say_to_each_other_is_found(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A permuted copy tells no leaders; from noise in place of their R and b the fit comes to the original ones."""
+        one = pair(tmp_path, FAMILIES[name])[0]
+        nets, rng, noisy = [one, permuted(one, 5, "b")], np.random.default_rng(1), []
+
+        def spoilt(plan: Plan, taken: Taken, *others: Any) -> tuple[np.ndarray, bool]:
+            array, same = take(plan, taken, *others)
+            if array.shape[:1] != (1,):
+                return array, same
+            noisy.append(taken.name)
+            return array + 0.1 * rng.standard_normal(array.shape).astype(np.float32), False
+
+        monkeypatch.setattr(zipping, "take", spoilt)
+        check_tasks(fuse(nets, 1.0), nets, 2e-3)
+        assert len(noisy) == 2 * (1 + name.startswith("both"))
+        monkeypatch.setattr(recurring, "ROUNDS", 0)
+        with pytest.raises(AssertionError):
+            check_tasks(fuse(nets, 1.0), nets, 2e-3)
+
+    def test_files_hold_usual_nodes(self, name: str, tmp_path: Path) -> None:
+        """Nothing is shared: the params of both files and no other ones, in nodes that have all their weights."""
+        nets = pair(tmp_path, FAMILIES[name])
+        fused = fuse(nets, 0.0)
+        check_tasks(fused, nets, 1e-5)
+        nodes = [n for n in to_model(fused.net).graph.node if n.op_type in GATES]
+        assert len(nodes) == 2 * (1 + name.startswith("both")) and all(n.input[1] and n.input[3] for n in nodes)
+        assert fused.net.size == sum(n.size for n in nets)
+        assert macs(fused.net) == sum(macs(n) for n in nets)
+
+
+def relative_errors(merged: onnxzip.Merged, folder: Path) -> list[float]:
+    merged.save(folder / "both.onnx")
+    found = onnxzip.verify(folder / "both.onnx", HALVES, {t: DATA / f"fashion-{t}-test.npz" for t in HALVES})
+    return [task["fidelity"]["relative_error"] for task in found["tasks"].values()]
+
+
+class TestSampleNets:
+    """LSTMs that read images row by row."""
+
+    def test_zip_loses_little(self, tmp_path: Path) -> None:
+        merged = onnxzip.merge(HALVES, CALIBRATION)
+        assert merged.report["merged"]["params_ratio"] < 0.51
+        assert max(relative_errors(merged, tmp_path)) < 0.12
+
+    def test_without_the_fit_it_loses_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recurring, "ROUNDS", 0)
+        assert min(relative_errors(onnxzip.merge(HALVES, CALIBRATION), tmp_path)) > 0.2
+
+    def test_a_merged_net_is_taken_apart_and_merged_again(self, tmp_path: Path) -> None:
+        both, digits = tmp_path / "both.onnx", MODELS / "lstm-digits.onnx"
+        onnxzip.merge(HALVES, CALIBRATION, samples=100).save(both)
+        assert [n.op_type for n in onnxzip.split(both, "low").graph.node].count("LSTM") == 1
+        changes = {n["name"]: n for n in diff(HALVES["low"], both, "low")["nodes"]}
+        assert all(n["fused"] for n in changes.values())
+        again = onnxzip.merge({"both": both, "digits": digits}, DATA / "digits-calibration.npz", samples=100)
+        assert list(again.report["tasks"]) == ["both", "digits"] and again.report["merged"]["params_ratio"] < 0.52
+
+
+def test_nets_with_other_numbers_of_units_keep_their_own(tmp_path: Path) -> None:
+    nets = [net_of(tmp_path, model_of(sequence("LSTM", units=u), u, 8), f"units{u}") for u in (6, 4)]
+    fused = fuse(nets, 1.0)
+    check_valid(fused, nets)
+    assert [n.op for n in fused.net.nodes].count("LSTM") == 2
+    assert any("order that strands break" in r.why for r in fused.plan.refusals)
+
+
+def test_functions_with_numbers_of_two_directions_stay_together(tmp_path: Path) -> None:
+    """Which number belongs to which function of which direction is not looked into: each net keeps its node."""
+    functions = {"activations": ["LeakyRelu", "LeakyRelu"], "activation_alpha": [0.1, 0.3]}
+    nets = pair(tmp_path, sequence("RNN", "bidirectional", **functions))
+    fused = fuse(nets, 1.0)
+    check_valid(fused, nets)
+    assert [n.op for n in fused.net.nodes].count("RNN") == 2
+
+
+def last_states(m: Maker, width: int, classes: int) -> str:
+    """Two directions that are asked for what they end with, over as many steps of each sample as its numbers say."""
+    longest = m.op("ArgMax", m.op("ReduceMax", "x", axes=[2], keepdims=0), axis=1, keepdims=0)
+    lengths = m.op("Cast", m.op("Add", longest, m.ints(1)), to=TensorProto.INT32)
+    x = m.op("Transpose", m.relu(m.matmul("x", 5, width)), perm=[1, 0, 2])
+    w, r, b = m.normal(2, 18, width), m.normal(2, 18, 6, scale=0.6), m.normal(2, 36, scale=0.1)
+    every = m.op("GRU", x, w, r, b, lengths, hidden_size=6, direction="bidirectional", outputs=2)
+    rows = m.op("Reshape", m.op("Transpose", f"{every}_1", perm=[1, 0, 2]), m.ints(0, 12))
+    return m.matmul(rows, 12, classes)
+
+
+def test_last_states_over_samples_of_other_lengths(tmp_path: Path) -> None:
+    """Such units are shared as well; what they say to each other is the mean of their originals."""
+    family = Architecture(last_states, {"x": (STEPS, 5)})
+    nets = pair(tmp_path, family)
+    fused = fuse(nets, 1.0)
+    check_valid(fused, nets)
+    assert [n.op for n in fused.net.nodes].count("GRU") == 2
+    nets[1] = permuted(nets[0], 5, "b")
+    check_tasks(fuse(nets, 1.0), nets, 1e-4)
 
 
 def stateful(m: Maker, width: int, classes: int) -> str:
@@ -65,3 +225,15 @@ def test_a_node_runs_once_though_it_reads_what_is_its_nets_own_and_what_all_have
     assert [n.op for n in fused.net.nodes].count("GRU") == 4
     if not share:
         check_tasks(fused, nets, 1e-5)
+
+
+def test_a_node_that_reads_its_gates_runs_as_it_is(tmp_path: Path) -> None:
+    """Before exporting joins them, and where it cannot: gates that something else reads, too."""
+    net = pair(tmp_path, FAMILIES["GRU that resets behind"])[0]
+    node = next(n for n in net.nodes if n.op == "GRU")
+    assert node.inputs[1] is None
+    gates = Port(str(node.inputs[0]), np.dtype(np.float32), net.shapes[str(node.inputs[0])])
+    open_ended = replace(net, outputs=(*net.outputs, gates))
+    assert joined_recurrence(open_ended).nodes == open_ended.nodes
+    found, want = outputs(open_ended, samples_for(net)), outputs(joined_recurrence(net), samples_for(net))
+    check_close(found[net.outputs[0].name], want[net.outputs[0].name], 1e-6)

@@ -15,11 +15,11 @@ from onnxzip.ops.recurrent import GATES
 
 def joined_recurrence(net: Net) -> Net:
     """The net with its recurrent nodes joined with their layers."""
-    made, readers = producers(net.nodes), consumers(net.nodes)
+    made, readers, ends = producers(net.nodes), consumers(net.nodes), {p.name for p in net.outputs}
     params, nodes, gone = dict(net.params), list[Node](), set[str]()
     for node in net.nodes:
         layer = made.get(str(node.inputs[0])) if node.op in GATES and node.inputs[1] is None else None
-        alone = layer is not None and len(readers[layer.outputs[0]]) == 1
+        alone = layer is not None and len(readers[layer.outputs[0]]) == 1 and layer.outputs[0] not in ends
         if layer is None or not alone or not _is_layer(net, layer, readers):
             nodes.append(node)
             continue

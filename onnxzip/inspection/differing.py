@@ -19,6 +19,7 @@ from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change,
 from onnxzip.loading import load_model, look_at
 from onnxzip.loading.dims import bound, recorded
 from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.net import Axis, Net, Node
 
 DIFF_VERSION = 1
@@ -45,7 +46,7 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
     """
     file, path = Path(original), Path(fused)
     read = read_any_float(path)
-    model = look_at(path, read)
+    model = with_layers_for_gates(look_at(path, read))
     trace = read_trace(model.metadata, str(path))
     name = _task(trace, file, path, task)
     if not trace.is_full:

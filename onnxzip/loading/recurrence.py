@@ -130,7 +130,7 @@ def _take_apart(writer: _Writer, node: Node, states: list[str | None], rows: tup
         for half in both:
             t, _, n, h = writer.shapes[half]
             flat.append(writer.value(f"{half}.flat", (t, n, h)))
-            writer.put("Squeeze", (half,), (flat[-1],), f"{half}.flat", axes=(1,))
+            writer.put("Squeeze", (half,), (flat[-1],), f"{half}.row", axes=(1,))
         writer.put("Concat", tuple(flat), rows[1].outputs, f"{node.name}.both", axis=2)
 
 
@@ -155,10 +155,11 @@ def _write_direction(
     bias = np.zeros(2 * len(weights), np.float32) if b is None else net.params[b][d]
     inner, own = np.split(bias, 2)
     gates = writer.value(f"{name}.gates", (*net.shapes[str(x)][:2], len(weights)))
-    layer = (x, put(w, str(w), weights.T), put(b, b or f"{node.name}.bias", inner))
+    bias_name = put(b, b or f"{node.name}.bias", inner)
+    layer = (x, put(w, str(w), weights.T), bias_name)
     writer.put("MatMul", layer, (gates,), f"{name}.input")
     peepholes = _input(node, 7)
-    read = [gates, None, put(r, str(r), recurrence[None]), put(None, f"{b or node.name}.own", own[None]), lengths, *states]
+    read = [gates, None, put(r, str(r), recurrence[None]), params.added(f"{bias_name}.own", own[None]), lengths, *states]
     read.append(None if peepholes is None else put(peepholes, peepholes, net.params[peepholes][d][None]))
     while read[-1] is None:
         read.pop()

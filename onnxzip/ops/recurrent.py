@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 from onnxzip.net import Node, Shape
@@ -25,6 +26,7 @@ from onnxzip.ops.registry import register
 
 State = tuple[Any, ...]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_LSTM_FUNCTIONS, _GRU_FUNCTIONS = ("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh")
 # activation -> what alpha and beta are where a node gives none; a missing entry means that it takes none
 _ALPHA = {"Affine": 1.0, "LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}
 _BETA = {"Affine": 0.0, "ScaledTanh": 1.0, "HardSigmoid": 0.5}
@@ -39,6 +41,8 @@ def _line(view: View) -> Line:
     read = [p for p, shape in zip(patterns, view.inputs, strict=False) if shape is not None]
     written = ["n t d h" if swapped else "t d n h", state, state][: len(view.outputs)]
     gates = GATES[view.node.op]
+    if gates == 1:
+        read = [p.replace("(g h)", "h") for p in read]
     sizes = {"g": gates, "k": 2 * gates, "q": 3}
     return Line(
         f"{', '.join(read)} -> {', '.join(written)}", {n: s for n, s in sizes.items() if any(f"({n} " in p for p in read)},
@@ -77,6 +81,11 @@ def _activations(
     made = [_activation(n, next_of(a, _ALPHA, n), next_of(b, _BETA, n)) for n in flat]
     count = len(default)
     return [made[k * count : (k + 1) * count] for k in range(directions)]
+
+
+def _are_usual(given: Any, default: tuple[str, ...]) -> bool:
+    """Whether a node's functions are those that it has where it names none."""
+    return all(name == usual for name, usual in zip(given or (), cycle(default), strict=False))
 
 
 def _clipped(x: Any, clip: float | None) -> Any:
@@ -135,26 +144,45 @@ def _walk(x: Any, state: State, lengths: Any, step: Callable[[Any, State], State
     return torch.stack(found), state
 
 
+def _native(op: str, x: Any, weights: list[Any], state: State) -> tuple[Any, State]:
+    """As `_walk`, all at once by torch's own kernels, which want the gates in another order.
+
+    Args:
+        x: what the inputs are; weights: W, R and the biases of both, rows gate by gate as in ONNX.
+    """
+    order = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}[op]
+    weights = [torch.cat([v.chunk(len(order), 0)[k] for k in order]) for v in weights]
+    kernel = {"LSTM": torch.lstm, "GRU": torch.gru, "RNN": torch.rnn_tanh}[op]
+    starts = [s[None] for s in state]
+    y, *ends = kernel(x, starts if op == "LSTM" else starts[0], weights, True, 1, 0.0, False, False, False)
+    return y, tuple(s[0] for s in ends)
+
+
 def _run(
-    steps: list[Callable[[Any, State], State]], x: Any, w: Any, bias: Any, starts: State, lengths: Any, direction: str,
-    layout: int,
+    op: str, plain: bool, steps: list[Callable[[Any, State], State]], x: Any, weights: tuple[Any, ...], starts: State,
+    lengths: Any, direction: str, layout: int,
 ) -> tuple[Any, ...]:
     """All directions of a node: outputs over time, and the last states.
 
     Args:
+        plain: whether it does what torch's own kernel does.
         steps: per direction, (inputs' part of the gates, state) -> next state.
-        w, bias: of the inputs, [directions, gates * hidden, inputs] and [directions, gates * hidden]; w is None where x is
-            that part already.
+        weights: W [directions, gates * hidden, inputs], None where x is that part already; R; the bias of the inputs
+            [directions, gates * hidden]; that of the recurrence.
         starts: states of all directions, [directions, batch, hidden].
     """
     x = x.transpose(0, 1) if layout else x
     lengths = None if lengths is None else lengths.to(torch.int64)
+    w, r, bias, own = weights
     outputs, states = [], []
     for d, step in enumerate(steps):
         turned = direction == "reverse" or d == 1
-        x_d = _turned(x, lengths) if turned else x
-        gates = (x_d if w is None else x_d @ w[d].T) + bias[d]
-        y, last = _walk(gates, tuple(s[d] for s in starts), lengths, step)
+        x_d, first = _turned(x, lengths) if turned else x, tuple(s[d] for s in starts)
+        if plain and w is not None and lengths is None:
+            y, last = _native(op, x_d, [w[d], r[d], bias[d], own[d]], first)
+        else:
+            inner = bias[d] if op == "GRU" else bias[d] + own[d]
+            y, last = _walk((x_d if w is None else x_d @ w[d].T) + inner, first, lengths, step)
         outputs.append(_turned(y, lengths) if turned else y)
         states.append(last)
     ends = [torch.stack(s, 1 if layout else 0) for s in zip(*states, strict=True)]
@@ -179,14 +207,16 @@ def _lstm(
     direction: str, layout: int = 0, clip: float | None = None, input_forget: int = 0, activations: Any = None,
     activation_alpha: Any = None, activation_beta: Any = None, **_: Any,
 ) -> tuple[Any, ...]:
-    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh", "Tanh"), r.shape[0])
+    f = _activations(activations, activation_alpha, activation_beta, _LSTM_FUNCTIONS, r.shape[0])
     steps: list[Callable[[Any, State], State]] = [
         partial(
             _lstm_step, recurrence=r[d], peepholes=None if p is None else p[d], f=f[d], clip=clip, input_forget=input_forget
         )
         for d in range(r.shape[0])
     ]
-    return _run(steps, x, w, sum(_biases(b, w, r)), _starts((h, c), x, r, layout), lengths, direction, layout)
+    plain = _are_usual(activations, _LSTM_FUNCTIONS) and not clip and p is None and not input_forget
+    weights = (w, r, *_biases(b, w, r))
+    return _run("LSTM", plain, steps, x, weights, _starts((h, c), x, r, layout), lengths, direction, layout)
 
 
 def _gru(
@@ -194,13 +224,14 @@ def _gru(
     clip: float | None = None, linear_before_reset: int = 0, activations: Any = None, activation_alpha: Any = None,
     activation_beta: Any = None, **_: Any,
 ) -> tuple[Any, ...]:
-    f = _activations(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh"), r.shape[0])
+    f = _activations(activations, activation_alpha, activation_beta, _GRU_FUNCTIONS, r.shape[0])
     inner, recurrent = _biases(b, w, r)
     steps: list[Callable[[Any, State], State]] = [
         partial(_gru_step, recurrence=r[d], bias=recurrent[d], f=f[d], clip=clip, before_reset=linear_before_reset)
         for d in range(r.shape[0])
     ]
-    return _run(steps, x, w, inner, _starts((h,), x, r, layout), lengths, direction, layout)
+    plain = _are_usual(activations, _GRU_FUNCTIONS) and not clip and bool(linear_before_reset)
+    return _run("GRU", plain, steps, x, (w, r, inner, recurrent), _starts((h,), x, r, layout), lengths, direction, layout)
 
 
 def _rnn(
@@ -211,7 +242,8 @@ def _rnn(
     steps: list[Callable[[Any, State], State]] = [
         partial(_rnn_step, recurrence=r[d], f=f[d], clip=clip) for d in range(r.shape[0])
     ]
-    return _run(steps, x, w, sum(_biases(b, w, r)), _starts((h,), x, r, layout), lengths, direction, layout)
+    plain, weights = _are_usual(activations, ("Tanh",)) and not clip, (w, r, *_biases(b, w, r))
+    return _run("RNN", plain, steps, x, weights, _starts((h,), x, r, layout), lengths, direction, layout)
 
 
 def _adapt(
