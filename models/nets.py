@@ -127,8 +127,8 @@ class RowReader(nn.Module):
 
 
 def lstm(classes: int) -> nn.Module:
-    """Return an LSTM of 96 units over 28 rows of 28 pixels."""
-    return RowReader(96, classes)
+    """Return an LSTM of 64 units over 28 rows of 28 pixels."""
+    return RowReader(64, classes)
 
 
 FAMILIES: dict[str, Callable[[int], nn.Module]] = {

@@ -148,7 +148,7 @@ def test_tables_of_other_rows_begin_heads(tmp_path: Path) -> None:
 
 
 def test_what_a_recurrent_node_reads_is_not_made_anew(tmp_path: Path) -> None:
-    """Weights of an LSTM that each net keeps: with another net's columns in place of its own it would compute nothing of use."""
+    """Weights of an LSTM that each net keeps: with another net's columns it would compute nothing of use."""
     graph = (
         f"text (int64[N, 5] x, float[{TOKENS}, {WIDTH}] table, float[1, 16, {WIDTH}] w, float[1, 16, 4] r)"
         "  => (float[N, 1, 4] y) {"

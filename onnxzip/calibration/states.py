@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxzip.calibration.frontier import Frontier
+from onnxzip.calibration.frontier import ROUNDING, Frontier
+from onnxzip.linalg.covariance import centred
 from onnxzip.net import Net, Node, Port, pruned
+from onnxzip.peers import Peers
 from onnxzip.runtime import Session, open_session
 
 STATES = "states"
@@ -40,6 +42,16 @@ def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple
     for part in frontier.batches[k]:
         found = session.run({name: inputs[port][part] for name, port in names.items()})
         yield np.asarray(found[gates]), np.asarray(found[states])[:, 0]
+
+
+def states_covariance(frontier: Frontier, task: str, node: Node, peers: Peers) -> np.ndarray:
+    """Of the hidden units of a task's own net, over all samples and steps: float64 [units, units]."""
+    zz, z, count = np.zeros(()), np.zeros(()), np.zeros(())
+    for _, states in original_states(frontier, task, node):
+        rows = states.reshape(-1, states.shape[2]).astype(np.float64)
+        zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
+    total = peers.sum(f"{node.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
+    return centred(total["zz"], total["z"], total["count"], ROUNDING)
 
 
 def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, np.ndarray]) -> Session:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxzip.net import Net, Node, consumers, producers
-from onnxzip.ops.recurrent import GATES
+from onnxzip.ops.recurrent import takes_gates
 
 
 def joined_recurrence(net: Net) -> Net:
@@ -18,7 +18,7 @@ def joined_recurrence(net: Net) -> Net:
     made, readers, ends = producers(net.nodes), consumers(net.nodes), {p.name for p in net.outputs}
     params, nodes, gone = dict(net.params), list[Node](), set[str]()
     for node in net.nodes:
-        layer = made.get(str(node.inputs[0])) if node.op in GATES and node.inputs[1] is None else None
+        layer = made.get(str(node.inputs[0])) if takes_gates(node.op, node.inputs) else None
         alone = layer is not None and len(readers[layer.outputs[0]]) == 1 and layer.outputs[0] not in ends
         if layer is None or not alone or not _is_layer(net, layer, readers):
             nodes.append(node)

@@ -37,7 +37,7 @@ from onnxzip.linalg.moments import DenseSums, Moments
 from onnxzip.matching.match import Matches, leads_along, located
 from onnxzip.matching.methods import Method
 from onnxzip.net import BATCH, Node
-from onnxzip.ops.recurrent import GATES
+from onnxzip.ops.recurrent import GATES, takes_gates
 from onnxzip.peers import Peers
 
 ROUNDS = 16  # at most
@@ -64,7 +64,7 @@ def steps_in_time(plan: Plan) -> dict[str, Placed]:
     zeros, run over samples of one length, and have the samples where ONNX wants them."""
     return {
         str(p.node.inputs[2]): p for p in plan.layout.placed
-        if p.node.op in GATES and p.node.inputs[1] is None and len(p.owners) > 1 and not any(p.node.inputs[4:7])
+        if takes_gates(p.node.op, p.node.inputs) and len(p.owners) > 1 and not any(p.node.inputs[4:7])
         and plan.layout.shapes[str(p.node.inputs[0])][1] in (1, BATCH)
         and (not _resets_in_front(p.node) or not p.node.attrs.get("activations"))
     }

@@ -13,7 +13,7 @@ layer's output, the gates, and its bias that of the recurrence alone. ONNX has n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -30,6 +30,11 @@ _LSTM_FUNCTIONS, _GRU_FUNCTIONS = ("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh
 # activation -> what alpha and beta are where a node gives none; a missing entry means that it takes none
 _ALPHA = {"Affine": 1.0, "LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}
 _BETA = {"Affine": 0.0, "ScaledTanh": 1.0, "HardSigmoid": 0.5}
+
+
+def takes_gates(op: str, inputs: Sequence[str | None]) -> bool:
+    """Whether a recurrent node has no weights for its inputs: what it reads are its gates."""
+    return op in GATES and inputs[1] is None
 
 
 def _line(view: View) -> Line:

@@ -18,7 +18,7 @@ from onnx import AttributeProto, helper, numpy_helper
 
 from onnxzip.net import BATCH, Names, Net, Node, Subgraph
 from onnxzip.ops import find
-from onnxzip.ops.recurrent import GATES
+from onnxzip.ops.recurrent import takes_gates
 from onnxzip.runtime.inner import inner_graph, own_inputs
 from onnxzip.runtime.measures import Lowered, measured
 
@@ -46,7 +46,7 @@ def lower(net: Net, node: Node, names: Names) -> Lowered:
     """The ONNX form of one node of a canonical net."""
     if node.op == "MatMul" and len(node.inputs) == 3:
         return _lower_biased_matmul(node, names)
-    if node.op in GATES and node.inputs[1] is None:
+    if takes_gates(node.op, node.inputs):
         return _lower_steps(net, node, names)
     domain, op = split_domain(node.op)
     schema, record = schema_of(node.op, net), find(node.op)

@@ -83,6 +83,9 @@ ZOO: dict[str, Entry] = {
     "Phi-3": Entry(sequences.Phi3, IDS, {"ids": transformers.VOCABULARY}),
     "TextCNN": Entry(sequences.TextCnn, IDS, {"ids": transformers.VOCABULARY}),
     "Wide & Deep": Entry(partial(sequences.WideAndDeep, transformers.TOKENS), IDS, {"ids": transformers.VOCABULARY}),
+    "BiLSTM tagger": Entry(sequences.Tagger, IDS, {"ids": transformers.VOCABULARY}),
+    "Attended GRU": Entry(sequences.AttendedStates, IDS, {"ids": transformers.VOCABULARY}),
+    "CRN": Entry(sequences.Crn, {"x": (1, 6, 16)}),
     "Gated convolutions": Entry(sequences.GatedConvs, IDS, {"ids": transformers.VOCABULARY}),
 }
 

@@ -262,3 +262,49 @@ class WideAndDeep(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         found = [table(ids[:, k]) for k, table in enumerate(self.tables)]
         return self.head(self.deep(torch.cat(found, 1)))
+
+
+class Tagger(nn.Module):
+    """Lample et al., NAACL 2016, without its last layer: LSTMs in both directions over tokens, a class for each of them."""
+
+    def __init__(self, w: int = 8) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(VOCABULARY, 2 * w), nn.Linear(2 * w, CLASSES)
+        self.states = nn.LSTM(2 * w, w, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.states(self.table(ids))[0])
+
+
+class Crn(nn.Module):
+    """Tan and Wang, Interspeech 2018: convolutions along frequency, LSTMs along time, convolutions back."""
+
+    def __init__(self, w: int = 4, frequencies: int = 4) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, w, (1, 3), (1, 2), (0, 1)), nn.Conv2d(w, 2 * w, (1, 3), (1, 2), (0, 1))
+        self.states = nn.LSTM(2 * w * frequencies, 2 * w * frequencies, batch_first=True)
+        self.back = nn.ConvTranspose2d(4 * w, w, (1, 4), (1, 2), (0, 1))
+        self.last = nn.ConvTranspose2d(2 * w, 1, (1, 4), (1, 2), (0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = functional.elu(self.first(x))
+        second = functional.elu(self.second(first))
+        n, c, t, f = second.shape
+        over_time, _ = self.states(second.permute(0, 2, 1, 3).reshape(n, t, c * f))
+        states = over_time.reshape(n, t, c, f).permute(0, 2, 1, 3)
+        back = functional.elu(self.back(torch.cat([states, second], 1)))
+        return torch.sigmoid(self.last(torch.cat([back, first], 1)))
+
+
+class AttendedStates(nn.Module):
+    """Yang et al., NAACL 2016: states of GRUs in both directions, weighed by how much each has to say."""
+
+    def __init__(self, w: int = 8) -> None:
+        super().__init__()
+        self.table, self.states = nn.Embedding(VOCABULARY, w), nn.GRU(w, w, bidirectional=True, batch_first=True)
+        self.key, self.query, self.last = nn.Linear(2 * w, w), nn.Linear(w, 1, bias=False), nn.Linear(2 * w, CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        states, _ = self.states(self.table(ids))
+        weights = self.query(torch.tanh(self.key(states))).softmax(1)
+        return self.last((weights * states).sum(1))
