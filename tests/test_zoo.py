@@ -18,7 +18,7 @@ from onnxzip.loading import load
 
 SAME, NEAR = 1e-4, 1e-3
 FAST = ["ConvNeXt", "ShuffleNetV2", "YOLO", "CRNN", "Swin", "BERT", "ECA-Net", "RetinaNet", "Conv-TasNet", "WaveNet",
-        "TextCNN", "Wide & Deep"]
+        "TextCNN", "Wide & Deep", "BiLSTM tagger", "CRN"]
 
 
 def check(name: str, dialect: str, folder: Path) -> None:
