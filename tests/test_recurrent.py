@@ -22,6 +22,7 @@ from onnxzip.fusion import recurring, zipping
 from onnxzip.fusion.recurrence import joined_recurrence
 from onnxzip.fusion.taking import take
 from onnxzip.inspection.differing import diff
+from onnxzip.inspection.inspecting import inspect
 from onnxzip.net import Net, Port, macs
 from onnxzip.ops.evaluate import evaluate
 from onnxzip.ops.recurrent import GATES
@@ -160,6 +161,8 @@ class TestSampleNets:
     def test_a_merged_net_is_taken_apart_and_merged_again(self, tmp_path: Path) -> None:
         both, digits = tmp_path / "both.onnx", MODELS / "lstm-digits.onnx"
         onnxzip.merge(HALVES, CALIBRATION, samples=100).save(both)
+        (told,) = (n for n in inspect(both)["nodes"] if n["op"] == "LSTM")
+        assert told["owners"] == ["low", "high"] and told["share"] == 1 and 0 < told["error"] < 0.1
         assert [n.op_type for n in onnxzip.split(both, "low").graph.node].count("LSTM") == 1
         changes = {n["name"]: n for n in diff(HALVES["low"], both, "low")["nodes"]}
         assert all(n["fused"] for n in changes.values())

@@ -14,6 +14,7 @@ from onnxzip.exporting.metadata import check_outputs
 from onnxzip.exporting.tails import tail_needs
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
 from onnxzip.inspection.parts import params_entry, tail_params, weights_in
+from onnxzip.loading.recurrence import layer_of
 from onnxzip.net import Net, macs_of, reachable
 
 Entry = dict[str, Any]
@@ -85,7 +86,8 @@ def merged_entries(net: Net, trace: Trace, needs: Needs, alone: Mapping[str, int
 def owned_entry(trace: Trace, needs: Needs, name: str) -> Entry:
     """What is to be told of one node because the net is fused."""
     node, owners = trace.nodes.get(name, NodeTrace()).among(trace.tasks), needs.nodes[name]
-    fits = [f for f in trace.fits.get(node.step, ()) if set(f.tasks) & set(owners) and _fits_node(f, node)]
+    step = node.step or trace.nodes.get(layer_of(name), NodeTrace()).step
+    fits = [f for f in trace.fits.get(step, ()) if set(f.tasks) & set(owners) and _fits_node(f, node)]
     return {
         "owners": list(owners),
         "share": node.share(owners),

@@ -41,6 +41,11 @@ class _Writer:
         self.nodes.append(Node(self.names.fresh(name), op, inputs, outputs, attrs))
 
 
+def layer_of(name: str) -> str:
+    """What the layer of a recurrent node is called."""
+    return f"{name}.input"
+
+
 def with_layers_for_gates(net: Net) -> Net:
     """The net with such nodes taken apart: those with weights of their own, in ONNX's usual order of axes."""
     if not any(node.op in GATES for node in net.nodes):
@@ -157,7 +162,7 @@ def _write_direction(
     gates = writer.value(f"{name}.gates", (*net.shapes[str(x)][:2], len(weights)))
     bias_name = put(b, b or f"{node.name}.bias", inner)
     layer = (x, put(w, str(w), weights.T), bias_name)
-    writer.put("MatMul", layer, (gates,), f"{name}.input")
+    writer.put("MatMul", layer, (gates,), layer_of(name))
     peepholes = _input(node, 7)
     read = [gates, None, put(r, str(r), recurrence[None]), params.added(f"{bias_name}.own", own[None]), lengths, *states]
     read.append(None if peepholes is None else put(peepholes, peepholes, net.params[peepholes][d][None]))
