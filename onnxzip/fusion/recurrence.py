@@ -14,13 +14,16 @@ from onnxzip.ops.recurrent import takes_gates
 
 
 def joined_recurrence(net: Net) -> Net:
-    """The net with its recurrent nodes joined with their layers."""
-    made, readers, ends = producers(net.nodes), consumers(net.nodes), {p.name for p in net.outputs}
+    """The net with its recurrent nodes joined with their layers, whether or not its params are known."""
+    made, readers = producers(net.nodes), consumers(net.nodes)
+    computed, ends = {*made, *(p.name for p in net.inputs)}, {p.name for p in net.outputs}
     params, nodes, gone = dict(net.params), list[Node](), set[str]()
     for node in net.nodes:
         layer = made.get(str(node.inputs[0])) if takes_gates(node.op, node.inputs) else None
+        own = [str(v) for v in (layer.inputs[1:] if layer is not None else ()) if v is not None]
         alone = layer is not None and len(readers[layer.outputs[0]]) == 1 and layer.outputs[0] not in ends
-        if layer is None or not alone or not _is_layer(net, layer, readers):
+        weighs = layer is not None and layer.op == "MatMul" and all(v not in computed and len(readers[v]) == 1 for v in own)
+        if layer is None or not alone or not weighs:
             nodes.append(node)
             continue
         nodes.append(_joined(node, layer, params))
@@ -35,23 +38,21 @@ def joined_recurrence(net: Net) -> Net:
     )
 
 
-def _is_layer(net: Net, node: Node, readers: dict[str, list[Node]]) -> bool:
-    """Whether a node makes gates by weights of its own."""
-    return node.op == "MatMul" and all(v in net.params and len(readers[str(v)]) == 1 for v in node.inputs[1:])
-
-
 def _joined(node: Node, layer: Node, params: dict[str, np.ndarray]) -> Node:
-    """The node with its layer's weights, which take their places among the params."""
-    x, weight, *rest = (str(v) for v in layer.inputs)
+    """The node with its layer's weights, which take their places among the params; without a bias where that is known to be
+    zero."""
+    weight, *rest = (str(v) for v in layer.inputs[1:])
     recurrence, own = str(node.inputs[2]), node.inputs[3] if len(node.inputs) > 3 else None
-    params[weight] = np.ascontiguousarray(params[weight].T[None])
-    none = np.zeros(params[recurrence].shape[:2], np.float32)
-    inner = params.pop(rest[0])[None] if rest else none
-    outer = params.pop(own) if own is not None else none
-    inputs = [x, weight, recurrence, None, *node.inputs[4:]]
-    if inner.any() or outer.any():
-        inputs[3] = rest[0] if rest else own
-        params[str(inputs[3])] = np.concatenate([inner, outer], axis=1)
+    bias = rest[0] if rest else own
+    if weight in params:
+        params[weight] = np.ascontiguousarray(params[weight].T[None])
+        none = np.zeros(params[recurrence].shape[:2], np.float32)
+        both = [params.pop(rest[0])[None] if rest else none, params.pop(own) if own is not None else none]
+        if np.any(both):
+            params[str(bias)] = np.concatenate(both, axis=1)
+        else:
+            bias = None
+    inputs = [layer.inputs[0], weight, recurrence, bias, *node.inputs[4:]]
     while inputs[-1] is None:
         inputs.pop()
     return replace(node, inputs=tuple(inputs))
