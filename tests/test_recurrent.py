@@ -66,14 +66,17 @@ class TestRecurrent:
             check_close(found[name].numpy(), want, 1e-5)
 
 
-def sequence(kind: str, direction: str = "forward", units: int = UNITS, **attrs: object) -> Architecture:
+def sequence(
+    kind: str, direction: str = "forward", units: int = UNITS, peepholes: bool = False, **attrs: object
+) -> Architecture:
     """A layer, a recurrent node that its states say much to, the mean of these over time, a head."""
 
     def build(m: Maker, width: int, classes: int) -> str:
         x = m.op("Transpose", m.relu(m.matmul("x", 5, width)), perm=[1, 0, 2])
         d, rows = 1 + (direction == "bidirectional"), GATES[kind] * units
         w, r, b = m.normal(d, rows, width), m.normal(d, rows, units, scale=0.6), m.normal(d, 2 * rows, scale=0.1)
-        y = m.op(kind, x, w, r, b, hidden_size=units, direction=direction, **attrs)
+        more = ["", "", "", m.normal(d, 3 * units, scale=0.2)] if peepholes else []
+        y = m.op(kind, x, w, r, b, *more, hidden_size=units, direction=direction, **attrs)
         y = m.op("Reshape", m.op("Transpose", y, perm=[0, 2, 1, 3]), m.ints(0, 0, d * units))
         return m.matmul(m.op("ReduceMean", y, axes=[0], keepdims=0), d * units, classes)
 
@@ -87,6 +90,8 @@ def pair(folder: Path, family: Architecture) -> list[Net]:
 FAMILIES = {
     "LSTM": sequence("LSTM"), "LSTM reverse": sequence("LSTM", "reverse"), "GRU": sequence("GRU"),
     "GRU that resets behind": sequence("GRU", **RESETS_BEHIND), "RNN": sequence("RNN"),
+    "LSTM with peepholes": sequence("LSTM", peepholes=True),
+    "RNN of other functions": sequence("RNN", activations=["Softsign"]),
     "both directions": sequence("LSTM", "bidirectional"),
     "both directions of a GRU": sequence("GRU", "bidirectional", **RESETS_BEHIND),
 }
@@ -114,10 +119,11 @@ class TestSequences:
         """A permuted copy tells no leaders; from noise in place of their R and b the fit comes to the original ones."""
         one = pair(tmp_path, FAMILIES[name])[0]
         nets, rng, noisy = [one, permuted(one, 5, "b")], np.random.default_rng(1), []
+        rows = UNITS * next(GATES[n.op] for n in one.nodes if n.op in GATES)
 
         def spoilt(plan: Plan, taken: Taken, *others: Any) -> tuple[np.ndarray, bool]:
             array, same = take(plan, taken, *others)
-            if array.shape[:1] != (1,):
+            if array.shape[:2] != (1, rows):
                 return array, same
             noisy.append(taken.name)
             return array + 0.1 * rng.standard_normal(array.shape).astype(np.float32), False

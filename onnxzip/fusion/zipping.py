@@ -192,7 +192,7 @@ class _Zip:
         for taken in self.plan.layout.taken:
             if taken.name not in {**self.params, **self.unfitted} and self.is_matched(taken):
                 array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
-                fitted = not same and any(taken.name in p.node.inputs for p in self.in_time.values())
+                fitted = not same and any(taken.name in p.node.inputs[2:4] for p in self.in_time.values())
                 (self.unfitted if fitted else self.params)[taken.name] = array
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:
