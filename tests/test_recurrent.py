@@ -205,7 +205,7 @@ def last_states(m: Maker, width: int, classes: int) -> str:
 
 
 def test_last_states_over_samples_of_other_lengths(tmp_path: Path) -> None:
-    """Such units are shared as well; what they say to each other is the mean of their originals."""
+    """Such units are shared as well; what they say to each other is not fitted."""
     family = Architecture(last_states, {"x": (STEPS, 5)})
     nets = pair(tmp_path, family)
     fused = fuse(nets, 1.0)

@@ -14,6 +14,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
 from onnxzip.fusion.tables import Counts
 from onnxzip.matching.match import Matches, leads_along, located_all
+from onnxzip.ops.recurrent import takes_gates
 
 
 def take(
@@ -24,10 +25,11 @@ def take(
     Args:
         counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
 
-    Where tables alone make the channels, those that follow one of their originals are its own, in all params along them.
+    Where tables alone make the channels, those that follow one of their originals are its own, in all params along them; so
+    it is between hidden units.
     """
     values, present, ahead, counted = [], [], [], []
-    follows = _made_by_tables(plan, taken)
+    follows = _made_by_tables(plan, taken) or _between_units(plan, taken)
     for task in sorted(taken.owners):
         for value, here, led in _chosen(plan, taken, task, members, follows):
             values.append(value)
@@ -52,6 +54,11 @@ def _made_by_tables(plan: Plan, taken: Taken) -> bool:
     task = next(t for t in plan.tasks if t in taken.owners)
     numbers = {a for e in plan.overlay.exprs(taken.laid, task) for a in e.atoms()}
     return all(plan.made_by_tables(n) for n in numbers)
+
+
+def _between_units(plan: Plan, taken: Taken) -> bool:
+    """Whether a param says what hidden units say to each other."""
+    return any(takes_gates(r.op, r.inputs) and taken.laid in r.inputs[2:] for r in plan.overlay.roles)
 
 
 def _chosen(
