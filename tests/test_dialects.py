@@ -184,6 +184,21 @@ class TestTwins:
         text = conv_net("Relu (h2)").replace("z = Relu", "n = Constant <value_float = 0.5> () h2 = Mul (d, n) z = Relu")
         check_twins(tmp_path, model(text), model(conv_net("Relu (h2)").replace("z = Relu", "h2 = Mul (d, half) z = Relu")))
 
+    @pytest.mark.parametrize("shape", [(1,), (1, 1, 1), (1, 1, 1, 1)], ids=str)
+    def test_single_numbers_with_axes(self, shape: tuple[int, ...], tmp_path: Path) -> None:
+        """As Paddle writes them: constants that stay what they are, and factors that are others in each net."""
+        text = conv_net("Relu (h3)").replace("z = Relu", "h2 = Mul (d, half) h3 = Pow (h2, two) z = Relu")
+        dialect = model(text)
+        for tensor in dialect.graph.initializer:
+            if tensor.name in ("half", "two"):
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).reshape(shape), tensor.name))
+        check_twins(tmp_path, dialect, model(text))
+
+    @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+    def test_a_softmax_of_an_older_opset(self, op: str, tmp_path: Path) -> None:
+        text = conv_net(f"{op} <axis = 3> (d)")
+        check_twins(tmp_path, model(text, opset=11), model(text))
+
     def test_external_data(self, tmp_path: Path) -> None:
         plain, other = saved(tmp_path, "plain", model(conv_net("Relu (d)"))), tmp_path / "apart.onnx"
         onnx.save(model(conv_net("Relu (d)")), other, save_as_external_data=True, location="apart.bin", size_threshold=0)
@@ -193,6 +208,10 @@ class TestTwins:
 
 
 class TestCopies:
+    def test_a_softmax_of_an_older_opset_over_two_axes(self, tmp_path: Path) -> None:
+        net = check_copies(tmp_path, model(conv_net("Softmax <axis = 2> (d)"), opset=11))
+        assert "Flatten" in {n.op for n in net.nodes}
+
     @pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 20, 22])
     def test_channels_last(self, opset: int, tmp_path: Path) -> None:
         text = NHWC if opset < 18 else NHWC.replace("<axes = [1,2], keepdims = 0> (z)", "<keepdims = 0> (z, axes_hw)")

@@ -12,6 +12,7 @@ import torch
 from architectures import Architecture, Maker, model_of
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from merging import MODELS
+from netfiles import check_canonical, check_same
 from onnx import TensorProto
 from random_graphs import Step, grown
 
@@ -138,6 +139,9 @@ class TestSequences:
     def test_files_hold_usual_nodes(self, name: str, tmp_path: Path) -> None:
         """Nothing is shared: the params of both files and no other ones, in nodes that have all their weights."""
         nets = pair(tmp_path, FAMILIES[name])
+        for net in nets:
+            check_canonical(net)
+            check_same(tmp_path / f"{net.name}.onnx", net)
         fused = fuse(nets, 0.0)
         check_tasks(fused, nets, 1e-5)
         nodes = [n for n in to_model(fused.net).graph.node if n.op_type in GATES]

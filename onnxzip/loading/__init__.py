@@ -13,10 +13,12 @@
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
-    spelled_out  what exporters write node by node: Gelu, HardSwish, norms
+    spelled_out  what exporters write node by node: Gelu, HardSwish, norms; what converted opsets do: Softmax
     linear     Gemm and MatMul
     normalising what is done to the input before the first layer
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
+    numbers    constants of one entry, for a merge
+    recurrence recurrent nodes as a layer and steps in time, for a merge
 """
 
 from __future__ import annotations

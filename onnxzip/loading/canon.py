@@ -17,6 +17,7 @@ from onnxzip.loading.halves import computed_type, widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
+from onnxzip.loading.numbers import with_plain_numbers
 from onnxzip.loading.preparing import opset_imports, prepare
 from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.loading.removal import without_idle_nodes
@@ -46,7 +47,7 @@ def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
                 f"{path}: node {node.name!r} ({node.op}) is in training mode. Export the net in evaluation mode: after "
                 "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
             )
-    return with_layers_for_gates(net)
+    return with_layers_for_gates(with_plain_numbers(net))
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:

@@ -157,12 +157,29 @@ def _transpose(finder: Finder, node: Node) -> Node | None:
     return replace(node, op="Transpose", attrs={"perm": tuple(before.index(letter) for letter in after)})
 
 
+def _along_one_axis(finder: Finder, node: Node) -> Node | None:
+    """A Softmax of an opset before 13, over all axes from one on, as it is written today: where only one of them has more than
+    one entry, as a Softmax along this one."""
+    inner = finder.makers.get(str(node.inputs[0]))
+    flat = finder.makers.get(str(inner.inputs[0])) if inner is not None and inner.op in _ALONG_AXES else None
+    if inner is None or flat is None or flat.op != "Flatten" or inner.attrs["axis"] != 1:
+        return None
+    x = str(flat.inputs[0])
+    shape, first = finder.net.shapes[x], flat.attrs["axis"]
+    axes = [k for k in range(first, len(shape)) if shape[k] != 1] or [first]
+    if len(axes) > 1 or first >= len(shape) or shape[axes[0]] < 0 or finder.net.shapes[node.outputs[0]] != shape:
+        return None
+    return replace(node, op=inner.op, inputs=(x,), attrs={"axis": axes[0]})
+
+
+_ALONG_AXES = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+
 # what may become of a node: (since which opset, how)
 _RULES: Mapping[str, tuple[tuple[int, Rule], ...]] = {
     "Mul": ((14, _hard_swish), (1, _hard_sigmoid), (20, _gelu), (23, _rms_norm)),
     "Div": ((14, _hard_swish), (1, _hard_sigmoid), (1, local_response)),
     "Add": ((17, _layer_norm),),
-    "Einsum": ((1, _transpose),),
+    "Einsum": ((1, _transpose),), "Reshape": ((13, _along_one_axis),),
 }
 
 
