@@ -19,8 +19,8 @@ from random_graphs import Step, grown
 import onnxzip
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
-from onnxzip.fusion import recurring, zipping
-from onnxzip.fusion.recurrence import joined_recurrence
+from onnxzip.fusion import over_time, zipping
+from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.taking import take
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
@@ -132,7 +132,7 @@ class TestSequences:
         monkeypatch.setattr(zipping, "take", spoilt)
         check_tasks(fuse(nets, 1.0), nets, 2e-3)
         assert len(noisy) == 2 * (1 + name.startswith("both"))
-        monkeypatch.setattr(recurring, "ROUNDS", 0)
+        monkeypatch.setattr(over_time, "ROUNDS", 0)
         with pytest.raises(AssertionError):
             check_tasks(fuse(nets, 1.0), nets, 2e-3)
 
@@ -165,7 +165,7 @@ class TestSampleNets:
         assert max(relative_errors(merged, tmp_path)) < 0.12
 
     def test_without_the_fit_it_loses_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(recurring, "ROUNDS", 0)
+        monkeypatch.setattr(over_time, "ROUNDS", 0)
         assert min(relative_errors(onnxzip.merge(HALVES, CALIBRATION), tmp_path)) > 0.2
 
     def test_a_merged_net_is_taken_apart_and_merged_again(self, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.roles import unique
 from onnxzip.errors import UnsupportedError, UsageError
-from onnxzip.fusion.recurrence import joined_recurrence
+from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.tied import tied
 from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name
 

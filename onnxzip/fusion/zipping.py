@@ -15,9 +15,9 @@ from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
+from onnxzip.fusion.over_time import StepInTime, steps_in_time
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, check_finite, reads_of
-from onnxzip.fusion.recurring import StepInTime, steps_in_time
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
