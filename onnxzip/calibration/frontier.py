@@ -179,12 +179,11 @@ class Frontier:
             raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
         return found
 
-    def covariance(self, step: Step, task: str, peers: Peers) -> np.ndarray:
-        """Of a task's targets of a step, behind what clips them: float64 [channels, channels]."""
+    def covariance(self, step: Step, task: str, peers: Peers, made: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Of what is made of a task's targets of a step [rows, channels]: float64 [channels, channels]."""
         zz, z, count = np.zeros(()), np.zeros(()), np.zeros(())
         for key in (key for key in self._targets(step, task) if key[2] == step.sink):
-            rows = np.asarray(self.place.get(key), np.float64)
-            rows = rows if step.bounds is None else np.clip(rows, *step.bounds)
+            rows = np.asarray(made(np.asarray(self.place.get(key), np.float32)), np.float64)
             zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
         total = peers.sum(f"{step.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
         return centred(total["zz"], total["z"], total["count"], ROUNDING)

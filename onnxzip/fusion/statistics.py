@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.calibration.activations import activation_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Recipe
 from onnxzip.calibration.states import states_covariance
@@ -140,8 +141,10 @@ class StepStatistics:
     def covariance(self, number: int, task: str) -> np.ndarray:
         """Of a space's channels in one original net, a sum over all that makes them and over a channel's places there.
 
-        Hidden units count by their states, which others read, not by their gates. Measured on the sample nets' LSTMs, with the
-        weights between units in their importance: 2.8 points of error instead of 3.4.
+        What leaves the activation counts: two text readers with HardSwish and Swish, merged on 200 lines, are off by 0.43 and
+        0.45 of their outputs, by what enters it 0.51 and 0.50. So hidden units count by their states, which others read, not
+        by their gates: LSTMs of the sample nets, with the weights between units in their importance, 2.8 points of error
+        instead of 3.4.
         """
         total, overlay = np.zeros(()), self.plan.overlay
         for step in (s for s in self.plan.steps if number in s.spaces and task in s.tasks and not s.diagonal):
@@ -152,7 +155,7 @@ class StepStatistics:
                 expr = overlay.exprs(str(reader.inputs[2]), task)[2]
                 found = states_covariance(self.frontier, task, reader.members[task], self.peers)
             else:
-                found = self.frontier.covariance(step, task, self.peers)
+                found = self.frontier.covariance(step, task, self.peers, activation_of(self.frontier, step, task))
             for at in channel_places(self.plan, expr, self.plan.spaces[number], task).T:
                 total = total + found[np.ix_(at, at)]
         return total

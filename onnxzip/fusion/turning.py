@@ -47,7 +47,8 @@ def turned(plan: Plan, frontier: Frontier, space: SpacePlan, peers: Peers) -> Pl
     nets = dict(plan.nets)
     for twins in by_unit(space, sharing(space)):
         steps = {t: [s for s in plan.steps if space.number in s.spaces and t in s.tasks] for t in twins}
-        axes = principal_axes(np.mean([frontier.covariance(s, t, peers) for t in sorted(twins) for s in steps[t]], axis=0))
+        found = [frontier.covariance(s, t, peers, np.asarray) for t in sorted(twins) for s in steps[t]]
+        axes = principal_axes(np.mean(found, axis=0))
         for task in twins:
             frontier.turn(steps[task], task, axes)
             params = turned_params(plan, space.number, task, axes)
