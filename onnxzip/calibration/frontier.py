@@ -15,19 +15,18 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.standing import in_front, taps_of
 from onnxzip.analysis.steps import Step, endless_rows, linear_of
+from onnxzip.calibration.covariances import covariance_of
 from onnxzip.calibration.gathering import draw, positions_per_image
 from onnxzip.calibration.places import Place, piece_for, place_for
 from onnxzip.calibration.samples import Source, block_of
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
-from onnxzip.linalg.covariance import centred
 from onnxzip.net import BATCH, Net, Port, per_sample, pruned, reachable
 from onnxzip.ops import Linear, View
 from onnxzip.peers import Peers
 from onnxzip.runtime import Value, let_go, open_session
 
 BATCH_BYTES = 64 << 20
-ROUNDING = 1e-12  # of sums in float64
 Tick = Callable[[int], None]
 
 
@@ -181,12 +180,9 @@ class Frontier:
 
     def covariance(self, step: Step, task: str, peers: Peers, made: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Of what is made of a task's targets of a step [rows, channels]: float64 [channels, channels]."""
-        zz, z, count = np.zeros(()), np.zeros(()), np.zeros(())
-        for key in (key for key in self._targets(step, task) if key[2] == step.sink):
-            rows = np.asarray(made(np.asarray(self.place.get(key), np.float32)), np.float64)
-            zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
-        total = peers.sum(f"{step.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
-        return centred(total["zz"], total["z"], total["count"], ROUNDING)
+        targets = (self.place.get(key) for key in self._targets(step, task) if key[2] == step.sink)
+        rows = (made(np.asarray(value, np.float32)) for value in targets)
+        return covariance_of(rows, f"{step.name}, covariance of {task}", peers)
 
     def turn(self, steps: Sequence[Step], task: str, to: np.ndarray) -> None:
         """Let a task's targets of some steps be `to` [channels, channels] times what they are."""

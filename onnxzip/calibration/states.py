@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxzip.calibration.frontier import ROUNDING, Frontier
-from onnxzip.linalg.covariance import centred
+from onnxzip.calibration.covariances import covariance_of
+from onnxzip.calibration.frontier import Frontier
 from onnxzip.net import Net, Node, Port, pruned
 from onnxzip.peers import Peers
 from onnxzip.runtime import Session, open_session
@@ -46,12 +46,8 @@ def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple
 
 def states_covariance(frontier: Frontier, task: str, node: Node, peers: Peers) -> np.ndarray:
     """Of the hidden units of a task's own net, over all samples and steps: float64 [units, units]."""
-    zz, z, count = np.zeros(()), np.zeros(()), np.zeros(())
-    for _, states in original_states(frontier, task, node):
-        rows = states.reshape(-1, states.shape[2]).astype(np.float64)
-        zz, z, count = zz + rows.T @ rows, z + rows.sum(axis=0), count + len(rows)
-    total = peers.sum(f"{node.name}, covariance of {task}", {"zz": zz, "z": z, "count": count})
-    return centred(total["zz"], total["z"], total["count"], ROUNDING)
+    rows = (states.reshape(-1, states.shape[2]) for _, states in original_states(frontier, task, node))
+    return covariance_of(rows, f"{node.name}, covariance of {task}", peers)
 
 
 def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, np.ndarray]) -> Session:

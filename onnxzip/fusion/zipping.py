@@ -190,7 +190,7 @@ class _Zip:
     def walk(self) -> None:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
-            if taken.name not in {**self.params, **self.unfitted} and self.is_matched(taken):
+            if taken.name not in self.params and taken.name not in self.unfitted and self.is_matched(taken):
                 array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
                 fitted = not same and any(taken.name in p.node.inputs[2:4] for p in self.in_time.values())
                 (self.unfitted if fitted else self.params)[taken.name] = array

@@ -8,6 +8,7 @@ them side by side, they are so from the start. States that begin with zeros are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -51,7 +52,8 @@ def with_layers_for_gates(net: Net) -> Net:
     if not any(node.op in GATES for node in net.nodes):
         return net
     writer = _Writer(net, Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes)))
-    states = {n.name: s for n in net.nodes if _has_weights(net, n) and (s := _states(net, n)) is not None}
+    whole = (n for n in net.nodes if _has_weights(net, n, writer.params.readers))
+    states = {n.name: s for n in whole if (s := _states(net, n)) is not None}
     rows = {name: pair for name, pair in _rows_of_both(net).items() if name in states}
     gone = {n.name for pair in rows.values() for n in pair}
     for node in (n for n in net.nodes if n.name not in gone):
@@ -61,17 +63,16 @@ def with_layers_for_gates(net: Net) -> Net:
         else:
             writer.nodes.append(node)
     dtypes = {**net.dtypes, **dict.fromkeys(writer.shapes, np.dtype(np.float32))}
-    whole = replace(net, nodes=tuple(writer.nodes), shapes={**net.shapes, **writer.shapes}, dtypes=dtypes)
-    return pruned(with_params(whole, writer.params))
+    parted = replace(net, nodes=tuple(writer.nodes), shapes={**net.shapes, **writer.shapes}, dtypes=dtypes)
+    return pruned(with_params(parted, writer.params))
 
 
-def _has_weights(net: Net, node: Node) -> bool:
+def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:
     """Whether a recurrent node has all of its weights, for itself, and time as its first axis."""
     if node.op not in GATES or node.attrs.get("layout", 0):
         return False
     own = [v for k in (1, 2, 3, 7) if (v := _input(node, k)) is not None]
-    read = [v for n in net.nodes for v in n.inputs]
-    return _input(node, 1) is not None and all(v in net.params and read.count(v) == 1 for v in own)
+    return _input(node, 1) is not None and all(v in net.params and readers[v] == 1 for v in own)
 
 
 def _input(node: Node, at: int) -> str | None:
