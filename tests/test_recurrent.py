@@ -84,6 +84,22 @@ def sequence(
     return Architecture(build, {"x": (STEPS, 5)})
 
 
+class Spoilt:
+    """Takes params of recurrent nodes, R, b and what units hear of others, with noise in them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.rng = np.random.default_rng(1)
+
+    def __call__(self, plan: Plan, taken: Taken, *others: Any) -> tuple[np.ndarray, bool]:
+        array, same = take(plan, taken, *others)
+        role = next((r for r in plan.overlay.roles if r.op in GATES and taken.laid in r.inputs[2:4]), None)
+        if role is None:
+            return array, same
+        self.names.append(taken.name)
+        return array + 0.1 * self.rng.standard_normal(array.shape).astype(np.float32), False
+
+
 def pair(folder: Path, family: Architecture) -> list[Net]:
     return [net_of(folder, model_of(family, seed, 8), name) for seed, name in ((1, "a"), (2, "b"))]
 
@@ -119,19 +135,10 @@ class TestSequences:
     ) -> None:
         """A permuted copy tells no leaders; from noise in place of their R and b the fit comes to the original ones."""
         one = pair(tmp_path, FAMILIES[name])[0]
-        nets, rng, noisy = [one, permuted(one, 5, "b")], np.random.default_rng(1), []
-        rows = UNITS * next(GATES[n.op] for n in one.nodes if n.op in GATES)
-
-        def spoilt(plan: Plan, taken: Taken, *others: Any) -> tuple[np.ndarray, bool]:
-            array, same = take(plan, taken, *others)
-            if array.shape[:2] != (1, rows):
-                return array, same
-            noisy.append(taken.name)
-            return array + 0.1 * rng.standard_normal(array.shape).astype(np.float32), False
-
+        nets, spoilt = [one, permuted(one, 5, "b")], Spoilt()
         monkeypatch.setattr(zipping, "take", spoilt)
         check_tasks(fuse(nets, 1.0), nets, 2e-3)
-        assert len(noisy) == 2 * (1 + name.startswith("both"))
+        assert len(spoilt.names) == 2 * (1 + name.startswith("both"))
         monkeypatch.setattr(over_time, "ROUNDS", 0)
         with pytest.raises(AssertionError):
             check_tasks(fuse(nets, 1.0), nets, 2e-3)
@@ -159,14 +166,16 @@ def relative_errors(merged: onnxzip.Merged, folder: Path) -> list[float]:
 class TestSampleNets:
     """LSTMs that read images row by row."""
 
-    def test_zip_loses_little(self, tmp_path: Path) -> None:
-        merged = onnxzip.merge(HALVES, CALIBRATION)
-        assert merged.report["merged"]["params_ratio"] < 0.51
+    @pytest.mark.parametrize(("share", "size"), [(1.0, 0.51), (0.5, 0.67)])
+    def test_zip_loses_little(self, share: float, size: float, tmp_path: Path) -> None:
+        merged = onnxzip.merge(HALVES, CALIBRATION, share=share)
+        assert merged.report["merged"]["params_ratio"] < size
         assert max(relative_errors(merged, tmp_path)) < 0.12
 
-    def test_without_the_fit_it_loses_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_without_the_fit_it_loses_more(self, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(over_time, "ROUNDS", 0)
-        assert min(relative_errors(onnxzip.merge(HALVES, CALIBRATION), tmp_path)) > 0.2
+        assert min(relative_errors(onnxzip.merge(HALVES, CALIBRATION, share=share), tmp_path)) > 0.2
 
     def test_a_merged_net_is_taken_apart_and_merged_again(self, tmp_path: Path) -> None:
         both, digits = tmp_path / "both.onnx", MODELS / "lstm-digits.onnx"
@@ -176,16 +185,105 @@ class TestSampleNets:
         assert [n.op_type for n in onnxzip.split(both, "low").graph.node].count("LSTM") == 1
         changes = {n["name"]: n for n in diff(HALVES["low"], both, "low")["nodes"]}
         assert all(n["fused"] for n in changes.values())
+        onnxzip.merge(HALVES, CALIBRATION, samples=100, share=0.5).save(tmp_path / "half.onnx")
+        changes = {n["name"]: n for n in diff(HALVES["low"], tmp_path / "half.onnx", "low")["nodes"]}
+        layer, node = changes["/rows/LSTM.input"], changes["/rows/LSTM"]
+        assert len(layer["fused"]) == len(node["fused"]) == 2 and layer["dropped"] == layer["foreign"] == 0
+        assert all(0.1 < one["change"] < 3 for one in (layer, node))
         again = onnxzip.merge({"both": both, "digits": digits}, DATA / "digits-calibration.npz", samples=100)
         assert list(again.report["tasks"]) == ["both", "digits"] and again.report["merged"]["params_ratio"] < 0.52
 
 
-def test_nets_with_other_numbers_of_units_keep_their_own(tmp_path: Path) -> None:
+def half_frozen(kind: str, direction: str) -> Architecture:
+    """One layer and half of the hidden units are the same in all such nets, and do not listen to the other half."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        frozen, d, gates, half = np.random.default_rng(0), 1 + (direction == "bidirectional"), GATES[kind], UNITS // 2
+        layer = m.param(frozen.standard_normal((5, width)).astype(np.float32))
+        x = m.op("Transpose", m.relu(m.op("MatMul", "x", layer)), perm=[1, 0, 2])
+
+        def param(scale: float, *shape: int) -> np.ndarray:
+            """Rows of the frozen half, and of the net's own: [directions, blocks, units, ...]."""
+            first, second = (scale * r.standard_normal((d, *shape)).astype(np.float32) for r in (frozen, m.rng))
+            first[:, :, half:] = second[:, :, half:]
+            return first
+
+        w, r, b = param(0.5, gates, UNITS, width), param(0.6, gates, UNITS, UNITS), param(0.1, 2 * gates, UNITS)
+        r[:, :, :half, half:] = 0
+        arrays = (w.reshape(d, -1, width), r.reshape(d, -1, UNITS), b.reshape(d, -1))
+        y = m.op(kind, x, *map(m.param, arrays), hidden_size=UNITS, direction=direction)
+        y = m.op("Reshape", m.op("Transpose", y, perm=[0, 2, 1, 3]), m.ints(0, 0, d * UNITS))
+        return m.matmul(m.op("ReduceMean", y, axes=[0], keepdims=0), d * UNITS, classes)
+
+    return Architecture(build, {"x": (STEPS, 5)})
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+class TestSomeUnits:
+    """Half of the hidden units are shared; each net's own ones read these, and each other."""
+
+    def test_all_nets_run(self, kind: str, direction: str, layout: str, tmp_path: Path) -> None:
+        nets = pair(tmp_path, sequence(kind, direction))
+        fused = fuse(nets, 0.5, layout)
+        check_valid(fused, nets)
+        assert not fused.plan.refusals
+        assert all(s.shared == s.sizes["a"] // 2 for s in fused.plan.shared_spaces())
+        directions = 1 + (direction == "bidirectional")
+        nodes = [n for n in to_model(fused.net).graph.node if n.op_type == kind]
+        assert len(nodes) == directions * (3 if layout == "strands" else 1)
+        widths = {fused.net.shapes[n.input[1]][2] for n in nodes}
+        assert widths == ({4, 8 + UNITS // 2} if layout == "strands" else {12})
+
+    def test_what_own_units_hear_is_exact_where_the_others_are(
+        self, kind: str, direction: str, layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """From noise in place of what units say to each other the fit comes to the original net, too."""
+        nets = pair(tmp_path, half_frozen(kind, direction))
+        nets[1] = permuted(nets[1], 5)
+        shares = [("*", 0.5), ("MatMul*", 1.0)]
+        check_tasks(fuse(nets, shares, layout), nets, 1e-5)
+        spoilt = Spoilt()
+        monkeypatch.setattr(zipping, "take", spoilt)
+        check_tasks(fuse(nets, shares, layout), nets, 2e-3)
+        assert len(spoilt.names) == (1 + (direction == "bidirectional")) * (8 if layout == "strands" else 2)
+        monkeypatch.setattr(over_time, "ROUNDS", 0)
+        with pytest.raises(AssertionError):
+            check_tasks(fuse(nets, shares, layout), nets, 2e-3)
+
+
+def test_nets_with_other_numbers_of_units_share_those_of_the_narrower(tmp_path: Path) -> None:
     nets = [net_of(tmp_path, model_of(sequence("LSTM", units=u), u, 8), f"units{u}") for u in (6, 4)]
     fused = fuse(nets, 1.0)
     check_valid(fused, nets)
-    assert [n.op for n in fused.net.nodes].count("LSTM") == 2
+    assert [s.shared for s in fused.plan.shared_spaces()] == [8, 4]
+    assert sorted(fused.net.shapes[str(n.inputs[2])][2] for n in fused.net.nodes if n.op == "LSTM") == [2, 4]
+
+
+def test_units_of_a_gru_are_shared_all_or_not_at_all(tmp_path: Path) -> None:
+    """What others say cannot be added to gates of which one is reset."""
+    nets = [net_of(tmp_path, model_of(sequence("GRU", units=u), u, 8), f"units{u}") for u in (6, 4)]
+    fused = fuse(nets, 1.0)
+    check_valid(fused, nets)
+    assert [n.op for n in fused.net.nodes].count("GRU") == 2
     assert any("order that strands break" in r.why for r in fused.plan.refusals)
+    nets = pair(tmp_path, FAMILIES["GRU"])
+    assert fuse(nets, [("MatMul*", 1.0), ("GRU*", 0.5)]).plan.shared_spaces()[1].shared == UNITS
+
+
+def test_three_nets_share_some_units(tmp_path: Path) -> None:
+    """Units that two of three own hear those of all; each net's own ones hear both."""
+    nets = [net_of(tmp_path, model_of(sequence("LSTM", units=u), u, 8), f"units{u}") for u in (8, 7, 5)]
+    fused = fuse(nets, 0.6)
+    check_valid(fused, nets)
+    assert [dict(s.counts) for s in fused.plan.shared_spaces()][1] == {
+        frozenset({"units8", "units7", "units5"}): 3, frozenset({"units8", "units7"}): 1, frozenset({"units8"}): 4,
+        frozenset({"units7"}): 3, frozenset({"units5"}): 2,
+    }
+    shapes = fused.net.shapes
+    read = [(shapes[str(n.inputs[2])][2], shapes[str(n.inputs[1])][2]) for n in fused.net.nodes if n.op == "LSTM"]
+    assert sorted(read) == [(1, 5 + 3), (2, 8 + 3), (3, 5), (3, 8 + 4), (4, 8 + 4)]
 
 
 def test_functions_with_numbers_of_two_directions_stay_together(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ class Draft:
         task = next(t for t in self.overlay.tasks if t in owners)
         wanted = keys if self.is_stranded(laid) else ()
         for known in self.taken:
-            if (known.laid, known.keys) == (laid, wanted) and (owners <= known.owners or not wanted):
+            if (known.laid, known.keys, known.heard) == (laid, wanted, ()) and (owners <= known.owners or not wanted):
                 return known.name
         name = self.fresh(self.base_name(laid, owners), owners, alone or not wanted, self.value_names)
         self.shapes[name] = self.sizes.shape(self.overlay.exprs(laid, task), wanted)

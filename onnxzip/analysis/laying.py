@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from onnxzip.analysis.drafting import Draft
+from onnxzip.analysis.hearing import heard
 from onnxzip.analysis.layout import Layout, Piece, Weights
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
@@ -166,7 +167,7 @@ class _Rules:
         if keys is not None:
             for key in keys:
                 owners = key & members
-                read = {v: self.draft.readable(v, key, owners) for v in computed}
+                read = {v: self.draft.readable(v, key, owners) for v in computed} | heard(self.draft, role, key, owners)
                 self.place_plain(role, key, owners, read, len(keys) == 1, (key,))
             return
         for task in role.members:

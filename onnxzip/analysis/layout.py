@@ -55,12 +55,15 @@ class Taken:
     Attributes:
         name: of the fused param; laid: the laid-over param.
         keys: the strands of its channels; owners: who it is averaged over.
+        heard: of the weights between hidden units, the strands of other units that those of `keys` read: the param is
+            [these units, gates x units]; empty for all else.
     """
 
     name: str
     laid: str
     keys: tuple[Owners, ...]
     owners: Owners
+    heard: tuple[Owners, ...] = ()
 
 
 @dataclass(frozen=True)

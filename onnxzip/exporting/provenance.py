@@ -70,7 +70,7 @@ def provenance(plan: Plan, zipped: Zipped, kept: Kept, peers: Peers) -> dict[str
     gone = tied(plan, zipped.params)
     told: dict[str, Any] = {
         "nodes": _nodes(book),
-        "params": {taken.name: _taken(book, taken) for taken in plan.layout.taken if taken.name not in gone},
+        "params": {t.name: _taken(book, t) for t in plan.layout.taken if t.name not in gone and not t.heard},
         "match": {space.name: _strands(book, space.number) for space in plan.shared_spaces()},
         "fits": {step: _fits(book, fits) for step, fits in zipped.fits.items() if any(fits.values())},
     }

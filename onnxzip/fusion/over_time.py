@@ -20,25 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from onnxzip.analysis import Plan
-from onnxzip.analysis.layout import Placed
-from onnxzip.analysis.roles import Role
-from onnxzip.analysis.spaces import Expr
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.states import STATES, original_states, steps_session
-from onnxzip.fusion.keeping import by_leaders, emphasis
+from onnxzip.fusion.keeping import emphasis
 from onnxzip.fusion.sharing import add_up
 from onnxzip.fusion.solving import Chosen, fit_linear
 from onnxzip.fusion.statistics import TaskStatistics
+from onnxzip.fusion.units import Some, Units
 from onnxzip.linalg.moments import DenseSums, Moments
-from onnxzip.matching.match import Matches, leads_along, located
 from onnxzip.matching.methods import Method
-from onnxzip.net import BATCH, Node
-from onnxzip.ops.recurrent import GATES, takes_gates
+from onnxzip.net import Node
 from onnxzip.peers import Peers
 
 ROUNDS = 16  # at most
@@ -46,80 +40,38 @@ GAIN, PATIENCE = 0.05, 2  # rounds end where so many of them have not taken so m
 
 
 @dataclass(frozen=True)
-class _Some:
-    """Rows of one system.
-
-    Attributes:
-        leaders: whom they follow.
-        system: the first of all rows that read the same.
-        at: rows.
-    """
-
-    leaders: tuple[str, ...]
-    system: int
-    at: np.ndarray
-
-
-def steps_in_time(plan: Plan) -> dict[str, Placed]:
-    """Nodes of several tasks whose hidden units read each other, by the name of their fused weights: those that begin with
-    zeros, run over samples of one length, and have the samples where ONNX wants them."""
-    return {
-        str(p.node.inputs[2]): p for p in plan.layout.placed
-        if takes_gates(p.node.op, p.node.inputs) and len(p.owners) > 1 and not any(p.node.inputs[4:7])
-        and plan.layout.shapes[str(p.node.inputs[0])][1] in (1, BATCH)
-        and (not _resets_in_front(p.node) or not p.node.attrs.get("activations"))
-    }
-
-
-def _resets_in_front(node: Node) -> bool:
-    return node.op == "GRU" and not node.attrs.get("linear_before_reset")
-
-
-@dataclass(frozen=True)
 class StepInTime:
-    """One such node.
+    """The units of one node, to be fitted.
 
     Attributes:
         params: of the fused node, as they are taken over.
-        matches: of its hidden units, at least.
         peers: the processes that have the other samples.
     """
 
-    plan: Plan
+    units: Units
     frontier: Frontier
-    placed: Placed
     params: Mapping[str, np.ndarray]
-    matches: Matches
     method: Method
     peers: Peers
 
-    @cached_property
-    def role(self) -> Role:
-        """What the originals' nodes are to each other."""
-        return next(r for r in self.plan.overlay.roles if r.name == self.placed.role)
-
     @property
-    def tasks(self) -> list[str]:
-        """Those that share it."""
-        return [t for t in self.plan.tasks if t in self.placed.owners]
-
-    @property
-    def gates(self) -> str:
-        """The value that it reads."""
-        return str(self.placed.node.inputs[0])
+    def node(self) -> Node:
+        """The fused one."""
+        return self.units.placed.node
 
     def is_ready(self) -> bool:
-        """Whether the fused net has computed its gates."""
-        return all(self.gates in self.frontier.alive[self.frontier.source_of[t]] for t in self.tasks)
+        """Whether the fused net has computed its gates, and the states that it hears."""
+        read = {self.units.gates, *self.units.others}
+        return all(read <= self.frontier.alive[self.frontier.source_of[t]] for t in self.units.tasks)
 
     def fit(self) -> dict[str, np.ndarray]:
-        """R and b by their names in the fused net."""
-        for task in self.tasks:
+        """R, b and the weights for what is heard by their names in the fused net."""
+        for task in self.units.tasks:
             self._keep_targets(task)
-        led, centre = self._led(), self._centre()
+        led, centre = list(self.units.some(self.method.follow)), self._centre()
         rows, best, least, since = centre, centre, np.inf, 0
         for k in range(ROUNDS + 1):
-            stats = {t: self._statistics(t, rows, k) for t in self.tasks}
+            stats = {t: self._statistics(t, rows, k) for t in self.units.tasks}
             chosen = [(some, self._chosen(some, stats)) for some in led]
             error = sum(c.weight * c.emphasis * _missed(c, rows[some.at]) for some, all_of in chosen for c in all_of)
             since = 0 if error < (1 - GAIN) * least else since + 1
@@ -131,87 +83,58 @@ class StepInTime:
             for some, all_of in chosen:
                 towards[some.at] = fit_linear(all_of, centre[some.at], self.method.grid).rows
             rows = (rows + towards) / 2
-        for task in self.tasks:
+        for task in self.units.tasks:
             for b in range(len(self._batches(task))):
                 self.frontier.place.drop(self._key(task, b))
         return self._as_params(best)
 
-    def _chosen(self, some: _Some, stats: Mapping[str, Mapping[int, TaskStatistics]]) -> list[Chosen]:
-        """Rows as all tasks see them."""
-        mine = {t: s[some.system] for t, s in stats.items()}
-        weights = {t: self.method.balance(float(s.train.pp.mean())) for t, s in mine.items()}
-        at, counts = some.at - some.system, emphasis(self.tasks, some.leaders)
-        return [Chosen(mine[t], at, weights[t], counts[t]) for t in self.tasks]
+    def _chosen(self, some: Some, stats: Mapping[str, Mapping[int, TaskStatistics]]) -> list[Chosen]:
+        """Rows as those see them whose they are."""
+        mine = {t: stats[t][some.system] for t in some.owners}
+        at, counts = some.at - some.system, emphasis(some.owners, some.leaders)
+        weights = {t: self.method.balance(float(s.train.pp[self._present(t, some)].mean())) for t, s in mine.items()}
+        return [Chosen(s, at, weights[t], counts[t]) for t, s in mine.items()]
 
-    def _systems(self) -> list[slice]:
-        """Rows that read the same."""
-        _, size, units = self.params[self._names()[0]].shape
-        return [slice(0, 2 * units), slice(2 * units, size)] if _resets_in_front(self.placed.node) else [slice(0, size)]
-
-    def _led(self) -> list[_Some]:
-        """All rows, by whom they follow."""
-        leads = []
-        for task in self.tasks:
-            units = leads_along(self.plan, self._units(task), task, self.matches)[self._places(task)]
-            leads.append(np.tile(units & self.method.follow, GATES[self.placed.node.op]))
-        return [
-            _Some(leaders, part.start, at) for part in self._systems()
-            for leaders, at in by_leaders(self.tasks, [x[part] for x in leads], np.arange(part.start, part.stop))
-        ]
+    def _present(self, task: str, some: Some) -> np.ndarray:
+        """Rows of the same system that a task has: bool."""
+        part = next(p for p in self.units.systems() if p.start == some.system)
+        return np.asarray(self.units.rows(task)[part] >= 0)
 
     def _centre(self) -> np.ndarray:
-        """R and b as they are taken over: [gates x units, units + 1]."""
-        r, b = (np.asarray(self.params[name], np.float64)[0] for name in self._names())
-        return np.concatenate([r, b[:, None]], axis=1)
-
-    def _names(self) -> tuple[str, str]:
-        return str(self.placed.node.inputs[2]), str(self.placed.node.inputs[3])
+        """R, the weights for what is heard, and b as they are taken over: [gates x units, all units that are read + 1]."""
+        r, b, *heard = (np.asarray(self.params[name], np.float64) for name in self.units.names)
+        return np.concatenate([r[0], *(h.T for h in heard), b[0][:, None]], axis=1)
 
     def _as_params(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        r, b = self._names()
-        return {r: rows[None, :, :-1].astype(np.float32), b: rows[None, :, -1].astype(np.float32)}
+        r, b, *heard = self.units.names
+        size, rows = self.units.size, rows.astype(np.float32)
+        found = {r: rows[None, :, :size], b: rows[None, :, -1]}
+        return found | {name: np.ascontiguousarray(rows[:, size:-1].T) for name in heard}
 
-    # the originals ----------------------------------------------------------------------------------------------------
-
-    def _units(self, task: str) -> Expr:
-        return self.plan.overlay.exprs(str(self.role.inputs[2]), task)[2]
-
-    def _places(self, task: str) -> np.ndarray:
-        """Which hidden unit of a task each fused one stands for."""
-        keys = next(t.keys for t in self.plan.layout.taken if t.name == self._names()[0])
-        return located(self.plan.overlay, self._units(task), task, keys, self.matches)
-
-    def _rows(self, task: str) -> np.ndarray:
-        """Which of a task's rows each fused one stands for."""
-        at, units = self._places(task), abs(self._units(task).size)
-        return np.asarray((np.arange(GATES[self.placed.node.op])[:, None] * units + at).reshape(-1))
-
-    def _original(self, task: str) -> np.ndarray:
-        """A task's R and b where they stand in the fused net."""
-        node, params, rows = self.role.members[task], self.plan.nets[task].params, self._rows(task)
-        r, b = params[str(node.inputs[2])][0, rows], params[str(node.inputs[3])][0, rows]
-        whole: np.ndarray = np.concatenate([r[:, self._places(task)], b[:, None]], axis=1)
-        return whole
+    # what there is per batch ------------------------------------------------------------------------------------------
 
     def _batches(self, task: str) -> Sequence[slice]:
         return self.frontier.batches[self.frontier.source_of[task]]
 
     def _key(self, task: str, b: int) -> tuple[str, str, str, int]:
-        return ("in time", self.placed.node.name, task, b)
+        return ("in time", self.node.name, task, b)
 
     def _keep_targets(self, task: str) -> None:
         """Let the store have what R has to give on a task's samples: [steps, samples, gates x units]."""
-        own, units, rows = self._original(task), self._places(task), self._rows(task)
-        for b, (gates, states) in enumerate(original_states(self.frontier, task, self.role.members[task])):
-            before, gates = self._before(states[..., units]), gates[..., rows]
-            left = gates - self._gates(task, b)
-            if self.placed.node.attrs.get("linear_before_reset"):
-                left[..., 2 * len(units) :] = 0
+        units, rows = self.units, self.units.rows(task)
+        own, order, absent = units.original(task), units.order(task), rows < 0
+        for b, (gates, states) in enumerate(original_states(self.frontier, task, units.role.members[task])):
+            before, gates = self._before(states[..., order]), gates[..., np.maximum(rows, 0)]
+            left = gates - self._value(task, units.gates, b)
+            if self.node.attrs.get("linear_before_reset"):
+                left[..., 2 * units.size :] = 0
             parts = [
                 self._read(part, before, gates, own) @ own[part, :-1].T + own[part, -1] + left[..., part]
-                for part in self._systems()
+                for part in units.systems()
             ]
-            self.frontier.place.put(self._key(task, b), np.concatenate(parts, axis=2).astype(np.float32))
+            targets = np.concatenate(parts, axis=2)
+            targets[..., absent] = 0
+            self.frontier.place.put(self._key(task, b), targets.astype(np.float32))
 
     def _read(self, part: slice, before: np.ndarray, gates: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What the rows of one system read: the states before each step, reset in front of the last gate of some GRUs."""
@@ -221,14 +144,14 @@ class StepInTime:
         inner = gates[..., reset] + before @ rows[reset, :-1].T + rows[reset, -1]
         return np.asarray(before * (1 + np.tanh(inner / 2)) / 2)
 
-    def _gates(self, task: str, b: int) -> np.ndarray:
-        value = self.frontier.value(self.frontier.source_of[task], self.gates, b, self.placed.node.name)
+    def _value(self, task: str, name: str, b: int) -> np.ndarray:
+        value = self.frontier.value(self.frontier.source_of[task], name, b, self.node.name)
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
 
     def _before(self, states: np.ndarray) -> np.ndarray:
         """States in front of each step, from those behind each."""
         first = np.zeros_like(states[:1])
-        if self.placed.node.attrs["direction"] == "reverse":
+        if self.node.attrs["direction"] == "reverse":
             return np.concatenate([states[1:], first])
         return np.concatenate([first, states[:-1]])
 
@@ -236,14 +159,18 @@ class StepInTime:
 
     def _statistics(self, task: str, rows: np.ndarray, k: int) -> dict[int, TaskStatistics]:
         """Of what each system reads on a task's samples, where the fused node has some rows of R and b."""
-        source = self.frontier.source_of[task]
-        session = steps_session(self.frontier, source, self.placed.node, {**self.params, **self._as_params(rows)})
+        source, size, systems = self.frontier.source_of[task], self.units.size, self.units.systems()
+        session = steps_session(self.frontier, source, self.node, {**self.params, **self._as_params(rows)})
         held = self.frontier.sources[source].held()
-        sums = {part.start: DenseSums(rows.shape[1], part.stop - part.start) for part in self._systems()}
+        sums = {part.start: DenseSums(rows.shape[1], part.stop - part.start) for part in systems}
         for b, batch in enumerate(self._batches(task)):
-            gates, targets = self._gates(task, b), np.asarray(self.frontier.place.get(self._key(task, b)))
-            before = self._before(np.asarray(session.run({self.gates: gates})[STATES])[:, 0])
-            for part in self._systems():
+            gates, targets = self._value(task, self.units.gates, b), np.asarray(self.frontier.place.get(self._key(task, b)))
+            heard = [self._before(self._value(task, name, b)[:, 0]) for name in self.units.others]
+            if heard:
+                gates = gates + np.concatenate(heard, axis=2) @ rows[:, size:-1].T.astype(np.float32)
+            before = self._before(np.asarray(session.run({str(self.node.inputs[0]): gates})[STATES])[:, 0])
+            before = np.concatenate([before, *heard], axis=2)
+            for part in systems:
                 read = self._read(part, before, gates, rows).astype(np.float32)
                 z = np.concatenate([read, np.ones((*read.shape[:2], 1), np.float32)], axis=2)
                 for side in (False, True):
@@ -253,7 +180,7 @@ class StepInTime:
             if self.frontier.closes_block(source, b):
                 for one in sums.values():
                     one.settle()
-        add_up(self.peers, f"{self.placed.node.name}, {task}, round {k}", list(sums.values()))
+        add_up(self.peers, f"{self.node.name}, {task}, round {k}", list(sums.values()))
         return {s: TaskStatistics(_means(one.moments(False)), _means(one.moments(True))) for s, one in sums.items()}
 
 

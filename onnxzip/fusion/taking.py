@@ -25,6 +25,8 @@ def take(
     Args:
         counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
 
+    What units hear of those of other strands is [these, gates x units], the transpose of what R has in that place.
+
     Where tables alone make the channels, those that follow one of their originals are its own, in all params along them; so
     it is between hidden units.
     """
@@ -36,6 +38,8 @@ def take(
             present.append(here)
             ahead.append(led)
             counted.append(counts.get(task))
+    if taken.heard:
+        values, present, ahead = ([x[0].T for x in some] for some in (values, present, ahead))
     if len(values) == 1:
         return np.asarray(values[0], order="C"), True
     same = all(np.array_equal(np.where(p, v, 0), np.where(p, values[0], 0)) for v, p in zip(values, present, strict=True))
@@ -69,7 +73,8 @@ def _chosen(
     array = plan.nets[task].params[plan.overlay.values[taken.laid][task]]
     exprs = plan.overlay.exprs(taken.laid, task)
     dims = [d for d, e in enumerate(exprs) if taken.keys and any(a in plan.spaces for a in e.atoms())]
-    places = [located_all(plan.overlay, exprs[d], task, taken.keys, members) for d in dims]
+    keys = {d: taken.heard if taken.heard and d == len(exprs) - 1 else taken.keys for d in dims}
+    places = [located_all(plan.overlay, exprs[d], task, keys[d], members) for d in dims]
     leads = [leads_along(plan, exprs[d], task, members) if follows else np.zeros(array.shape[d], bool) for d in dims]
     for layer in zip(*places, strict=True) if places else [()]:
         value, here, ahead = array, np.ones((), bool), np.zeros((), bool)

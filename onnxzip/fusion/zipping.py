@@ -15,7 +15,7 @@ from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.originals import OriginalStatistics
-from onnxzip.fusion.over_time import StepInTime, steps_in_time
+from onnxzip.fusion.over_time import StepInTime
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, check_finite, reads_of
 from onnxzip.fusion.sharing import agreed
@@ -25,6 +25,7 @@ from onnxzip.fusion.taking import take
 from onnxzip.fusion.threads import blas_threads
 from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
+from onnxzip.fusion.units import units_in_time
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.fusion.zipped import Zipped
 from onnxzip.linalg.ridge import Quality
@@ -67,8 +68,9 @@ class _Zip:
         self.touched: dict[str, frozenset[str]] = {}
         self.uses = uses_of(plan)
         fits = method.refit and method.rows is Rows.FUSED and frontier is not None
-        self.in_time = steps_in_time(plan) if fits else {}
+        self.in_time = units_in_time(plan) if fits else {}
         self.unfitted: dict[str, np.ndarray] = {}  # params of these, as `take` gives them
+        self.alike: set[str] = set()  # of which the same in all originals
 
     def match_beforehand(self) -> None:
         """Match all spaces at once, where the method does."""
@@ -95,13 +97,19 @@ class _Zip:
 
     def fit_in_time(self, name: str, frontier: Frontier) -> bool:
         """Fit what hidden units say to each other, once all that they read is known."""
-        params, own = {**self.params, **self.unfitted}, {str(v) for v in self.in_time[name].node.inputs[2:4]}
-        step = StepInTime(self.plan, frontier, self.in_time[name], params, self.members, self.method, self.peers)
-        if own <= self.params.keys() or not own <= params.keys() or not step.is_ready():
+        units = replace(self.in_time[name], matches=self.members)
+        own, owners = set(units.names), units.placed.owners
+        if own <= self.params.keys() or not own <= self.params.keys() | self.unfitted.keys():
             return False
-        params, _ = agreed(self.peers, f"{step.placed.node.name}, in time", step.fit(), {})
-        self.params |= {n: self.keep(array) for n, array in params.items()}
-        self.touched |= dict.fromkeys(own, step.placed.owners)
+        step = StepInTime(units, frontier, {**self.params, **self.unfitted}, self.method, self.peers)
+        if own <= self.alike and all(owners <= self.exact.get(v, frozenset()) for v in (units.gates, *units.others)):
+            found, owners = {n: self.unfitted[n] for n in units.names}, frozenset()
+        elif step.is_ready():
+            found, _ = agreed(self.peers, f"{units.placed.node.name}, in time", step.fit(), {})
+        else:
+            return False
+        self.params |= {n: self.keep(array) for n, array in found.items()}
+        self.touched |= dict.fromkeys(own, owners)
         del self.in_time[name]
         return True
 
@@ -192,7 +200,8 @@ class _Zip:
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and taken.name not in self.unfitted and self.is_matched(taken):
                 array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
-                fitted = not same and any(taken.name in p.node.inputs[2:4] for p in self.in_time.values())
+                self.alike |= {taken.name} if same else set()
+                fitted = any(taken.name in u.names and (not same or u.hearing is not None) for u in self.in_time.values())
                 (self.unfitted if fitted else self.params)[taken.name] = array
                 self.touched[taken.name] = frozenset() if same else taken.owners
         for placed in self.plan.layout.placed:

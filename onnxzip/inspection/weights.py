@@ -48,7 +48,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused node with weights: its net, the node, the original channel of each of its rows and columns (-1: none)."""
+    """A fused node with weights: its net, the node, the original channel of each of its rows and columns (-1: none).
+
+    Columns behind those are of other weights: recurrent nodes have there what they hear of units that run apart.
+    """
 
     net: Net
     node: Node
@@ -129,6 +132,7 @@ def summed_with(net: Net, node: Node) -> tuple[Node, ...]:
 
 def _placed(fused: Fused, matrix: np.ndarray, new: np.ndarray, read: np.ndarray) -> float:
     """Put a fused node's weights where the original has them, in place; the energy of what is foreign."""
+    matrix = matrix[..., : len(fused.columns) // len(matrix)]
     groups, outputs, _, inputs = matrix.shape
     per_group, wide = new.shape[1], new.shape[3]
     rows, columns = fused.rows.reshape(groups, outputs), fused.columns.reshape(groups, inputs)

@@ -2,8 +2,8 @@
 
     t n i, d (g h) i, d (g h) h, d (k h), n, d n h, d n h, d (q h) -> t d n h, d n h, d n h        LSTM, layout 0
 
-Hidden units are needed whole, and move together in gates, recurrence and outputs. Formulas: the operators' text in ONNX, after
-Hochreiter and Schmidhuber (1997), Cho et al. (2014), Elman (1990).
+Hidden units move together in gates, recurrence and outputs, and are needed whole, but for those that `may_part`. Formulas:
+the operators' text in ONNX, after Hochreiter and Schmidhuber (1997), Cho et al. (2014), Elman (1990).
 
 Loading takes what the inputs have to say out of a node, as a layer of its own: what is left has no weights W, its x is that
 layer's output, the gates, and its bias that of the recurrence alone. ONNX has no such node, and exporting joins both again.
@@ -37,6 +37,13 @@ def takes_gates(op: str, inputs: Sequence[str | None]) -> bool:
     return op in GATES and inputs[1] is None
 
 
+def may_part(op: str, inputs: Sequence[object], outputs: Sequence[str]) -> bool:
+    """Whether hidden units of a node may run apart from others that do not read them, and that they do read: what those say
+    comes into the gates as a sum, which the last gate of a GRU resets. Starts and lengths would have to be dealt out, too."""
+    starts = any(v is not None for v in inputs[4:7])
+    return op in ("LSTM", "RNN") and inputs[1] is None and not starts and bool(outputs[0])
+
+
 def _line(view: View) -> Line:
     swapped = bool(view.attrs.get("layout"))
     x, state = ("n t i", "n d h") if swapped else ("t n i", "d n h")
@@ -49,9 +56,10 @@ def _line(view: View) -> Line:
     if gates == 1:
         read = [p.replace("(g h)", "h") for p in read]
     sizes = {"g": gates, "k": 2 * gates, "q": 3}
+    whole = "i" if may_part(view.node.op, view.inputs, view.node.outputs) else "hi"
     return Line(
         f"{', '.join(read)} -> {', '.join(written)}", {n: s for n, s in sizes.items() if any(f"({n} " in p for p in read)},
-        whole=frozenset({"h", "i"}), pinned=frozenset({"t", "d", *sizes}), symmetry=Symmetry.PERMUTATION,
+        whole=frozenset(whole), pinned=frozenset({"t", "d", *sizes}), symmetry=Symmetry.PERMUTATION,
     )
 
 
