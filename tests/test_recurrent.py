@@ -24,6 +24,7 @@ from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.taking import take
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
+from onnxzip.matching.methods import METHODS
 from onnxzip.net import Net, Port, macs
 from onnxzip.ops.evaluate import evaluate
 from onnxzip.ops.recurrent import GATES
@@ -251,6 +252,15 @@ class TestSomeUnits:
         monkeypatch.setattr(over_time, "ROUNDS", 0)
         with pytest.raises(AssertionError):
             check_tasks(fuse(nets, shares, layout), nets, 2e-3)
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "zip"])
+def test_other_methods_share_some_units(method: str, layout: str, tmp_path: Path) -> None:
+    nets = pair(tmp_path, FAMILIES["LSTM"])
+    fused = fuse(nets, 0.5, layout, method)
+    check_valid(fused, nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [4, 3]
 
 
 def test_nets_with_other_numbers_of_units_share_those_of_the_narrower(tmp_path: Path) -> None:

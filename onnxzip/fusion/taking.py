@@ -7,6 +7,7 @@ channel follows, in place of the mean of both, are no better (0.40 points of err
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def _chosen(
     keys = {d: taken.heard if taken.heard and d == len(exprs) - 1 else taken.keys for d in dims}
     places = [located_all(plan.overlay, exprs[d], task, keys[d], members) for d in dims]
     leads = [leads_along(plan, exprs[d], task, members) if follows else np.zeros(array.shape[d], bool) for d in dims]
-    for layer in zip(*places, strict=True) if places else [()]:
+    layers = product(*places) if taken.heard else zip(*places, strict=True)  # groups of two strands are not of one size
+    for layer in layers if places else [()]:
         value, here, ahead = array, np.ones((), bool), np.zeros((), bool)
         for dim, at, led in zip(dims, layer, leads, strict=True):
             value = np.take(value, np.maximum(at, 0), axis=dim)
