@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from architectures import Architecture, Maker, model_of
@@ -14,6 +15,7 @@ from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs,
 from merging import MODELS
 from netfiles import check_canonical, check_same
 from onnx import TensorProto
+from onnxruntime import InferenceSession
 from random_graphs import Step, grown
 
 import onnxzip
@@ -269,6 +271,24 @@ def test_nets_with_other_numbers_of_units_share_those_of_the_narrower(tmp_path: 
     check_valid(fused, nets)
     assert [s.shared for s in fused.plan.shared_spaces()] == [8, 4]
     assert sorted(fused.net.shapes[str(n.inputs[2])][2] for n in fused.net.nodes if n.op == "LSTM") == [2, 4]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_own_units_hear_others_over_any_number_of_steps(direction: str, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.onnx" for name in ("a", "b")}
+    for seed, file in enumerate(files.values()):
+        model = model_of(half_frozen("LSTM", direction), seed, 8)
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "steps"
+        onnx.save(model, file)
+    rng = np.random.default_rng(0)
+    merged = onnxzip.merge(files, rng.standard_normal((100, STEPS, 5)).astype(np.float32), share={"*": 0.5, "MatMul*": 1.0})
+    fused = InferenceSession(merged.content)
+    assert [n.op_type for n in onnx.load_from_string(merged.content).graph.node].count("LSTM") == 3
+    for steps in (1, 2, 30):
+        x = rng.standard_normal((4, steps, 5)).astype(np.float32)
+        for found, file in zip(fused.run(None, {"x": x}), files.values(), strict=True):
+            (want,) = InferenceSession(str(file)).run(None, {"x": x})
+            check_close(found, want, 1e-5)
 
 
 def test_units_of_a_gru_are_shared_all_or_not_at_all(tmp_path: Path) -> None:
