@@ -173,3 +173,33 @@ class TestJoined:
         found = load(path)
         check_same(path, found)
         assert ops(found)[0] == "Sub"
+
+
+TURNED = """g (float[N,6,6,3] x, float[3] mean, float std, float[4,3,3,3] w, float[4] b, float[4,2] v) => (float[N,2] y)
+{{ {body} t = Transpose<perm=[0,3,1,2]>(d) h = Conv<{pads}>(t, w, b) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p)
+y = MatMul(f, v) }}"""
+
+
+class TestChannelsLast:
+    """As Keras has them: the maps stand before the Transpose, the layer behind it."""
+
+    def net(self, folder: Path, name: str, body: str, pads: str) -> Net:
+        (folder / name).mkdir()
+        path = written(folder / name, TURNED.format(body=body, pads=pads))
+        found = load(path, name)
+        check_same(path, found)
+        return found
+
+    @pytest.mark.parametrize(
+        ("body", "pads"),
+        [("c = Sub(x, mean) d = Div(c, std)", BARE), ("c = Mul(std, x) d = Sub(mean, c)", BARE), ("d = Div(x, mean)", PADDED)],
+    )
+    def test_folds_into_the_layer_behind(self, body: str, pads: str, tmp_path: Path) -> None:
+        nets = [self.net(tmp_path, "a", body, pads), self.net(tmp_path, "b", "d = Mul(x, std)", pads)]
+        assert [ops(n)[:2] for n in nets] == [["Transpose", "Conv"]] * 2
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    @pytest.mark.parametrize("body", ["d = Sub(x, mean)", "c = Relu(x) d = Mul(c, std)"])
+    def test_stays_where_it_does_not_fold(self, body: str, tmp_path: Path) -> None:
+        found = self.net(tmp_path, "a", body, PADDED)
+        assert ops(found)[: body.count("=") + 1][-1] == "Transpose"

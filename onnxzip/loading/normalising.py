@@ -4,11 +4,13 @@
 
 A convolution that pads with zeros pads s x + t, not x: a shift cannot be folded there, a scale can. Nets that differ in
 nothing but their mean and standard deviation then begin alike. Where the input is concatenated with other values first (the
-numbers of a table with embeddings), the map of those is one and zero.
+numbers of a table with embeddings), the map of those is one and zero. Nets whose images have their channels last (Keras) turn
+them behind the maps: the Transpose goes before these, if they then fold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from onnxzip.loading.folding import is_inference, scale_and_shift
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Net, Node, consumers, pruned
+from onnxzip.net import Names, Net, Node, consumers, pruned
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 
@@ -34,7 +36,58 @@ def folded_normalisation(net: Net) -> Net:
     """The net with what it does to each channel of an input absorbed by the layers that read the result."""
     for port in net.inputs:
         net = _folded(net, port.name)
+        turned = _turned(net, port.name)
+        if turned is not None:
+            before, name = turned
+            after = _folded(before, name)
+            net = net if after is before else after
     return net
+
+
+def _turned(net: Net, name: str) -> tuple[Net, str] | None:
+    """The net with the Transpose behind the maps of an input before them, and what it gives; None where there is none."""
+    readers = consumers(net.nodes)
+    maps = _maps(net, name, readers)
+    last = maps[-1].outputs[0] if maps else name
+    found = readers.get(last, [])
+    if not maps or len(found) != 1 or found[0].op != "Transpose" or last in {p.name for p in net.outputs}:
+        return None
+    perm = found[0].attrs["perm"]
+    params, names = Params.of(net), Names(set(net.shapes))
+    value = first = names.fresh(f"{name}.turned")
+    moved: dict[str, Node] = {}
+    for node in maps:
+        at = next((k for k, v in enumerate(node.inputs) if v in net.params), None)
+        if node.op == "BatchNormalization" or at is None or len(node.inputs) != 2:
+            return None
+        number = _per_channel(net, str(node.inputs[at]), len(perm), perm[1], net.shapes[name][perm[1]])
+        if number is None or net.shapes[node.outputs[0]] != net.shapes[name]:
+            return None
+        shape = [-1 if k == 1 else 1 for k in range(len(perm))]
+        constant = params.replaced(node.inputs[at], f"{node.name}.number", number.reshape(shape))
+        out = found[0].outputs[0] if node is maps[-1] else names.fresh(f"{node.outputs[0]}.turned")
+        moved[node.name] = replace(node, inputs=(value, constant) if at else (constant, value), outputs=(out,))
+        value = out
+    return _rewired(net, found[0], name, first, moved, params), first
+
+
+def _rewired(net: Net, turn: Node, name: str, first: str, moved: Mapping[str, Node], params: Params) -> Net:
+    """The net with a Transpose of an input, and maps of what it gives."""
+    new = [first, *(n.outputs[0] for n in moved.values())]
+    shapes = dict.fromkeys(new, net.shapes[turn.outputs[0]])
+    dtypes = dict.fromkeys(new, net.dtypes[name])
+    nodes = (replace(turn, inputs=(name,), outputs=(first,)), *(moved.get(n.name, n) for n in net.nodes if n is not turn))
+    gone = replace(net, nodes=nodes, shapes={**net.shapes, **shapes}, dtypes={**net.dtypes, **dtypes})
+    return pruned(with_params(gone, params))
+
+
+def _maps(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:
+    """The maps behind an input, of which each alone reads what is before it."""
+    ends, value, maps = {p.name for p in net.outputs}, name, list[Node]()
+    while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
+        maps.append(found[0])
+        value = found[0].outputs[0]
+    return maps
 
 
 def _folded(net: Net, name: str) -> Net:
@@ -59,12 +112,10 @@ def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
     return tuple(new if v == old else v for v in node.inputs)
 
 
-def _before(net: Net, name: str, readers: dict[str, list[Node]]) -> str:
+def _before(net: Net, name: str, readers: Mapping[str, list[Node]]) -> str:
     """The value behind the maps of an input, which nothing but them reads."""
-    ends, value = {p.name for p in net.outputs}, name
-    while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
-        value = found[0].outputs[0]
-    return value
+    maps = _maps(net, name, readers)
+    return maps[-1].outputs[0] if maps else name
 
 
 def _hosts(net: Net, name: str, readers: dict[str, list[Node]]) -> list[Node]:
