@@ -23,7 +23,7 @@ from onnxzip.net import Names, Net, Node, consumers, pruned
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 
 
-class _Map(NamedTuple):
+class AffineMap(NamedTuple):
     """scale x + shift per channel: float64 [channels]; the value that it gives; the Concat that it runs through, if any."""
 
     scale: np.ndarray
@@ -36,18 +36,18 @@ def folded_normalisation(net: Net) -> Net:
     """The net with what it does to each channel of an input absorbed by the layers that read the result."""
     for port in net.inputs:
         net = _folded(net, port.name)
-        turned = _turned(net, port.name)
-        if turned is not None:
-            before, name = turned
+        again = turned(net, port.name)
+        if again is not None:
+            before, name = again
             after = _folded(before, name)
             net = net if after is before else after
     return net
 
 
-def _turned(net: Net, name: str) -> tuple[Net, str] | None:
+def turned(net: Net, name: str) -> tuple[Net, str] | None:
     """The net with the Transpose behind the maps of an input before them, and what it gives; None where there is none."""
     readers = consumers(net.nodes)
-    maps = _maps(net, name, readers)
+    maps = maps_of(net, name, readers)
     last = maps[-1].outputs[0] if maps else name
     found = readers.get(last, [])
     if not maps or len(found) != 1 or found[0].op != "Transpose" or last in {p.name for p in net.outputs}:
@@ -81,7 +81,7 @@ def _rewired(net: Net, turn: Node, name: str, first: str, moved: Mapping[str, No
     return pruned(with_params(gone, params))
 
 
-def _maps(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:
+def maps_of(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:
     """The maps behind an input, of which each alone reads what is before it."""
     ends, value, maps = {p.name for p in net.outputs}, name, list[Node]()
     while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
@@ -96,7 +96,7 @@ def _folded(net: Net, name: str) -> Net:
     if not hosts:
         return net
     axis = 1 if hosts[0].op == "Conv" else len(net.shapes[str(hosts[0].inputs[0])]) - 1
-    found = _chain(net, name, axis, readers)
+    found = chain_of(net, name, axis, readers)
     if found is None or any(not _can_absorb(net, n, found) for n in hosts):
         return net
     params = Params.of(net)
@@ -114,7 +114,7 @@ def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
 
 def _before(net: Net, name: str, readers: Mapping[str, list[Node]]) -> str:
     """The value behind the maps of an input, which nothing but them reads."""
-    maps = _maps(net, name, readers)
+    maps = maps_of(net, name, readers)
     return maps[-1].outputs[0] if maps else name
 
 
@@ -137,12 +137,12 @@ def _joined(value: str, readers: dict[str, list[Node]]) -> Node | None:
     return found[0] if len(found) == 1 and found[0].op == "Concat" and found[0].inputs.count(value) == 1 else None
 
 
-def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _Map | None:
+def chain_of(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> AffineMap | None:
     """All maps behind an input as one."""
     if axis >= len(net.shapes[name]):
         return None
     channels = net.shapes[name][axis]
-    found = _Map(np.ones(channels), np.zeros(channels), name)
+    found = AffineMap(np.ones(channels), np.zeros(channels), name)
     while len(reading := readers.get(found.value, [])) == 1 and reading[0].op in _MAPS:
         step = _applied(net, reading[0], found, axis)
         if step is None:
@@ -152,7 +152,7 @@ def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _M
     return found if joined is None else _widened(net, joined, found, axis)
 
 
-def _widened(net: Net, joined: Node, found: _Map, axis: int) -> _Map | None:
+def _widened(net: Net, joined: Node, found: AffineMap, axis: int) -> AffineMap | None:
     """The map with one and zero for what the Concat brings in beside it; None where that is along another axis."""
     if joined.attrs["axis"] != axis:
         return None
@@ -160,10 +160,10 @@ def _widened(net: Net, joined: Node, found: _Map, axis: int) -> _Map | None:
     sizes = [net.shapes[str(v)][axis] for v in joined.inputs]
     around = (sum(sizes[:place]), sum(sizes[place + 1:]))
     scale = np.pad(found.scale, around, constant_values=1.0)
-    return _Map(scale, np.pad(found.shift, around), joined.outputs[0], joined)
+    return AffineMap(scale, np.pad(found.shift, around), joined.outputs[0], joined)
 
 
-def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
+def _applied(net: Net, node: Node, before: AffineMap, axis: int) -> AffineMap | None:
     """One more map; None where it is none of a constant per channel."""
     scale, shift, out = before.scale, before.shift, node.outputs[0]
     if node.op == "BatchNormalization":
@@ -171,19 +171,19 @@ def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
         if not known or any(v not in net.params for v in node.inputs[1:]):
             return None
         by, to = scale_and_shift(node, net.params)
-        return _Map(scale * by, shift * by + to, out)
+        return AffineMap(scale * by, shift * by + to, out)
     first = node.inputs[0] == before.value
     other = node.inputs[1] if first else node.inputs[0]
     number = None if other is None else _per_channel(net, other, len(net.shapes[before.value]), axis, len(before.scale))
     if number is None or net.shapes[out] != net.shapes[before.value]:
         return None
     if node.op == "Mul":
-        return _Map(scale * number, shift * number, out)
+        return AffineMap(scale * number, shift * number, out)
     if node.op == "Add":
-        return _Map(scale, shift + number, out)
+        return AffineMap(scale, shift + number, out)
     if node.op == "Sub":
-        return _Map(scale, shift - number, out) if first else _Map(-scale, number - shift, out)
-    return _Map(scale / number, shift / number, out) if first and np.all(number) else None
+        return AffineMap(scale, shift - number, out) if first else AffineMap(-scale, number - shift, out)
+    return AffineMap(scale / number, shift / number, out) if first and np.all(number) else None
 
 
 def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np.ndarray | None:
@@ -197,7 +197,7 @@ def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np
     return np.broadcast_to(param.reshape(-1), (channels,)).astype(np.float64)
 
 
-def _can_absorb(net: Net, node: Node, found: _Map) -> bool:
+def _can_absorb(net: Net, node: Node, found: AffineMap) -> bool:
     weight = net.params.get(str(node.inputs[1]))
     if weight is None or weight.dtype != np.float32 or any(v is not None and v not in net.params for v in node.inputs[2:]):
         return False
@@ -208,7 +208,7 @@ def _can_absorb(net: Net, node: Node, found: _Map) -> bool:
     return plain and weight.ndim == 2 and (bias is None or bias.ndim == 1)
 
 
-def _absorbed(node: Node, name: str, found: _Map, params: Params) -> Node:
+def _absorbed(node: Node, name: str, found: AffineMap, params: Params) -> Node:
     w, *rest = node.inputs[1:]
     weight = params.arrays[str(w)].astype(np.float64)
     first = node.op == "Conv" or bool(node.attrs.get("transB"))
