@@ -210,6 +210,9 @@ class TestChannelsLast:
 
 
 BEFORE = ("c = Sub(x, mean) d = Div(c, std)", "c = Mul(x, std) d = Add(c, mean)", "d = Mul(x, std)", "d = Identity(x)")
+PLACED = """scales = Constant<value = float[4] {{1.0, 1.0, 1.5, 1.5}}>() three = Constant<value = int64[1] {{2}}>()
+none = Constant<value = int64[1] {{-9}}>() one = Constant<value = int64[1] {{1}}>() back = Constant<value = int64[1] {{-1}}>()
+x = """
 
 
 class TestLevelled:
@@ -235,6 +238,21 @@ class TestLevelled:
         assert [s.shared for s in fused.plan.shared_spaces()] == [4] and not fused.plan.refusals
         check_tasks(fuse(nets, 0.0), nets, 1e-5)
         assert [macs_before(fused.plan, n.name) for n in nets] == [macs(load(path)) for path in files.values()]
+
+    @pytest.mark.parametrize("pads", [PADDED, BARE])
+    @pytest.mark.parametrize(
+        "step", ["Cast<to=1>(x0)", 'Resize<mode="linear">(x0, , scales)', "Slice(x0, three, none, one, back)"]
+    )
+    def test_whatever_places_the_input_before(self, step: str, pads: str, tmp_path: Path) -> None:
+        """Another type, another size, channels in another order."""
+        text = CONV.replace("x, float[{mean}]", "x0, float[{mean}]").replace("{body}", PLACED + step + " {body}")
+        text = text.replace("float[N,3,6,6]", "uint8[N,3,6,6]") if "Cast" in step else text
+        text = text.replace("{pads}", pads)
+        files = self.files(tmp_path, BEFORE[:3], text)
+        nets = load_all(files)
+        for net, path in zip(nets, files.values(), strict=True):
+            check_same(path, net)
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
 
     @pytest.mark.parametrize("bodies", [BEFORE[:1] * 2, BEFORE[2:]], ids=["the same", "scales"])
     def test_others_stay_as_they_are(self, bodies: Sequence[str], tmp_path: Path) -> None:

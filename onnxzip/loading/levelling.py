@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.loading.normalising import AffineMap, chain_of, maps_of, turned
+from onnxzip.loading.normalising import AffineMap, chain_of, maps_of, placed, turned
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Names, Net, Node, Shape, consumers, macs, pruned
 
@@ -71,11 +71,9 @@ def _geometry(begun: _Beginning) -> tuple[Any, ...]:
 
 def _beginning(net: Net, name: str) -> _Beginning | None:
     """How a net begins at an input; None where it is no chain of maps before convolutions."""
-    before, value = turned(net, name) or (net, name)
+    last = placed(net, name)[-1]
+    before, value = turned(net, last) or (net, last)
     readers = consumers(before.nodes)
-    only = readers.get(value, [])
-    if len(only) == 1 and only[0].op == "Transpose":
-        value = only[0].outputs[0]
     if len(before.shapes[value]) < 3 or min(before.shapes[value][1:]) < 1:
         return None
     if (joined := _ones_beside(value, readers)) is not None:

@@ -21,6 +21,7 @@ from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Names, Net, Node, consumers, pruned
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
+_PLACING = frozenset({"Cast", "CenterCropPad", "Gather", "Pad", "Resize", "Slice", "Transpose"})
 
 
 class AffineMap(NamedTuple):
@@ -33,15 +34,25 @@ class AffineMap(NamedTuple):
 
 
 def folded_normalisation(net: Net) -> Net:
-    """The net with what it does to each channel of an input absorbed by the layers that read the result."""
+    """The net with what it does to each channel of an input absorbed by the layers that read the result.
+
+    The input may be cast, resized, cut or turned before.
+    """
     for port in net.inputs:
-        net = _folded(net, port.name)
-        again = turned(net, port.name)
-        if again is not None:
-            before, name = again
-            after = _folded(before, name)
-            net = net if after is before else after
+        for value in placed(net, port.name):
+            again = turned(net, value)
+            for before, name in ((net, value), *([again] if again is not None else [])):
+                after = _folded(before, name)
+                net = net if after is before else after
     return net
+
+
+def placed(net: Net, name: str) -> list[str]:
+    """An input, and what it becomes before the first map: in another type, at another size, at other places."""
+    readers, found = consumers(net.nodes), [name]
+    while len(then := readers.get(found[-1], [])) == 1 and then[0].op in _PLACING and then[0].inputs[0] == found[-1]:
+        found.append(then[0].outputs[0])
+    return found
 
 
 def turned(net: Net, name: str) -> tuple[Net, str] | None:
@@ -139,7 +150,7 @@ def _joined(value: str, readers: dict[str, list[Node]]) -> Node | None:
 
 def chain_of(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> AffineMap | None:
     """All maps behind an input as one."""
-    if axis >= len(net.shapes[name]):
+    if axis >= len(net.shapes[name]) or net.shapes[name][axis] < 1:
         return None
     channels = net.shapes[name][axis]
     found = AffineMap(np.ones(channels), np.zeros(channels), name)
