@@ -86,6 +86,11 @@ class TestChoice:
             ("float[N,8] e, float[N,5] t", "e = Gemm <transB = 1> (f, w0) t = Tanh (s)", "e", ["e", "t"]),
             ("float[N,5] scores, float[N,8] e", "scores = Neg (s) e = Gemm <transB = 1> (f, w0)", "scores", ["scores", "e"]),
             ("float[N,5] u, float[N,8] e", "u = Neg (s) e = Gemm <transB = 1> (f, w0)", "e", ["u", "e"]),
+            ("float[N,8] e", "l = ReduceL2 <axes = [1]> (g) m = Clip (l, two) e = Div (g, m)", None, []),
+            ("float[N,8] e", "l = ReduceSumSquare <axes = [1]> (g) m = Sqrt (l) o = Reciprocal (m) e = Mul (g, o)", None, []),
+            ("float[N,8] e", "e = LpNormalization <axis = 1> (g)", None, []),
+            ("float[N,5] y", "e = LpNormalization <axis = 1> (g) y = Gemm <transB = 1> (e, w1, b1)", "y", ["y"]),
+            ("float[N,8] p", "x = Exp (g) l = ReduceSum <keepdims = 1> (x, one) p = Div (x, l)", "p", ["p"]),
             ("float[M,4] y", ROWS, None, []),
             ("float[5,N] y", "y = Transpose (s)", None, []),
         ],
@@ -138,6 +143,18 @@ class TestLabels:
         a = tasks["a"]
         assert a["accuracy"]["before"] == 1.0 and a["accuracy"]["after"] == a["fidelity"]["top1_agreement"] < 1
         assert a["fidelity"]["relative_error"] == pytest.approx(1 - a["fidelity"]["top1_agreement"])
+
+    def test_places_of_the_largest(self) -> None:
+        """Of a TopK: equal or not, whatever the numbers are."""
+        pair("float[N,3] v, int64[N,3] j", f"{THREE} v, j = TopK (s, three)")
+        found = {t: outputs_of(Path(f"{t}.onnx"), images(COUNT)) for t in "ab"}
+        run("merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz")
+        fused = outputs_of(Path("m.onnx"), images(COUNT))
+        report = json.loads(run("verify", "m.onnx", "--against", "a.onnx", "--data", "d.npz", "--json").out)
+        fidelity = report["tasks"]["a"]["fidelity"]
+        v, j = found["a"]["v"], found["a"]["j"]
+        assert fidelity["top1_agreement"] == pytest.approx((fused["a_j"] == j).mean())
+        assert fidelity["relative_error"] == pytest.approx(np.linalg.norm(fused["a_v"] - v) / np.linalg.norm(v))
 
     def test_class_numbers_beside_others(self) -> None:
         pair("float[N,5] s, int64[N] k", "k = ArgMax <axis = 1, keepdims = 0> (s)")

@@ -58,6 +58,16 @@ class Reader:
         return None if batch is None else {"image": batch}
 
 
+class Indexed:
+    """As torch's Dataset."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return np.asarray(X[k])
+
+
 class TestForms:
     def test_files(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "named.npz", image=X)
@@ -182,6 +192,23 @@ class TestNumbers:
         found, notes = collected({"a": tmp_path / "d.npz", "b": tmp_path / "e.npz"})
         check_source(found.sources[0], x.astype(np.float32) / np.float32(255))
         assert found.scaled == (str(tmp_path / "d.npz"), str(tmp_path / "e.npz")) and len(notes) == 1 and "0..1" in notes[0]
+
+    def test_a_net_that_takes_bytes_gets_them(self) -> None:
+        """By the std that the note tells."""
+        x = np.random.default_rng(1).integers(0, 256, (50, 1, 6, 6), np.uint8)
+        _, notes = collected(x)
+        found, quiet = collected(x, std=(float(notes[0].split("--std ")[1].split()[0]),))
+        np.testing.assert_allclose(in_order(found.sources[0].inputs["image"]), in_order(x.astype(np.float32)), rtol=1e-6)
+        assert "--std" not in quiet[0]
+
+    def test_samples_that_are_no_batches(self) -> None:
+        feed = Feed((Port("image", F32, (-1, 3, 6, 6)),), {}, None)
+        with pytest.raises(InvalidDataError, match=r"The first axis counts the samples.*x\[None\]"):
+            collected(list(np.repeat(X, 3, axis=1)), {"a": feed})
+
+    def test_a_dataset_is_no_loader(self) -> None:
+        with pytest.raises(InvalidDataError, match="Give a DataLoader of it"):
+            collected(Indexed())
 
     def test_mean_and_std(self) -> None:
         x = np.random.default_rng(1).integers(0, 256, (50, 3, 4, 4), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from fusing import check_tasks, fuse, permuted
 from netfiles import check_same, ops, written
 
+import onnxzip
 from onnxzip.analysis import analyse
 from onnxzip.errors import UnsupportedError
-from onnxzip.loading import load
-from onnxzip.net import Net
+from onnxzip.exporting.report import macs_before
+from onnxzip.inspection.differing import diff
+from onnxzip.loading import load, load_all
+from onnxzip.net import Net, macs
 
 PADDED, BARE = "pads=[1,1,1,1]", "pads=[0,0,0,0]"
 CONV = """g (float[N,3,6,6] x, float[{mean}] mean, float[1,3,1,1] std, float[4,3,3,3] w, float[4] b, float[4,2] v)
@@ -173,3 +177,103 @@ class TestJoined:
         found = load(path)
         check_same(path, found)
         assert ops(found)[0] == "Sub"
+
+
+TURNED = """g (float[N,6,6,3] x, float[3] mean, float std, float[4,3,3,3] w, float[4] b, float[4,2] v) => (float[N,2] y)
+{{ {body} t = Transpose<perm=[0,3,1,2]>(d) h = Conv<{pads}>(t, w, b) r = Relu(h) p = GlobalAveragePool(r) f = Flatten(p)
+y = MatMul(f, v) }}"""
+
+
+class TestChannelsLast:
+    """As Keras has them: the maps stand before the Transpose, the layer behind it."""
+
+    def net(self, folder: Path, name: str, body: str, pads: str) -> Net:
+        (folder / name).mkdir()
+        path = written(folder / name, TURNED.format(body=body, pads=pads))
+        found = load(path, name)
+        check_same(path, found)
+        return found
+
+    @pytest.mark.parametrize(
+        ("body", "pads"),
+        [("c = Sub(x, mean) d = Div(c, std)", BARE), ("c = Mul(std, x) d = Sub(mean, c)", BARE), ("d = Div(x, mean)", PADDED)],
+    )
+    def test_folds_into_the_layer_behind(self, body: str, pads: str, tmp_path: Path) -> None:
+        nets = [self.net(tmp_path, "a", body, pads), self.net(tmp_path, "b", "d = Mul(x, std)", pads)]
+        assert [ops(n)[:2] for n in nets] == [["Transpose", "Conv"]] * 2
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    @pytest.mark.parametrize("body", ["d = Sub(x, mean)", "c = Relu(x) d = Mul(c, std)"])
+    def test_stays_where_it_does_not_fold(self, body: str, tmp_path: Path) -> None:
+        found = self.net(tmp_path, "a", body, PADDED)
+        assert ops(found)[: body.count("=") + 1][-1] == "Transpose"
+
+
+BEFORE = ("c = Sub(x, mean) d = Div(c, std)", "c = Mul(x, std) d = Add(c, mean)", "d = Mul(x, std)", "d = Identity(x)")
+PLACED = """scales = Constant<value = float[4] {{1.0, 1.0, 1.5, 1.5}}>() three = Constant<value = int64[1] {{2}}>()
+none = Constant<value = int64[1] {{-9}}>() one = Constant<value = int64[1] {{1}}>() back = Constant<value = int64[1] {{-1}}>()
+x = """
+
+
+class TestLevelled:
+    """Shifts before padding: where the nets of a merge differ in them, all read a channel of ones, too."""
+
+    def files(self, folder: Path, bodies: Sequence[str], text: str = CONV) -> dict[str, Path]:
+        found = {}
+        for k, body in enumerate(bodies):
+            (folder / f"net{k}").mkdir()
+            shape, rng = (3,) if text == TURNED else (3, 1, 1), np.random.default_rng(k)
+            mean = rng.uniform(0.2, 0.8, shape).astype(np.float32)
+            found[f"net{k}"] = written(folder / f"net{k}", text.format(body=body, pads=PADDED, mean="3,1,1"), mean=mean)
+        return found
+
+    @pytest.mark.parametrize("text", [CONV, TURNED], ids=["channels first", "channels last"])
+    def test_share_their_first_layer(self, text: str, tmp_path: Path) -> None:
+        files = self.files(tmp_path, BEFORE, text)
+        nets = load_all(files)
+        for net, path in zip(nets, files.values(), strict=True):
+            check_same(path, net)
+            assert not {"Sub", "Mul", "Add", "Div"} & set(ops(net)) and ops(net).count("Concat") == 1
+        fused = fuse(nets, 1.0)
+        assert [s.shared for s in fused.plan.shared_spaces()] == [4] and not fused.plan.refusals
+        check_tasks(fuse(nets, 0.0), nets, 1e-5)
+        assert [macs_before(fused.plan, n.name) for n in nets] == [macs(load(path)) for path in files.values()]
+
+    @pytest.mark.parametrize("pads", [PADDED, BARE])
+    @pytest.mark.parametrize(
+        "step", ["Cast<to=1>(x0)", 'Resize<mode="linear">(x0, , scales)', "Slice(x0, three, none, one, back)"]
+    )
+    def test_whatever_places_the_input_before(self, step: str, pads: str, tmp_path: Path) -> None:
+        """Another type, another size, channels in another order."""
+        text = CONV.replace("x, float[{mean}]", "x0, float[{mean}]").replace("{body}", PLACED + step + " {body}")
+        text = text.replace("float[N,3,6,6]", "uint8[N,3,6,6]") if "Cast" in step else text
+        text = text.replace("{pads}", pads)
+        files = self.files(tmp_path, BEFORE[:3], text)
+        nets = load_all(files)
+        for net, path in zip(nets, files.values(), strict=True):
+            check_same(path, net)
+        assert [s.shared for s in analyse(nets).shared_spaces()] == [4]
+
+    @pytest.mark.parametrize("bodies", [BEFORE[:1] * 2, BEFORE[2:]], ids=["the same", "scales"])
+    def test_others_stay_as_they_are(self, bodies: Sequence[str], tmp_path: Path) -> None:
+        files = self.files(tmp_path, bodies)
+        if bodies[0] == bodies[1]:
+            files["net1"].write_bytes(files["net0"].read_bytes())
+        assert [ops(n) for n in load_all(files)] == [ops(load(path)) for path in files.values()]
+
+    def test_weights_that_something_else_reads_stay(self, tmp_path: Path) -> None:
+        text = """g (float[N,3,6,6] x, float[N,3,6,6] x2, float[3,1,1] mean, float[4,3,3,3] w) => (float[N,4,6,6] y)
+        {{ d = Sub(x, mean) h = Conv<pads=[1,1,1,1]>(d, w) {body} g = Conv<pads=[1,1,1,1]>(x2, w) y = Add(h, g) }}"""
+        files = self.files(tmp_path, ("", ""), text)
+        assert [ops(n) for n in load_all(files)] == [["Sub", "Conv", "Conv", "Add"]] * 2
+
+    def test_a_fused_file_and_one_more(self, tmp_path: Path) -> None:
+        files = self.files(tmp_path, BEFORE)
+        x = np.random.default_rng(5).standard_normal((60, 3, 6, 6), np.float32)
+        onnxzip.merge({t: files[t] for t in ("net0", "net1")}, x).save(tmp_path / "both.onnx")
+        told = {e["op"]: e["change"] for e in diff(files["net1"], tmp_path / "both.onnx", "net1")["nodes"]}
+        onnxzip.merge({t: files[t] for t in ("net0", "net1")}, x, share=0).save(tmp_path / "apart.onnx")
+        apart = {e["op"]: e["change"] for e in diff(files["net1"], tmp_path / "apart.onnx", "net1")["nodes"]}
+        assert told["Conv"] > 0.01 and apart["Conv"] < 1e-6
+        again = onnxzip.merge({"both": tmp_path / "both.onnx", "net3": files["net3"]}, x)
+        assert again.report["spaces"][0]["shared"] == 4

@@ -131,6 +131,7 @@ class TestFiles:
         data.symlink_to("blob")
         refused(InvalidModelError, path, "link", "Put a copy of that file there")
         data.unlink()
+        refused(InvalidModelError, path, data.name, "Put a copy of that file there")
         shutil.copy(tmp_path / "blob", data)
         assert load(path).size == 5
 

@@ -27,7 +27,7 @@ from onnxzip.loading import load
 from onnxzip.merged import Merged
 from onnxzip.net import Axis, Port
 from onnxzip.retraining.module import read_module
-from onnxzip.runtime import open_file, open_session
+from onnxzip.runtime import Session, open_file, open_session
 from onnxzip.shipping.preparing import prepare_net
 
 TOKENS, LONGEST, WIDTH = 20, 24, 8
@@ -267,6 +267,21 @@ class TestLengthsOfTheirOwn:
         assert inspect(folder / "both.onnx")["sizes"] == [{"input": "x", "axis": 1, "name": "S", "size": 6}]
         assert "has no number; what is told here is for 6" in " ".join(run("inspect", folder / "both.onnx").out.split())
         assert diff(files["short"], folder / "both.onnx", "short")["nodes"]
+
+    def test_latencies_are_measured_at_that_size(self, made: tuple[Path, dict[str, Path], Merged], tmp_path: Path) -> None:
+        """A length of 1 is none that these nets are used at, and others may not even run at it."""
+        folder, files, _ = made
+        asked: list[tuple[int, ...]] = []
+
+        def timed(session: Session, feeds: dict[str, np.ndarray]) -> list[float]:
+            asked.append(feeds["x"].shape)
+            return [1.0]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("onnxzip.inspection.latency._times", timed)
+            given = [part for task, file in files.items() for part in ("--against", f"{task}={file}")]
+            assert run("inspect", folder / "both.onnx", "--html", tmp_path / "page.html", *given).code == 0
+        assert asked == 5 * [(1, 6)]
 
     def test_is_shipped_at_the_size_of_its_data(self, made: tuple[Path, dict[str, Path], Merged]) -> None:
         """Of a task alone that is its own, of all together the first one's."""

@@ -102,6 +102,8 @@ def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
         return ". Move their channels to the front" + (": x.transpose(0, 3, 1, 2)" if len(want) == 3 else "")
     if want and have == (want[-1], *want[:-1]):
         return ". Move their channels to the end"
+    if want and have == want[1:] and want[0] != 1:
+        return ". The first axis counts the samples: give batches of them, a single one as x[None]"
     if [d for d in have if d != 1] == [d for d in want if d != 1] or int(np.prod(have)) == int(np.prod(want)):
         return f". Reshape them: x.reshape({', '.join(map(str, (-1, *want)))})"
     return ""

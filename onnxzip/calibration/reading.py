@@ -96,7 +96,8 @@ def read(item: Any, limit: int, where: str = "") -> Arrays:
         return _gathered(_reader_batches(item), limit, where)
     if isinstance(item, Iterable):
         return _gathered(item, limit, where)
-    raise InvalidDataError(f"{where}: is neither a file, nor an array, nor an iterable of batches")
+    hint = ". Give a DataLoader of it" if hasattr(item, "__getitem__") and hasattr(item, "__len__") else ""
+    raise InvalidDataError(f"{where}: is neither a file, nor an array, nor an iterable of batches{hint}")
 
 
 def _read_path(item: str | PathLike[str], limit: int) -> Arrays:

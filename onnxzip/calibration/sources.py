@@ -134,7 +134,8 @@ def collect(
     _check_used(options, places, note)
     scaled = [where for where, rows in places if _holds_images(rows)]
     if scaled:
-        note(f"uint8 images scaled to 0..1: {', '.join(scaled)}")
+        hint = "" if options.std else " (a net that takes 0 to 255 needs --std 0.00392157 too, or floats)"
+        note(f"uint8 images scaled to 0..1: {', '.join(scaled)}{hint}")
     return Given(tuple(pools), False, tuple(scaled))
 
 

@@ -182,7 +182,7 @@ def dtype_of(stored: str) -> np.dtype:
 def macs_before(plan: Plan, task: str) -> int:
     """Multiply-accumulates per sample of a net as it came."""
     net, added = plan.nets[task], plan.added(task)
-    return macs_of((n for n in net.nodes if n.name not in added), net.shapes)
+    return macs_of((n for n in net.nodes if n.name not in added), net.shapes) - net.more_macs
 
 
 def merge_report(

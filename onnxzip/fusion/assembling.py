@@ -67,8 +67,8 @@ def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> N
         if free is not None and port.shape[0] != BATCH:
             raise UnsupportedError(
                 f"input {port.name!r} has the shape {list(port.shape)} for any number of samples of input {free.name!r}: its "
-                f"first axis is not the batch. Export the nets with a dynamic first axis of both, or keep {port.name!r} as a "
-                "constant."
+                f"first axis is not the batch. Export the nets with a dynamic first axis of both, for one sample at a time (a "
+                f"state whose second axis is the batch), or with {port.name!r} as a constant."
             )
     known = {p.name: f"input {p.name!r}" for p in inputs}
     for task in plan.tasks:

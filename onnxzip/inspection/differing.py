@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from os import PathLike
@@ -19,6 +20,7 @@ from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change,
 from onnxzip.loading import load_model, look_at
 from onnxzip.loading.dims import bound, recorded
 from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.loading.levelling import levelled
 from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.net import Axis, Net, Node
 
@@ -55,7 +57,7 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         raise UnsupportedError(f"{path}: does not tell where its channels come from. {way}")
     own = trace.origins[name].inputs
     same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
-    net = load_model(bound(read_mapped(file), same), file, name, model.opset)
+    net = _as_merged(load_model(bound(read_mapped(file), same), file, name, model.opset), model, own)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {
         "schema_version": DIFF_VERSION,
@@ -65,6 +67,17 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         "summary": _summary(nodes),
         "nodes": [entry for entry, _ in nodes],
     }
+
+
+def _as_merged(net: Net, fused: Net, own: Mapping[str, str]) -> Net:
+    """An original as the merge took it: with a channel of ones beside an input, where the fused net has one.
+
+    Args:
+        own: input of the fused net -> the original's.
+    """
+    both = net, replace(fused, name=f"{net.name}, fused")
+    inputs = {both[0].name: {v: v for v in own.values()}, both[1].name: {v: k for k, v in own.items()}}
+    return levelled(both, inputs)[0]
 
 
 def _task(trace: Trace, file: Path, path: Path, task: str | None) -> str:

@@ -9,32 +9,39 @@ from pathlib import Path
 import numpy as np
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.net import Axis
 from onnxzip.runtime import Session, open_file
 
 SECONDS, MOST, LEAST, WARM_UP = 1.0, 200, 9, 3
 _KINDS = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
+NO_SIZES: Mapping[Axis, int] = {}
 
 
-def median_milliseconds(name: str, content: Path | bytes) -> tuple[float, int]:
+def median_milliseconds(name: str, content: Path | bytes, sizes: Mapping[Axis, int] = NO_SIZES) -> tuple[float, int]:
     """Median time of a run for one sample, in milliseconds, and of how many runs.
 
     Args:
         name: for messages.
         content: a file, or what is in it.
+        sizes: of axes of inputs that have no number, as of `noise`.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot run it, or numpy does not know the type of an input.
     """
     session = open_file(name, content, "cpu", 1)
-    feeds = noise(session)
+    feeds = noise(session, sizes)
     for _ in range(WARM_UP):
         session.run(feeds)
     found = _times(session, feeds)
     return 1000 * float(np.median(found)), len(found)
 
 
-def noise(session: Session) -> dict[str, np.ndarray]:
-    """One sample for each input: standard normal floats, zeros of other types."""
+def noise(session: Session, sizes: Mapping[Axis, int] = NO_SIZES) -> dict[str, np.ndarray]:
+    """One sample for each input: standard normal floats, zeros of other types.
+
+    Args:
+        sizes: of axes of inputs that have no number; such an axis that is not in it, as the batch, gets 1.
+    """
     rng = np.random.default_rng(0)
     found = {}
     for port in session.inner.get_inputs():
@@ -43,7 +50,7 @@ def noise(session: Session) -> dict[str, np.ndarray]:
             dtype = np.dtype(_KINDS.get(kind, kind))
         except TypeError as error:
             raise UnsupportedError(f"{session.name}: input {port.name!r} is {port.type}, which numpy does not know") from error
-        shape = [d if isinstance(d, int) else 1 for d in port.shape]
+        shape = [d if isinstance(d, int) else sizes.get(Axis(port.name, k), 1) for k, d in enumerate(port.shape)]
         drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
         found[port.name] = drawn.astype(dtype)
     return found

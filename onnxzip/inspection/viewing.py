@@ -11,12 +11,14 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxzip.errors import InvalidDataError
-from onnxzip.exporting.metadata import own_version
+from onnxzip.exporting.metadata import entries_of, own_version, read_origins
 from onnxzip.exporting.report import versions
 from onnxzip.exporting.splitting import split_model
 from onnxzip.inspection.latency import median_milliseconds
+from onnxzip.net import Axis
 
 Originals = Mapping[str, str | PathLike[str]]
+SAME: Mapping[str, str] = {}
 
 
 def page_report(
@@ -42,18 +44,30 @@ def page_report(
     for task in report.get("tasks", {}):
         alone = split_model(model, task, str(file)).SerializeToString()
         contents.append(({"name": f"{task} alone", "task": task, "original": False}, alone))
+    called = {task: origin.inputs for task, origin in read_origins(entries_of(model), str(file)).items()} if against else {}
     runs = []
     for entry, content in contents:
-        milliseconds, count = median_milliseconds(entry["name"], content)
+        sizes = _sizes(report, called[str(entry["task"])] if entry["original"] else SAME)
+        milliseconds, count = median_milliseconds(entry["name"], content, sizes)
         runs.append(entry | {"milliseconds": milliseconds, "runs": count})
         tick(1)
     least = min(run["runs"] for run in runs)
+    at = "".join(dict.fromkeys(f", {e['name'] or e['input']} = {e['size']}" for e in report["sizes"]))
     how = (
         f"ONNX Runtime {versions()['onnxruntime']} on the CPU of the machine that made this page, one thread, one sample of "
-        f"noise; medians of {least} runs or more."
+        f"noise{at}; medians of {least} runs or more."
     )
     found = {"latency": {"how": how, "runs": runs}, "made_by": own_version()}
     return dict(report) | found | ({"fidelity": fidelity_of(merging, report)} if merging is not None else {})
+
+
+def _sizes(report: Mapping[str, Any], called: Mapping[str, str]) -> dict[Axis, int]:
+    """The sizes of free axes that all numbers of a report are for.
+
+    Args:
+        called: input of the file -> what the net that is measured calls it, where it is another name.
+    """
+    return {Axis(called.get(e["input"], e["input"]), e["axis"]): e["size"] for e in report["sizes"]}
 
 
 def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:

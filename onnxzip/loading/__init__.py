@@ -16,6 +16,7 @@
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms; what converted opsets do: Softmax
     linear     Gemm and MatMul
     normalising what is done to the input before the first layer
+    levelling  what is done to it in different ways by the nets of a merge
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
     numbers    constants of one entry, for a merge
     recurrence recurrent nodes as a layer and steps in time, for a merge

@@ -19,6 +19,7 @@ from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, po
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.half_ports import with_float32_input
+from onnxzip.loading.levelling import levelled
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net, common_name
 from onnxzip.runtime import BATCH_NAME
@@ -89,7 +90,7 @@ class Family:
         nets = tuple(self._alone(path, task, model) for task, (path, model) in models.items())
         if any(is_free(net) for net in nets):
             nets = tuple(self._freed(*models[n.name], n) if is_fixed(n) else n for n in nets)
-        return nets
+        return levelled(nets, self.inputs)
 
     def _alone(self, path: Path, task: str, model: ModelProto) -> Net:
         net = mergeable(path, task, model, self.opset)

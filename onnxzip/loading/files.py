@@ -82,8 +82,9 @@ def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
         _refuse_lost(path, model)
         load(path, model)
     except onnx.checker.ValidationError as error:
-        linked = any(is_linked(file) for file in with_external_data([path])[1:])
-        advice = "Put a copy of that file there" if linked else "Export the net again"
+        beside = with_external_data([path])[1:]
+        unfit = any(is_linked(file) or not file.exists() for file in beside)
+        advice = "Put a copy of that file there" if unfit else "Export the net again"
         raise InvalidModelError(f"{path}: refused by onnx's checker: {plain(error)}. {advice}.") from error
     except (OSError, ValueError) as error:
         raise InvalidModelError(f"{path}: its external data cannot be read: {plain(error)}. Keep it beside.") from error

@@ -4,11 +4,13 @@
 
 A convolution that pads with zeros pads s x + t, not x: a shift cannot be folded there, a scale can. Nets that differ in
 nothing but their mean and standard deviation then begin alike. Where the input is concatenated with other values first (the
-numbers of a table with embeddings), the map of those is one and zero.
+numbers of a table with embeddings), the map of those is one and zero. Nets whose images have their channels last (Keras) turn
+them behind the maps: the Transpose goes before these, if they then fold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,12 +18,13 @@ import numpy as np
 
 from onnxzip.loading.folding import is_inference, scale_and_shift
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Net, Node, consumers, pruned
+from onnxzip.net import Names, Net, Node, consumers, pruned
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
+_PLACING = frozenset({"Cast", "CenterCropPad", "Gather", "Pad", "Resize", "Slice", "Transpose"})
 
 
-class _Map(NamedTuple):
+class AffineMap(NamedTuple):
     """scale x + shift per channel: float64 [channels]; the value that it gives; the Concat that it runs through, if any."""
 
     scale: np.ndarray
@@ -31,10 +34,71 @@ class _Map(NamedTuple):
 
 
 def folded_normalisation(net: Net) -> Net:
-    """The net with what it does to each channel of an input absorbed by the layers that read the result."""
+    """The net with what it does to each channel of an input absorbed by the layers that read the result.
+
+    The input may be cast, resized, cut or turned before.
+    """
     for port in net.inputs:
-        net = _folded(net, port.name)
+        for value in placed(net, port.name):
+            again = turned(net, value)
+            for before, name in ((net, value), *([again] if again is not None else [])):
+                after = _folded(before, name)
+                net = net if after is before else after
     return net
+
+
+def placed(net: Net, name: str) -> list[str]:
+    """An input, and what it becomes before the first map: in another type, at another size, at other places."""
+    readers, found = consumers(net.nodes), [name]
+    while len(then := readers.get(found[-1], [])) == 1 and then[0].op in _PLACING and then[0].inputs[0] == found[-1]:
+        found.append(then[0].outputs[0])
+    return found
+
+
+def turned(net: Net, name: str) -> tuple[Net, str] | None:
+    """The net with the Transpose behind the maps of an input before them, and what it gives; None where there is none."""
+    readers = consumers(net.nodes)
+    maps = maps_of(net, name, readers)
+    last = maps[-1].outputs[0] if maps else name
+    found = readers.get(last, [])
+    if not maps or len(found) != 1 or found[0].op != "Transpose" or last in {p.name for p in net.outputs}:
+        return None
+    perm = found[0].attrs["perm"]
+    params, names = Params.of(net), Names(set(net.shapes))
+    value = first = names.fresh(f"{name}.turned")
+    moved: dict[str, Node] = {}
+    for node in maps:
+        at = next((k for k, v in enumerate(node.inputs) if v in net.params), None)
+        if node.op == "BatchNormalization" or at is None or len(node.inputs) != 2:
+            return None
+        number = _per_channel(net, str(node.inputs[at]), len(perm), perm[1], net.shapes[name][perm[1]])
+        if number is None or net.shapes[node.outputs[0]] != net.shapes[name]:
+            return None
+        shape = [-1 if k == 1 else 1 for k in range(len(perm))]
+        constant = params.replaced(node.inputs[at], f"{node.name}.number", number.reshape(shape))
+        out = found[0].outputs[0] if node is maps[-1] else names.fresh(f"{node.outputs[0]}.turned")
+        moved[node.name] = replace(node, inputs=(value, constant) if at else (constant, value), outputs=(out,))
+        value = out
+    return _rewired(net, found[0], name, first, moved, params), first
+
+
+def _rewired(net: Net, turn: Node, name: str, first: str, moved: Mapping[str, Node], params: Params) -> Net:
+    """The net with a Transpose of an input, and maps of what it gives."""
+    new = [first, *(n.outputs[0] for n in moved.values())]
+    shapes = dict.fromkeys(new, net.shapes[turn.outputs[0]])
+    dtypes = dict.fromkeys(new, net.dtypes[name])
+    nodes = (replace(turn, inputs=(name,), outputs=(first,)), *(moved.get(n.name, n) for n in net.nodes if n is not turn))
+    gone = replace(net, nodes=nodes, shapes={**net.shapes, **shapes}, dtypes={**net.dtypes, **dtypes})
+    return pruned(with_params(gone, params))
+
+
+def maps_of(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:
+    """The maps behind an input, of which each alone reads what is before it."""
+    ends, value, maps = {p.name for p in net.outputs}, name, list[Node]()
+    while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
+        maps.append(found[0])
+        value = found[0].outputs[0]
+    return maps
 
 
 def _folded(net: Net, name: str) -> Net:
@@ -43,7 +107,7 @@ def _folded(net: Net, name: str) -> Net:
     if not hosts:
         return net
     axis = 1 if hosts[0].op == "Conv" else len(net.shapes[str(hosts[0].inputs[0])]) - 1
-    found = _chain(net, name, axis, readers)
+    found = chain_of(net, name, axis, readers)
     if found is None or any(not _can_absorb(net, n, found) for n in hosts):
         return net
     params = Params.of(net)
@@ -59,12 +123,10 @@ def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
     return tuple(new if v == old else v for v in node.inputs)
 
 
-def _before(net: Net, name: str, readers: dict[str, list[Node]]) -> str:
+def _before(net: Net, name: str, readers: Mapping[str, list[Node]]) -> str:
     """The value behind the maps of an input, which nothing but them reads."""
-    ends, value = {p.name for p in net.outputs}, name
-    while len(found := readers.get(value, [])) == 1 and found[0].op in _MAPS and value not in ends:
-        value = found[0].outputs[0]
-    return value
+    maps = maps_of(net, name, readers)
+    return maps[-1].outputs[0] if maps else name
 
 
 def _hosts(net: Net, name: str, readers: dict[str, list[Node]]) -> list[Node]:
@@ -86,12 +148,12 @@ def _joined(value: str, readers: dict[str, list[Node]]) -> Node | None:
     return found[0] if len(found) == 1 and found[0].op == "Concat" and found[0].inputs.count(value) == 1 else None
 
 
-def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _Map | None:
+def chain_of(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> AffineMap | None:
     """All maps behind an input as one."""
-    if axis >= len(net.shapes[name]):
+    if axis >= len(net.shapes[name]) or net.shapes[name][axis] < 1:
         return None
     channels = net.shapes[name][axis]
-    found = _Map(np.ones(channels), np.zeros(channels), name)
+    found = AffineMap(np.ones(channels), np.zeros(channels), name)
     while len(reading := readers.get(found.value, [])) == 1 and reading[0].op in _MAPS:
         step = _applied(net, reading[0], found, axis)
         if step is None:
@@ -101,7 +163,7 @@ def _chain(net: Net, name: str, axis: int, readers: dict[str, list[Node]]) -> _M
     return found if joined is None else _widened(net, joined, found, axis)
 
 
-def _widened(net: Net, joined: Node, found: _Map, axis: int) -> _Map | None:
+def _widened(net: Net, joined: Node, found: AffineMap, axis: int) -> AffineMap | None:
     """The map with one and zero for what the Concat brings in beside it; None where that is along another axis."""
     if joined.attrs["axis"] != axis:
         return None
@@ -109,10 +171,10 @@ def _widened(net: Net, joined: Node, found: _Map, axis: int) -> _Map | None:
     sizes = [net.shapes[str(v)][axis] for v in joined.inputs]
     around = (sum(sizes[:place]), sum(sizes[place + 1:]))
     scale = np.pad(found.scale, around, constant_values=1.0)
-    return _Map(scale, np.pad(found.shift, around), joined.outputs[0], joined)
+    return AffineMap(scale, np.pad(found.shift, around), joined.outputs[0], joined)
 
 
-def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
+def _applied(net: Net, node: Node, before: AffineMap, axis: int) -> AffineMap | None:
     """One more map; None where it is none of a constant per channel."""
     scale, shift, out = before.scale, before.shift, node.outputs[0]
     if node.op == "BatchNormalization":
@@ -120,19 +182,19 @@ def _applied(net: Net, node: Node, before: _Map, axis: int) -> _Map | None:
         if not known or any(v not in net.params for v in node.inputs[1:]):
             return None
         by, to = scale_and_shift(node, net.params)
-        return _Map(scale * by, shift * by + to, out)
+        return AffineMap(scale * by, shift * by + to, out)
     first = node.inputs[0] == before.value
     other = node.inputs[1] if first else node.inputs[0]
     number = None if other is None else _per_channel(net, other, len(net.shapes[before.value]), axis, len(before.scale))
     if number is None or net.shapes[out] != net.shapes[before.value]:
         return None
     if node.op == "Mul":
-        return _Map(scale * number, shift * number, out)
+        return AffineMap(scale * number, shift * number, out)
     if node.op == "Add":
-        return _Map(scale, shift + number, out)
+        return AffineMap(scale, shift + number, out)
     if node.op == "Sub":
-        return _Map(scale, shift - number, out) if first else _Map(-scale, number - shift, out)
-    return _Map(scale / number, shift / number, out) if first and np.all(number) else None
+        return AffineMap(scale, shift - number, out) if first else AffineMap(-scale, number - shift, out)
+    return AffineMap(scale / number, shift / number, out) if first and np.all(number) else None
 
 
 def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np.ndarray | None:
@@ -146,7 +208,7 @@ def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np
     return np.broadcast_to(param.reshape(-1), (channels,)).astype(np.float64)
 
 
-def _can_absorb(net: Net, node: Node, found: _Map) -> bool:
+def _can_absorb(net: Net, node: Node, found: AffineMap) -> bool:
     weight = net.params.get(str(node.inputs[1]))
     if weight is None or weight.dtype != np.float32 or any(v is not None and v not in net.params for v in node.inputs[2:]):
         return False
@@ -157,7 +219,7 @@ def _can_absorb(net: Net, node: Node, found: _Map) -> bool:
     return plain and weight.ndim == 2 and (bias is None or bias.ndim == 1)
 
 
-def _absorbed(node: Node, name: str, found: _Map, params: Params) -> Node:
+def _absorbed(node: Node, name: str, found: AffineMap, params: Params) -> Node:
     w, *rest = node.inputs[1:]
     weight = params.arrays[str(w)].astype(np.float64)
     first = node.op == "Conv" or bool(node.attrs.get("transB"))

@@ -1,8 +1,9 @@
 """Which outputs of a task tell classes, and which of them labels are compared with: for check, verification and training.
 
-    scores    floats [batch, classes], but for the values of a TopK, and for features that another such output or an ArgMax is
-              computed from: logits that only become probabilities, or of which the largest is picked, are scores
-    numbers   integers [batch], or of an ArgMax with the batch in front
+    scores    floats [batch, classes], but for the values of a TopK, embeddings (rows that are divided by their length), and
+              features that another such output or an ArgMax is computed from: logits that only become probabilities, or of
+              which the largest is picked, are scores
+    numbers   integers [batch], or of an ArgMax or TopK with the batch in front: places, whose distance says nothing
     labelled  of the scores those that end in a Softmax, then those that an ArgMax or TopK reads, then those that nothing
               bounds, then those that are called so, and of several that are left the last; without scores the last number
 
@@ -21,6 +22,7 @@ LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
 SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Clip", "Softmax", "Relu", "Softsign"})
 _PICKING = frozenset({"ArgMax", "TopK"})
+_GUARDING = frozenset({"Clip", "Max", "Add", "Expand"})
 _SAME = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 _POINTWISE = frozenset({"Neg", "Mul", "Div", "Add", "Sub", "LeakyRelu", "LpNormalization", "LayerNormalization"})
 _CALLED = "logit", "prob", "score"
@@ -76,12 +78,12 @@ def classes_of(
     graph, called = _Graph(nodes), {p.name: name for name, p in outputs.items()}
     mine = [p for p in outputs.values() if rows_per_sample(p.shape, batch) == 1 and given.get(p.name) != VALUES]
     told = {p.name for p in mine if p.name in given}
-    numbers = [p for p in mine if p.dtype.kind in "iu" and (len(p.shape) == 1 or graph.maker(p.name, _SAME) == "ArgMax")]
+    numbers = [p for p in mine if p.dtype.kind in "iu" and (len(p.shape) == 1 or graph.maker(p.name, _SAME) in _PICKING)]
     wide = [
         p for p in mine if p.dtype.kind == "f" and len(p.shape) == 2 and p.shape[1] >= 2
-        and (p.name in told or graph.maker(p.name, _SAME) != "TopK")
+        and (p.name in told or (graph.maker(p.name, _SAME) != "TopK" and not graph.is_unit(p.name)))
     ]
-    chosen = [p.name for p in numbers if graph.maker(p.name, _SAME) == "ArgMax"]
+    chosen = [p.name for p in numbers if graph.maker(p.name, _SAME) in _PICKING]
     feeding = graph.feeding([p.name for p in wide], [*(p.name for p in wide), *chosen])
     scores = [p for p in wide if p.name in told or p.name not in feeding]
     single = [p.name for p in numbers if p.shape[1:] in ((), (1,))]
@@ -118,10 +120,33 @@ class _Graph:
 
     def maker(self, value: str, through: Collection[str]) -> str:
         """The operator that makes a value, seen through some others; empty for inputs and params."""
-        node = self.makers.get(value)
+        node = self._made(value, through)
+        return "" if node is None else node.op
+
+    def _made(self, value: str | None, through: Collection[str]) -> Node | None:
+        """The node that makes a value, seen through some operators; None for inputs and params."""
+        node = self.makers.get(value) if value is not None else None
         while node is not None and node.op in through and node.inputs[0] is not None:
             node = self.makers.get(node.inputs[0])
-        return "" if node is None else node.op
+        return node
+
+    def is_unit(self, value: str) -> bool:
+        """Whether rows are divided by their lengths, and nothing follows: what embeddings are."""
+        node = self._made(value, _SAME)
+        if node is None or node.op == "LpNormalization":
+            return node is not None
+        if node.op == "Div":
+            return self._is_length(node.inputs[1])
+        factors = (self._made(v, _SAME | _GUARDING) for v in node.inputs if node.op == "Mul")
+        return any(f is not None and f.op == "Reciprocal" and self._is_length(f.inputs[0]) for f in factors)
+
+    def _is_length(self, value: str | None) -> bool:
+        """Whether a value is a Euclidean norm, kept from 0."""
+        node = self._made(value, _SAME | _GUARDING)
+        if node is not None and node.op == "Sqrt":
+            node = self._made(node.inputs[0], _SAME | _GUARDING)
+            return node is not None and node.op in ("ReduceSum", "ReduceSumSquare")
+        return node is not None and node.op == "ReduceL2"
 
     def picked(self, values: Collection[str]) -> set[str]:
         """Those of some values of which an ArgMax or TopK takes the largest."""

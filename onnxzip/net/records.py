@@ -133,6 +133,7 @@ class Net:
         computed: type in which the file computes, at least in parts; it is computed in float32 here.
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
         tail: what stands behind the nodes; None for most nets.
+        more_macs: multiply-accumulates per sample that loading has added to those of the file.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Net:
     computed: str = "FLOAT"
     sizes: Sizes = field(default_factory=Sizes)
     tail: Tail | None = None
+    more_macs: int = 0
 
     def __post_init__(self) -> None:
         for array in self.params.values():
