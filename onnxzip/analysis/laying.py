@@ -31,10 +31,9 @@ class _Rules:
         self.step_of = {p.name: s for s in steps for p in s.parts}
 
     def add(self, role: Role) -> None:
-        step = self.step_of.get(role.name)
         why = next((self.draft.apart[v] for v in role.inputs if v in self.draft.apart), None)
         self.draft.apart |= dict.fromkeys(role.outputs, why) if why is not None else {}
-        if step is None:
+        if (step := self.step_of.get(role.name)) is None:
             self.add_plain(role)
             return
         self.tear_windows(role)
