@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, TOKENS, encoder, model_of
-from fusing import check_all_shared, check_tasks, fuse, make, net_of, permuted
+from architectures import ARCHITECTURES, TOKENS, Architecture, Maker, encoder, model_of
+from fusing import check_all_shared, check_tasks, check_valid, fuse, make, net_of, permuted
 from netfiles import loaded, ops, written
 
 from onnxzip.analysis import analyse
@@ -144,6 +144,26 @@ class TestHeads:
         plan = analyse(nets)
         assert not [s for s in plan.shared_spaces() if s.inside] and plan.refusals
 
+
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_keys_against_values_have_channels_on_two_axes(self, layout: str, tmp_path: Path) -> None:
+        """Linear attention of one head: what is made of both needs all channels of both, as these need each other."""
+
+        def build(m: Maker, width: int, classes: int) -> str:
+            x = m.relu(m.conv("image", (width, 3, 3, 3), strides=[2, 2]))
+            k, v, q = (m.op("Reshape", m.conv(x, (n, width, 1, 1)), m.ints(0, n, 36)) for n in (6, 5, 6))
+            both = m.op("MatMul", v, m.op("Transpose", m.op("Softmax", k, axis=2), perm=[0, 2, 1]))
+            y = m.op("Reshape", m.op("MatMul", both, m.op("Softmax", q, axis=1)), m.ints(0, 5, 6, 6))
+            return m.pool_head(m.op("Add", m.conv(y, (width, 5, 1, 1)), x), width, classes)
+
+        net, other = (net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b")))
+        copy = permuted(net, 5, "b")
+        fused = fuse([net, copy], 1.0, layout)
+        check_all_shared(fused.plan)
+        check_tasks(fused, [net, copy], 1e-4)
+        assert [s.sizes["a"] for s in fused.plan.shared_spaces()] == [4, 6, 5]
+        for share in (0.5, 0.0):
+            check_valid(fuse([net, other], share, layout), [net, other])
 
     @pytest.mark.parametrize("layout", ["strands", "wide"])
     def test_a_table_of_positions_beside_their_values_ends_nothing(self, layout: str, tmp_path: Path) -> None:

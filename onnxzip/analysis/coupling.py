@@ -249,12 +249,13 @@ def _finished(builder: _Builder) -> Coupling:
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
-    square = against_themselves(net, axes)
+    square, none = against_themselves(net, axes), frozenset[int]()
     whole = {
-        n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) | square[n] for n, spaces in builder.whole.items()
+        n: square[n].union(across_axes.get(n, none), *(finish(s, numbers).atoms() for s in spaces))
+        for n, spaces in builder.whole.items()
     }
     return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, (*refusals, *begins))
 
