@@ -158,3 +158,17 @@ def test_parts_that_cannot_be_one_space_are_not_matched(tmp_path: Path) -> None:
     check_tasks(fused, [net, copy], 1e-4)
     assert fused.plan.shared_spaces()[0].shared == 5
     assert any("stand for those of several parts" in r.why for r in fused.plan.refusals)
+
+
+def test_a_stack_is_cut_in_all_of_its_parts() -> None:
+    atoms = [Space(6), Space(6)]
+    axis, inner = Space(2), Space(6)
+    unify(concatenation(atoms), product([axis, inner]))
+    head, tail = Space(2), Space(4)
+    unify(concatenation([head, tail]), inner)
+    assert [p.size for p in finish(atoms[0], {}).parts] == [2, 4]
+    channels = np.arange(12).reshape(2, 6)
+    assert order_of(product([axis, tail]), atoms) == channels[:, 2:].reshape(-1).tolist()
+    other = concatenation([tail, head])
+    assert order_of(product([axis, other]), atoms) == channels[:, [2, 3, 4, 5, 0, 1]].reshape(-1).tolist()
+    assert order_of(product([other, axis]), atoms) == channels[:, [2, 3, 4, 5, 0, 1]].T.reshape(-1).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from onnxzip.analysis.spaces import Space, concatenation, flattened, product
 
@@ -35,7 +36,7 @@ def unify(a: Space, b: Space) -> None:
             unify(p, q)
     elif {a.kind, b.kind} == {"sum", "product"}:
         _stack(*((a, b) if a.kind == "sum" else (b, a)))
-    elif {a.kind, b.kind} == {"sum", "woven"}:
+    elif {a.kind, b.kind} in ({"sum", "woven"}, {"sum", "stack"}):
         _unravel(*((a, b) if a.kind == "sum" else (b, a)))
     else:
         raise SpaceMismatch(f"a {a.kind} of {a.size} channels meets a {b.kind}")
@@ -54,9 +55,9 @@ def _stack(total: Space, factors: Space) -> None:
     factors.bound = total
 
 
-def _unravel(total: Space, woven: Space) -> None:
-    """Cut a weave to the parts of a sum."""
-    rest = woven
+def _unravel(total: Space, other: Space) -> None:
+    """Cut a weave or a stack to the parts of a sum."""
+    rest = other
     for part in total.parts[:-1]:
         head, rest = cut(rest, part.size)
         unify(part, head)
@@ -118,11 +119,14 @@ def _halves(space: Space, size: int) -> tuple[list[Space], list[Space]]:
         return _halves_of_all(space.parts, size)
     if space.kind == "woven":
         return _halves_of_weave(space, size)
+    if space.kind == "stack":
+        head, tail = zip(*(cut(p, size) for p in space.parts), strict=True)
+        return [replace(space, size=size, parts=head)], [replace(space, size=space.size - size, parts=tail)]
     rest = math.prod(p.size for p in space.parts[1:])
     if space.kind != "product" or size % rest:
         raise SpaceMismatch(f"cannot cut {size} off a {space.kind} of {space.size} channels")
-    head, tail = cut(space.parts[0], size // rest)
-    return [product([head, *space.parts[1:]])], [product([tail, *space.parts[1:]])]
+    before, behind = cut(space.parts[0], size // rest)
+    return [product([before, *space.parts[1:]])], [product([behind, *space.parts[1:]])]
 
 
 def _halves_of_all(parts: Sequence[Space], size: int) -> tuple[list[Space], list[Space]]:
