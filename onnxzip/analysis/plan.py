@@ -21,7 +21,7 @@ from onnxzip.analysis.refusals import STARVED, Refusal, nothing_shared
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
-from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
+from onnxzip.analysis.weaving import uneven_added, uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.weights import common_type
 from onnxzip.net import Net, Sizes
@@ -163,7 +163,7 @@ def _settle(
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
-        uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces)
+        uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces) | uneven_added(laid, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
         given = {n for n in uneven if spaces[n].given}
         if given:

@@ -65,7 +65,8 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
         alike = tuple(some for c in twins.get(number, ()) if len(some := c.intersection(free)) > 1)
         asks = (number in whole, number in ordered)
         found[number] = Proposal(name, free, refused, sizes[number], inside, *asks, alike)
-    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid)):
+    constant = {laid.spaces[t, a] for t, c in laid.couplings.items() for _, added in c.grown for a in added}
+    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid) - constant):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnxzip.analysis.spaces import Space, concatenation, flattened, product
+from onnxzip.ops.notation import Term
 
 
 class SpaceMismatch(ValueError):
@@ -40,6 +41,27 @@ def unify(a: Space, b: Space) -> None:
         _unravel(*((a, b) if a.kind == "sum" else (b, a)))
     else:
         raise SpaceMismatch(f"a {a.kind} of {a.size} channels meets a {b.kind}")
+
+
+def meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
+    """Unify an axis with what its term says; `labels` grows by the names that were not known.
+
+    Raises:
+        SpaceMismatch: they contradict each other.
+    """
+    if term.single is not None:
+        unify(labels.setdefault(term.single, space), space)
+        return
+    known = [labels[n] for n in term.names if n in labels]
+    missing = [n for n in term.names if n not in labels]
+    if len(missing) > 1:
+        raise SpaceMismatch(f"lengths of {missing} are not known")
+    rest = space.size
+    for part in known:
+        rest = rest - part.size if term.sum else rest // part.size
+    if missing:
+        labels[missing[0]] = Space(rest)
+    unify((concatenation if term.sum else product)([labels[n] for n in term.names]), space)
 
 
 def _stack(total: Space, factors: Space) -> None:
