@@ -96,6 +96,18 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
                     if inner & produced:
                         numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
                         found.update(numbers - produced)
+    return found - _on_another_axis(laid, produced)
+
+
+def _on_another_axis(laid: Overlay, produced: set[int]) -> set[int]:
+    """Spaces on an axis of a value that has produced channels on another one (the one score of each of a layer's boxes): no
+    piece of it could be given to all tasks."""
+    found: set[int] = set()
+    for task, coupling in laid.couplings.items():
+        for value in (v for node in coupling.net.nodes for v in node.outputs):
+            axes = [{laid.spaces[task, a] for a in e.atoms()} for e in coupling.exprs(value)]
+            split = [k for k, numbers in enumerate(axes) if numbers & produced]
+            found.update(n for k, numbers in enumerate(axes) if set(split) - {k} for n in numbers)
     return found
 
 
