@@ -200,6 +200,21 @@ class TestTables:
         a, b, table = self.tables(tmp_path, (4, 4))
         np.testing.assert_allclose(table[4:], (a[4:] + b[4:]) / 2, atol=1e-6)
 
+    def test_a_table_of_two_spaces_decides_the_match_of_both(self, tmp_path: Path) -> None:
+        """A layer in two groups reads and writes a stream that begins with a table."""
+
+        def build(m: Maker, width: int, classes: int) -> str:
+            x = m.op("Gather", m.normal(TOKENS, 2 * width), "ids")
+            y = m.op("Relu", m.conv(m.op("Transpose", x, perm=[0, 2, 1]), (2 * width, width, 1), group=2))
+            x = m.op("Add", x, m.op("Transpose", m.conv(y, (2 * width, width, 1), group=2), perm=[0, 2, 1]))
+            return m.gemm(m.op("ReduceMax", x, axes=[1], keepdims=0), 2 * width, classes)
+
+        net = net_of(tmp_path, model_of(Architecture(build, {"ids": (6,)}, integers=("ids",)), 1), "a")
+        nets = [net, permuted(net, 5, "b")]
+        fused = fuse(nets)
+        check_all_shared(fused.plan)
+        check_tasks(fused, nets, 1e-4)
+
 
 class TestMasks:
     def test_an_index_that_counts_up_is_a_reshape(self, tmp_path: Path) -> None:
