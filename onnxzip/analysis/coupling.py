@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -222,7 +222,7 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
     produced |= embedded(net, axes, makes, produced | inputs)
-    produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
+    produced -= _atoms((stack for _, stack, _ in stuck), numbers)
     begins = () if net.tail is None else net.tail.begins
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
@@ -234,7 +234,7 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     pin_stacked(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
-    ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
+    ordered = _atoms(builder.ordered, numbers)
     alone, read = standing_alone(written.values()), standing_alone(axes[axis] for axis, _ in makes.values())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), alone, read)
     produced -= nesting.kept
@@ -245,16 +245,15 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
-    square, none = against_themselves(net, axes), frozenset[int]()
-    whole = {
-        n: square[n].union(across_axes.get(n, none), *(finish(s, numbers).atoms() for s in spaces))
-        for n, spaces in builder.whole.items()
-    }
-    beside = tuple(
-        (frozenset(finish(there, numbers).atoms()), frozenset(a for s in added for a in finish(s, numbers).atoms()))
-        for there, added in grown
-    )
+    square = against_themselves(net, axes)
+    whole = {n: _atoms(s, numbers).union(square[n], across_axes.get(n, ())) for n, s in builder.whole.items()}
+    beside = tuple((_atoms([there], numbers), _atoms(added, numbers)) for there, added in grown)
     return Coupling(net, axes, names, whole, produced, inside, kept, beside, pinned, ordered, (*refusals, *begins))
+
+
+def _atoms(spaces: Iterable[Space], numbers: dict[int, int]) -> frozenset[int]:
+    """All that some spaces are made of."""
+    return frozenset(a for space in spaces for a in finish(space, numbers).atoms())
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:
