@@ -137,3 +137,16 @@ def test_the_one_score_of_each_of_a_layers_boxes(tmp_path: Path) -> None:
         fused = fuse(nets, share)
         assert not fused.plan.refusals
         check_valid(fused, nets)
+
+
+def test_a_pixel_shuffle_makes_a_head_that_is_no_refusal(tmp_path: Path) -> None:
+    """What becomes positions of the output keeps its order as the output's channels do."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        x = m.relu(m.conv("image", (width, 3, 3, 3)))
+        return m.op("DepthToSpace", m.conv(x, (12, width, 3, 3)), blocksize=2, mode="CRD")
+
+    nets = [net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    fused = fuse(nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [4] and not fused.plan.refusals
+    check_valid(fused, nets)

@@ -258,7 +258,7 @@ def _refusals(
     """Everything that stays unmerged, each place once; outputs that nothing reads in any net, heads by nature, are none."""
     found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
     inner = {m for some in read_by(laid, steps).values() for m in some}
-    for plan in spaces.values():
+    for plan in (p for n, p in spaces.items() if n not in _of_heads(steps, spaces, inner)):
         for task, why in plan.refused.items():
             if (why != OUTPUT or plan.number in inner) and len(plan.sizes) > 1:
                 found.setdefault(f"{task}: {plan.name}", why)
@@ -267,3 +267,9 @@ def _refusals(
     for where, why in (*deeper, *laid.partings):
         found.setdefault(where, why)
     return [Refusal(where, why) for where, why in found.items()]
+
+
+def _of_heads(steps: Sequence[Step], spaces: Mapping[int, SpacePlan], inner: Collection[int]) -> set[int]:
+    """Spaces that nothing reads, of layers that make an output with them (what a pixel shuffle makes positions of)."""
+    ends = (s for s in steps if any(OUTPUT in spaces[n].refused.values() for n in s.spaces if n in spaces))
+    return {n for step in ends for n in step.spaces}.difference(inner)
