@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from architectures import ARCHITECTURES, TOKENS, encoder, model_of
-from fusing import check_all_shared, check_tasks, fuse, make, net_of, permuted
+from architectures import ARCHITECTURES, TOKENS, Architecture, Maker, encoder, model_of
+from fusing import check_all_shared, check_tasks, check_valid, fuse, make, net_of, permuted
 from netfiles import loaded, ops, written
 
 from onnxzip.analysis import analyse
@@ -146,6 +146,26 @@ class TestHeads:
 
 
     @pytest.mark.parametrize("layout", ["strands", "wide"])
+    def test_keys_against_values_have_channels_on_two_axes(self, layout: str, tmp_path: Path) -> None:
+        """Linear attention of one head: what is made of both needs all channels of both, as these need each other."""
+
+        def build(m: Maker, width: int, classes: int) -> str:
+            x = m.relu(m.conv("image", (width, 3, 3, 3), strides=[2, 2]))
+            k, v, q = (m.op("Reshape", m.conv(x, (n, width, 1, 1)), m.ints(0, n, 36)) for n in (6, 5, 6))
+            both = m.op("MatMul", v, m.op("Transpose", m.op("Softmax", k, axis=2), perm=[0, 2, 1]))
+            y = m.op("Reshape", m.op("MatMul", both, m.op("Softmax", q, axis=1)), m.ints(0, 5, 6, 6))
+            return m.pool_head(m.op("Add", m.conv(y, (width, 5, 1, 1)), x), width, classes)
+
+        net, other = (net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b")))
+        copy = permuted(net, 5, "b")
+        fused = fuse([net, copy], 1.0, layout)
+        check_all_shared(fused.plan)
+        check_tasks(fused, [net, copy], 1e-4)
+        assert [s.sizes["a"] for s in fused.plan.shared_spaces()] == [4, 6, 5]
+        for share in (0.5, 0.0):
+            check_valid(fuse([net, other], share, layout), [net, other])
+
+    @pytest.mark.parametrize("layout", ["strands", "wide"])
     def test_a_table_of_positions_beside_their_values_ends_nothing(self, layout: str, tmp_path: Path) -> None:
         """Channels in a fixed order inside of heads go with these, also where one matrix makes heads without such an order."""
         nets = [make(tmp_path, "rotated_jointly", k, f"net{k}", width=8) for k in (1, 2)]
@@ -179,6 +199,21 @@ class TestTables:
     def test_rows_that_nobody_looks_up_are_the_mean(self, tmp_path: Path) -> None:
         a, b, table = self.tables(tmp_path, (4, 4))
         np.testing.assert_allclose(table[4:], (a[4:] + b[4:]) / 2, atol=1e-6)
+
+    def test_a_table_of_two_spaces_decides_the_match_of_both(self, tmp_path: Path) -> None:
+        """A layer in two groups reads and writes a stream that begins with a table."""
+
+        def build(m: Maker, width: int, classes: int) -> str:
+            x = m.op("Gather", m.normal(TOKENS, 2 * width), "ids")
+            y = m.op("Relu", m.conv(m.op("Transpose", x, perm=[0, 2, 1]), (2 * width, width, 1), group=2))
+            x = m.op("Add", x, m.op("Transpose", m.conv(y, (2 * width, width, 1), group=2), perm=[0, 2, 1]))
+            return m.gemm(m.op("ReduceMax", x, axes=[1], keepdims=0), 2 * width, classes)
+
+        net = net_of(tmp_path, model_of(Architecture(build, {"ids": (6,)}, integers=("ids",)), 1), "a")
+        nets = [net, permuted(net, 5, "b")]
+        fused = fuse(nets)
+        check_all_shared(fused.plan)
+        check_tasks(fused, nets, 1e-4)
 
 
 class TestMasks:

@@ -175,6 +175,20 @@ def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None
     assert table.tobytes() == nets[0].params["table"].tobytes()
 
 
+def test_a_norm_that_is_spelled_out_is_no_sum(tmp_path: Path) -> None:
+    """Its mean and its variance go back to the channels that they are of: layers read these, as behind any norm."""
+    graph = (
+        f"normed (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{WIDTH}, {HIDDEN}] w, float[{HIDDEN}, 3] head)"
+        "  => (float[N, 2, 3] y) {"
+        "  e = Gather(table, x) m = ReduceMean<axes = [-1]>(e) c = Sub(e, m) q = Mul(c, c) v = ReduceMean<axes = [-1]>(q)"
+        "  d = Sqrt(v) z = Div(c, d) p = MatMul(z, w) r = Relu(p) y = MatMul(r, head) }"
+    )
+    nets = drawn_twice(tmp_path, graph)
+    fused = fuse(nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [WIDTH, HIDDEN] and not fused.plan.refusals
+    check_valid(fused, nets)
+
+
 def test_positions_follow_as_words_do(tmp_path: Path) -> None:
     """What is added to each word's columns is that of the net which a column follows, too."""
     graph = (

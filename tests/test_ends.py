@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from architectures import Architecture, Maker, model_of
 from fusing import check_tasks, check_valid, fuse, net_of
 from onnx import numpy_helper, parser
 
@@ -120,3 +121,32 @@ def test_nets_without_anything_alike_stand_side_by_side_where_nothing_is_asked_f
         with pytest.raises(UnsupportedError, match="share nothing"):
             fuse([first, other], shares, layout)
     check_tasks(fuse([first, other], 0.0, layout), [first, other], 1e-5)
+
+
+def test_the_one_score_of_each_of_a_layers_boxes(tmp_path: Path) -> None:
+    """Joined with the boxes' corners, it is no channel that all tasks could be given."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        x = m.relu(m.conv("image", (width, 3, 3, 3), strides=[4, 4]))
+        found = [(m.conv(x, (2 * n, width, 1, 1)), n) for n in (4, 1)]
+        rows = [m.op("Reshape", m.op("Transpose", v, perm=[0, 2, 3, 1]), m.ints(0, 18, n)) for v, n in found]
+        return m.op("Concat", *rows, axis=2)
+
+    nets = [net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    for share in (1.0, 0.0):
+        fused = fuse(nets, share)
+        assert not fused.plan.refusals
+        check_valid(fused, nets)
+
+
+def test_a_pixel_shuffle_makes_a_head_that_is_no_refusal(tmp_path: Path) -> None:
+    """What becomes positions of the output keeps its order as the output's channels do."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        x = m.relu(m.conv("image", (width, 3, 3, 3)))
+        return m.op("DepthToSpace", m.conv(x, (12, width, 3, 3)), blocksize=2, mode="CRD")
+
+    nets = [net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b"))]
+    fused = fuse(nets)
+    assert [s.shared for s in fused.plan.shared_spaces()] == [4] and not fused.plan.refusals
+    check_valid(fused, nets)

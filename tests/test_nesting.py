@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fusing import check_all_shared, check_close, check_tasks, fuse, outputs, samples_for
+from architectures import Architecture, Maker, model_of
+from fusing import check_all_shared, check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from netfiles import written
 
 from onnxzip.loading import load
@@ -50,3 +51,23 @@ def test_units_made_in_blocks_are_matched(way: str, layout: str, tmp_path: Path)
     check_tasks(fused, [net, copy], 1e-4)
     if layout == "wide":
         check_tasks(fuse([net, copy], 0.5, layout), [net, copy], 1e-4)
+
+
+@pytest.mark.parametrize("method", ["zip", "mtz"])
+def test_channels_that_a_depthwise_layer_makes_of_each(method: str, tmp_path: Path) -> None:
+    """Two of each channel, to which a layer adds something: two are in an order of their own for each."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        x = m.relu(m.conv("image", (width, 3, 3, 3)))
+        x = m.conv(x, (2 * width, 1, 3, 3), group=width)
+        y = m.conv(m.relu(m.conv(x, (width, 2 * width, 1, 1))), (2 * width, width, 1, 1))
+        return m.pool_head(m.relu(m.op("Add", x, y)), 2 * width, classes)
+
+    net, other = (net_of(tmp_path, model_of(Architecture(build), seed), name) for seed, name in ((1, "a"), (2, "b")))
+    copy = permuted(net, 5, "b")
+    fused = fuse([net, copy], method=method)
+    check_all_shared(fused.plan)
+    assert next(s.inside for s in fused.plan.shared_spaces())
+    check_tasks(fused, [net, copy], 1e-4)
+    for share in (0.5, 0.0):
+        check_valid(fuse([net, other], share, method=method), [net, other])

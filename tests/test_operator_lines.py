@@ -46,6 +46,7 @@ def test_what_needs_all_channels_and_what_keeps_their_order() -> None:
     assert names(use("Softmax", x(B, 4, 3), axis=1)) == ({"a1"}, set())
     assert names(use("ReduceMean", x(B, 4, 3, 2), axes=(2, 3))) == ({"a2", "a3"}, set())
     assert names(use("LayerNormalization", x(B, 3, 4), p(4), axis=2)) == ({"a2"}, set())
-    assert names(use("Pad", x(B, 4, 5), pads=(0, 1, 0, 0, 0, 0))) == (set(), {"i1", "o1"})
+    assert names(use("Pad", x(B, 4, 5), pads=(0, 1, 0, 0, 0, 0))) == ({"o1"}, {"i1", "o1"})
+    assert names(use("Pad", x(B, 4, 5), pads=(0, -1, 0, 0, 0, 0))) == (set(), {"i1", "o1"})
     assert names(use("Slice", x(B, 7), starts=(0,), ends=(7,), axes=(1,), steps=(2,))) == (set(), {"i1", "o1"})
     assert names(use("Reshape", x(B, 6, 4), shape=(-1, 4, 6))) == (set(), {"i1", "i2", "o1", "o2"})

@@ -165,6 +165,6 @@ def test_any_number_of_tokens(file: tuple[str, str, Path]) -> None:
         pytest.skip(f"{name} is for images of one size")
     size = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_param
     fused = fused_with_copy(path, feeds_of(entry, 60, 3), {size: TOKENS})
-    assert input_dims(fused) == {"ids": ["N", size], "mask": ["N", size]}
+    assert input_dims(fused) == {"ids": ["batch", size], "mask": ["batch", size]}
     for tokens in (TOKENS, 2, 21, LONGEST):
         check_at(fused, path, feeds_of(entry, 4, 8, tokens), SAME)

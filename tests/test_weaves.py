@@ -158,3 +158,48 @@ def test_parts_that_cannot_be_one_space_are_not_matched(tmp_path: Path) -> None:
     check_tasks(fused, [net, copy], 1e-4)
     assert fused.plan.shared_spaces()[0].shared == 5
     assert any("stand for those of several parts" in r.why for r in fused.plan.refusals)
+
+
+def test_a_stack_is_cut_in_all_of_its_parts() -> None:
+    atoms = [Space(6), Space(6)]
+    axis, inner = Space(2), Space(6)
+    unify(concatenation(atoms), product([axis, inner]))
+    head, tail = Space(2), Space(4)
+    unify(concatenation([head, tail]), inner)
+    assert [p.size for p in finish(atoms[0], {}).parts] == [2, 4]
+    channels = np.arange(12).reshape(2, 6)
+    assert order_of(product([axis, tail]), atoms) == channels[:, 2:].reshape(-1).tolist()
+    other = concatenation([tail, head])
+    assert order_of(product([axis, other]), atoms) == channels[:, [2, 3, 4, 5, 0, 1]].reshape(-1).tolist()
+    assert order_of(product([other, axis]), atoms) == channels[:, [2, 3, 4, 5, 0, 1]].T.reshape(-1).tolist()
+
+
+def scales(folder: Path, seed: int, name: str) -> Net:
+    """Linear attention with a head for each of two scales: queries, keys and values of both stand in one axis, and a row of
+    ones beside the values sums up the keys (EfficientViT)."""
+
+    def build(m: Maker, width: int, classes: int) -> str:
+        image = m.relu(m.conv("image", (width, 3, 3, 3), strides=[2, 2]))
+        first = m.conv(image, (3 * HALF, width, 1, 1))
+        second = m.conv(m.conv(first, (3 * HALF, 1, 3, 3), group=3 * HALF), (3 * HALF, HALF, 1, 1), group=3)
+        x = m.op("Reshape", m.op("Concat", first, second, axis=1), m.ints(0, 2, 3 * HALF, SIDE * SIDE // 4))
+        q, k, v = (m.op("Slice", x, m.ints(n), m.ints(n + HALF), m.ints(2)) for n in range(0, 3 * HALF, HALF))
+        one = m.param(np.array(1, np.float32))
+        v = m.op("Pad", v, m.ints(0, 0, 0, 0, 0, 0, 1, 0), one)
+        y = m.op("MatMul", m.op("MatMul", v, m.op("Transpose", m.op("Sigmoid", k), perm=[0, 1, 3, 2])), m.op("Sigmoid", q))
+        y = m.op("Div", *(m.op("Slice", y, m.ints(a), m.ints(b), m.ints(2)) for a, b in ((0, HALF), (HALF, HALF + 1))))
+        y = m.op("Reshape", y, m.ints(0, 2 * HALF, SIDE // 2, SIDE // 2))
+        return m.pool_head(m.op("Add", m.conv(y, (width, 2 * HALF, 1, 1)), image), width, classes)
+
+    return net_of(folder, model_of(Architecture(build), seed), name)
+
+
+def test_heads_of_several_scales(tmp_path: Path) -> None:
+    net, other = (scales(tmp_path, seed, name) for seed, name in ((1, "a"), (2, "b")))
+    copy = permuted(net, 5, "b")
+    fused = fuse([net, copy])
+    check_all_shared(fused.plan)
+    check_tasks(fused, [net, copy], 1e-4)
+    assert [s.sizes["a"] for s in fused.plan.shared_spaces()] == [4] + [HALF] * 4
+    for share in (0.5, 0.0):
+        check_valid(fuse([net, other], share), [net, other])

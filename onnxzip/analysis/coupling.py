@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,9 +10,10 @@ from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, p
 from onnxzip.analysis.embeddings import embedded
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, standing_alone
-from onnxzip.analysis.spaces import Expr, Space, concatenation, finish, product
+from onnxzip.analysis.padding import Grown, Padded, grow, keeps_order
+from onnxzip.analysis.spaces import Expr, Space, finish
 from onnxzip.analysis.stacking import join_parts, pin_stacked
-from onnxzip.analysis.unification import SpaceMismatch, unify
+from onnxzip.analysis.unification import SpaceMismatch, meet
 from onnxzip.net import Axis, Net, Node, consumers, follow_each_other
 from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, is_remaining, parse
@@ -31,6 +32,7 @@ class Coupling:
             those that can be matched at all.
         inside: atom -> the produced atom that it lies inside of: channels of heads, whose order is found head by head.
         kept: atoms that weights produce, too, but in a fixed order inside of those of a produced one, or across them.
+        grown: per axis to which a node adds channels, atoms of those that are there, and of those that are added.
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
             channels that an LRN sums).
@@ -44,6 +46,7 @@ class Coupling:
     produced: frozenset[int]
     inside: Mapping[int, int]
     kept: frozenset[int]
+    grown: tuple[tuple[frozenset[int], frozenset[int]], ...]
     pinned: Mapping[int, str]
     ordered: frozenset[int]
     refusals: tuple[tuple[str, str], ...]
@@ -101,6 +104,7 @@ class _Builder:
     ordered: list[Space] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
     torn: list[tuple[Node, str, list[Space]]] = field(default_factory=list)
+    padded: list[Padded] = field(default_factory=list)
 
     def axis(self, value: str, dim: int) -> Space:
         return self.axes.setdefault(Axis(value, dim), Space(self.net.shapes[value][dim]))
@@ -153,7 +157,7 @@ class _Builder:
                 terms.append((term, self.axis(value, dim)))
         for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
             try:
-                _meet(term, space, labels)
+                meet(term, space, labels)
             except SpaceMismatch as why:  # this axis stays as it is; the others couple all the same
                 self.torn.append((node, str(why), [space, *(labels[n] for n in term.names if n in labels)]))
         self.names[node.name] = labels
@@ -161,9 +165,12 @@ class _Builder:
         whole = line.whole | line.ordered | (set() if linear else _contracted(before, after))
         self.whole[node.name] = [labels[n] for n in sorted(whole) if n in labels]
         self.ordered += [labels[n] for n in sorted(line.ordered | _neighbouring(before, after)) if n in labels]
-        for name in line.pinned:
+        for source, (target, front, back) in line.padded.items():
+            one, other = (labels.setdefault(name, Space(1)) for name in (source, target))
+            self.padded.append(Padded(node, one, other, front, back))
+        for name in line.pinned.difference(*((i, o) for i, (o, *_) in line.padded.items())):
             if name in labels:
-                self.pins.append((labels[name], f"{node.op} {node.name!r} keeps the order of these channels"))
+                self.pins.append((labels[name], keeps_order(node)))
 
 
 def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
@@ -178,23 +185,6 @@ def _neighbouring(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
     return {n for n in before ^ after if is_remaining(n)}
 
 
-def _meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
-    """Unify an axis with what its term says."""
-    if term.single is not None:
-        unify(labels.setdefault(term.single, space), space)
-        return
-    known = [labels[n] for n in term.names if n in labels]
-    missing = [n for n in term.names if n not in labels]
-    if len(missing) > 1:
-        raise SpaceMismatch(f"lengths of {missing} are not known")
-    rest = space.size
-    for part in known:
-        rest = rest - part.size if term.sum else rest // part.size
-    if missing:
-        labels[missing[0]] = Space(rest)
-    unify((concatenation if term.sum else product)([labels[n] for n in term.names]), space)
-
-
 def couple(net: Net) -> Coupling:
     """Find the channel spaces of a net.
 
@@ -206,6 +196,9 @@ def couple(net: Net) -> Coupling:
             builder.axis(value, dim)
     for node in net.nodes:
         builder.add(node)
+    makes = _makes(net)
+    grown, pins = grow(builder.padded, [builder.axis(made.value, made.dim) for _, made in makes.values()])
+    builder.pins += pins
     for port in net.inputs:
         builder.pin(port.name, "an input of the net")
     for port in net.outputs:
@@ -216,20 +209,20 @@ def couple(net: Net) -> Coupling:
                 builder.axis(out, dim)
     for node, why, spaces in builder.torn:
         builder.pins += [(space, f"{node.op} {node.name!r}: {why}") for space in spaces]
-    return _finished(builder)
+    return _finished(builder, makes, grown)
 
 
-def _finished(builder: _Builder) -> Coupling:
+def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Grown]) -> Coupling:
     net, numbers = builder.net, dict[int, int]()
     stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    makes, inputs = _makes(net), input_atoms(net, axes)
+    inputs = input_atoms(net, axes)
     written = {name: axes[axis] for name, (_, axis) in makes.items()}
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
     produced = frozenset[int]().union(*made.values()) - inputs
     produced |= embedded(net, axes, makes, produced | inputs)
-    produced -= {a for _, stack, _ in stuck for a in finish(stack, numbers).atoms()}
+    produced -= _atoms((stack for _, stack, _ in stuck), numbers)
     begins = () if net.tail is None else net.tail.begins
     refusals = [*builder.refusals, *_torn_channels(builder, produced, numbers)]
     refusals += [(f"value {value!r}", f"its channels stand for those of several parts; {why}") for value, _, why in stuck]
@@ -241,7 +234,7 @@ def _finished(builder: _Builder) -> Coupling:
     pin_stacked(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
-    ordered = frozenset(a for space in builder.ordered for a in finish(space, numbers).atoms())
+    ordered = _atoms(builder.ordered, numbers)
     alone, read = standing_alone(written.values()), standing_alone(axes[axis] for axis, _ in makes.values())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), alone, read)
     produced -= nesting.kept
@@ -249,14 +242,18 @@ def _finished(builder: _Builder) -> Coupling:
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    pin_entangled(net, axes, produced - set(nesting.inside), pinned)
+    across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     square = against_themselves(net, axes)
-    whole = {
-        n: frozenset(a for s in spaces for a in finish(s, numbers).atoms()) | square[n] for n, spaces in builder.whole.items()
-    }
-    return Coupling(net, axes, names, whole, produced, inside, kept, pinned, ordered, (*refusals, *begins))
+    whole = {n: _atoms(s, numbers).union(square[n], across_axes.get(n, ())) for n, s in builder.whole.items()}
+    beside = tuple((_atoms([there], numbers), _atoms(added, numbers)) for there, added in grown)
+    return Coupling(net, axes, names, whole, produced, inside, kept, beside, pinned, ordered, (*refusals, *begins))
+
+
+def _atoms(spaces: Iterable[Space], numbers: dict[int, int]) -> frozenset[int]:
+    """All that some spaces are made of."""
+    return frozenset(a for space in spaces for a in finish(space, numbers).atoms())
 
 
 def _pin_told_apart(builder: _Builder, numbers: dict[int, int], pinned: dict[int, str]) -> None:

@@ -47,21 +47,32 @@ def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collecti
 
 
 def pin_entangled(
-    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], pinned: dict[int, str]
-) -> None:
-    """A computed value is split along one axis only, and a product has one factor that is split.
+    net: Net, axes: Mapping[Axis, Expr], weighted: Collection[str], produced: frozenset[int], pinned: dict[int, str]
+) -> dict[str, frozenset[int]]:
+    """Pin the free factors of a product where there are several, and the channels of several axes of what weights make.
 
     One channel beside them (what a window along them makes, the weights of an attention pooling) takes no part in that.
-    Channels against themselves (a Gram matrix) need all of them at once, see `against_themselves`.
+    What nodes without weights make of two values (the keys against the values of linear attention) may have channels on
+    several axes: these are needed all at once, as are channels against themselves, see `against_themselves`.
+
+    Args:
+        weighted: nodes with weights of their own.
+
+    Returns:
+        Per node, the atoms of which it needs all channels for what it makes.
     """
+    needed: dict[str, frozenset[int]] = {}
     for node in net.nodes:
         for value in node.outputs:
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [frozenset(a for a in e.atoms() if a in produced) for e in exprs]
             crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free)
-            crowded = crowded or any(_entangled(e, produced - set(pinned)) for e in exprs)
-            for atom in (a for f in free for a in f if crowded):
-                pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
+            if (crowded and node.name in weighted) or any(_entangled(e, produced - set(pinned)) for e in exprs):
+                for atom in (a for f in free for a in f):
+                    pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
+            elif crowded:
+                needed[node.name] = needed.get(node.name, frozenset()).union(*free)
+    return needed
 
 
 def _beside_or_square(exprs: Sequence[Expr], free: Sequence[frozenset[int]]) -> bool:

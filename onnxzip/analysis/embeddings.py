@@ -6,10 +6,10 @@ weights make them, too; where they are not (a text CNN, the categories of a tabl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onnxzip.analysis.spaces import Expr
-from onnxzip.net import Axis, Net, Node
+from onnxzip.net import Axis, Net, Node, consumers
 
 
 def lookup_axis(net: Net, node: Node) -> Axis | None:
@@ -25,16 +25,38 @@ def lookup_axis(net: Net, node: Node) -> Axis | None:
 def embedded(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], made: Collection[int]) -> frozenset[int]:
     """Atoms that tables make, and that none but fitted weights sum over: a fit can take other channels in their place.
 
+    Sums that do nothing but scale and shift the same channels (mean and variance of a norm that is spelled out) are none.
+
     Args:
         fitted: nodes whose weights are fitted.
         made: atoms that weights make, too, or that are an input's.
     """
     tables = {axes[axis] for node in net.nodes if (axis := lookup_axis(net, node)) is not None}
+    columns, users = {e.atom for e in tables if e.kind == "atom"}.difference(made), consumers(net.nodes)
     read, bound = set[int](), set[int]()
     for node in net.nodes:
-        gone = _atoms(net, axes, node.inputs) - _atoms(net, axes, node.outputs)
-        (read if node.name in fitted else bound).update(gone)
-    return frozenset(e.atom for e in tables if e.kind == "atom" and e.atom in read - bound).difference(made)
+        gone = columns & _atoms(net, axes, node.inputs) - _atoms(net, axes, node.outputs)
+        if node.name in fitted:
+            read |= gone
+        else:
+            bound |= {a for a in gone if not _comes_back(net, axes, a, node.outputs, users)}
+    return frozenset(read - bound)
+
+
+def _comes_back(
+    net: Net, axes: Mapping[Axis, Expr], atom: int, sums: Sequence[str], users: Mapping[str, Sequence[Node]]
+) -> bool:
+    """Whether what is made of sums over channels meets these channels again, whichever way it goes."""
+    waiting, seen, ends = [*sums], set[str](), {p.name for p in net.outputs}
+    while waiting:
+        value = waiting.pop()
+        if value in ends:
+            return False
+        for node in users.get(value, ()) if value not in seen else ():
+            if atom not in _atoms(net, axes, node.outputs):
+                waiting += node.outputs
+        seen.add(value)
+    return True
 
 
 def _atoms(net: Net, axes: Mapping[Axis, Expr], values: Iterable[str | None]) -> set[int]:

@@ -21,7 +21,7 @@ from onnxzip.analysis.refusals import STARVED, Refusal, nothing_shared
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
-from onnxzip.analysis.weaving import uneven_spaces, woven_spaces
+from onnxzip.analysis.weaving import uneven_added, uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.weights import common_type
 from onnxzip.net import Net, Sizes
@@ -163,7 +163,7 @@ def _settle(
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
-        uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces)
+        uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces) | uneven_added(laid, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
         given = {n for n in uneven if spaces[n].given}
         if given:
@@ -258,7 +258,7 @@ def _refusals(
     """Everything that stays unmerged, each place once; outputs that nothing reads in any net, heads by nature, are none."""
     found = {f"{task}: {where}": why for task, c in laid.couplings.items() for where, why in c.refusals}
     inner = {m for some in read_by(laid, steps).values() for m in some}
-    for plan in spaces.values():
+    for plan in (p for n, p in spaces.items() if n not in _of_heads(steps, spaces, inner)):
         for task, why in plan.refused.items():
             if (why != OUTPUT or plan.number in inner) and len(plan.sizes) > 1:
                 found.setdefault(f"{task}: {plan.name}", why)
@@ -267,3 +267,9 @@ def _refusals(
     for where, why in (*deeper, *laid.partings):
         found.setdefault(where, why)
     return [Refusal(where, why) for where, why in found.items()]
+
+
+def _of_heads(steps: Sequence[Step], spaces: Mapping[int, SpacePlan], inner: Collection[int]) -> set[int]:
+    """Spaces that nothing reads, of layers that make an output with them (what a pixel shuffle makes positions of)."""
+    ends = (s for s in steps if any(OUTPUT in spaces[n].refused.values() for n in s.spaces if n in spaces))
+    return {n for step in ends for n in step.spaces}.difference(inner)

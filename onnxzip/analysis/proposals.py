@@ -65,7 +65,8 @@ def proposals_of(laid: Overlay, steps: Sequence[Step]) -> dict[int, Proposal]:
         alike = tuple(some for c in twins.get(number, ()) if len(some := c.intersection(free)) > 1)
         asks = (number in whole, number in ordered)
         found[number] = Proposal(name, free, refused, sizes[number], inside, *asks, alike)
-    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid)):
+    constant = {laid.spaces[t, a] for t, c in laid.couplings.items() for _, added in c.grown for a in added}
+    for number in sorted(_given(laid, produced) - _weighted_inputs(laid, steps) - _kept(laid) - constant):
         found[number] = Proposal(f"given{number}", (), {}, sizes[number])
     return found
 
@@ -95,6 +96,18 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
                     if inner & produced:
                         numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
                         found.update(numbers - produced)
+    return found - _on_another_axis(laid, produced)
+
+
+def _on_another_axis(laid: Overlay, produced: set[int]) -> set[int]:
+    """Spaces on an axis of a value that has produced channels on another one (the one score of each of a layer's boxes): no
+    piece of it could be given to all tasks."""
+    found: set[int] = set()
+    for task, coupling in laid.couplings.items():
+        for value in (v for node in coupling.net.nodes for v in node.outputs):
+            axes = [{laid.spaces[task, a] for a in e.atoms()} for e in coupling.exprs(value)]
+            split = [k for k, numbers in enumerate(axes) if numbers & produced]
+            found.update(n for k, numbers in enumerate(axes) if set(split) - {k} for n in numbers)
     return found
 
 

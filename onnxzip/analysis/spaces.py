@@ -57,11 +57,19 @@ def concatenation(parts: Sequence[Space]) -> Space:
 def _unstacked(factors: list[Space]) -> list[Space]:
     """Factors with a sum or a weave for every stack and its axis."""
     for k, (p, q) in enumerate(itertools.pairwise(factors)):
-        if p.kind == "stack" and p.axis is not None and p.axis.resolved() is q:
-            return _unstacked([*factors[:k], Space(p.size * q.size, "woven", p.parts), *factors[k + 2 :]])
-        if q.kind == "stack" and q.axis is not None and q.axis.resolved() is p:
-            return _unstacked([*factors[:k], concatenation(q.parts), *factors[k + 2 :]])
+        if (behind := _told(p, q)) is not None:
+            weaves = [Space(sum(c.size for c in some), "woven", some) for some in zip(*behind, strict=True)]
+            return _unstacked([*factors[:k], concatenation(weaves), *factors[k + 2 :]])
+        if (behind := _told(q, p)) is not None:
+            return _unstacked([*factors[:k], concatenation([c for some in behind for c in some]), *factors[k + 2 :]])
     return factors
+
+
+def _told(space: Space, axis: Space) -> list[tuple[Space, ...]] | None:
+    """For each channel of an axis, what a stack, or a sum with stacks in it, is there; None where the axis tells nothing."""
+    terms = flattened(space, "sum")
+    stacks = {id(t) for t in terms if t.kind == "stack" and t.axis is not None and t.axis.resolved() is axis}
+    return list(zip(*(t.parts if id(t) in stacks else [t] * axis.size for t in terms), strict=True)) if stacks else None
 
 
 def flattened(space: Space, kind: str) -> tuple[Space, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from onnxzip.analysis.spaces import Space, concatenation, flattened, product
+from onnxzip.ops.notation import Term
 
 
 class SpaceMismatch(ValueError):
@@ -35,10 +37,31 @@ def unify(a: Space, b: Space) -> None:
             unify(p, q)
     elif {a.kind, b.kind} == {"sum", "product"}:
         _stack(*((a, b) if a.kind == "sum" else (b, a)))
-    elif {a.kind, b.kind} == {"sum", "woven"}:
+    elif {a.kind, b.kind} in ({"sum", "woven"}, {"sum", "stack"}):
         _unravel(*((a, b) if a.kind == "sum" else (b, a)))
     else:
         raise SpaceMismatch(f"a {a.kind} of {a.size} channels meets a {b.kind}")
+
+
+def meet(term: Term, space: Space, labels: dict[str, Space]) -> None:
+    """Unify an axis with what its term says; `labels` grows by the names that were not known.
+
+    Raises:
+        SpaceMismatch: they contradict each other.
+    """
+    if term.single is not None:
+        unify(labels.setdefault(term.single, space), space)
+        return
+    known = [labels[n] for n in term.names if n in labels]
+    missing = [n for n in term.names if n not in labels]
+    if len(missing) > 1:
+        raise SpaceMismatch(f"lengths of {missing} are not known")
+    rest = space.size
+    for part in known:
+        rest = rest - part.size if term.sum else rest // part.size
+    if missing:
+        labels[missing[0]] = Space(rest)
+    unify((concatenation if term.sum else product)([labels[n] for n in term.names]), space)
 
 
 def _stack(total: Space, factors: Space) -> None:
@@ -54,9 +77,9 @@ def _stack(total: Space, factors: Space) -> None:
     factors.bound = total
 
 
-def _unravel(total: Space, woven: Space) -> None:
-    """Cut a weave to the parts of a sum."""
-    rest = woven
+def _unravel(total: Space, other: Space) -> None:
+    """Cut a weave or a stack to the parts of a sum."""
+    rest = other
     for part in total.parts[:-1]:
         head, rest = cut(rest, part.size)
         unify(part, head)
@@ -118,11 +141,14 @@ def _halves(space: Space, size: int) -> tuple[list[Space], list[Space]]:
         return _halves_of_all(space.parts, size)
     if space.kind == "woven":
         return _halves_of_weave(space, size)
+    if space.kind == "stack":
+        head, tail = zip(*(cut(p, size) for p in space.parts), strict=True)
+        return [replace(space, size=size, parts=head)], [replace(space, size=space.size - size, parts=tail)]
     rest = math.prod(p.size for p in space.parts[1:])
     if space.kind != "product" or size % rest:
         raise SpaceMismatch(f"cannot cut {size} off a {space.kind} of {space.size} channels")
-    head, tail = cut(space.parts[0], size // rest)
-    return [product([head, *space.parts[1:]])], [product([tail, *space.parts[1:]])]
+    before, behind = cut(space.parts[0], size // rest)
+    return [product([before, *space.parts[1:]])], [product([behind, *space.parts[1:]])]
 
 
 def _halves_of_all(parts: Sequence[Space], size: int) -> tuple[list[Space], list[Space]]:

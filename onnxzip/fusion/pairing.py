@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnxzip.analysis.steps import linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
 from onnxzip.fusion.keeping import Ranking, kept_channels, ranked, room_of
@@ -21,8 +22,9 @@ from onnxzip.fusion.siblings import AKIN, alike, distances, fitted_rows, sibling
 from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
+from onnxzip.linalg.explained import explained_by_moments
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, led, members_of, ordered_groups
+from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, inner_places, led, members_of, ordered_groups
 from onnxzip.matching.methods import Assign
 from onnxzip.matching.twins import with_twins, without_twins
 
@@ -136,6 +138,8 @@ def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches
     counts = [o for o in space.counts if len(o) > 1]
     if not counts or work.stats is None:
         return found
+    if work.step.diagonal:
+        return {place: _inside_channels(work, space, number, place[1], m, matches) for place, m in found.items()}
     tasks = [t for t in work.step.tasks if any(t in o for o in counts)]
     known = targets_of(work, shared_reads(work, space), space, tasks, matches)
     same = same_inside(work, shared_reads(work, space), known.group, known.rows, number, exact, matches)
@@ -152,6 +156,42 @@ def pair_inside(work: Work, space: SpacePlan, number: int, exact: Exact, matches
                     index[t][k] = order
         found[number, key] = Members(index)
     return found
+
+
+def _inside_channels(
+    work: Work, space: SpacePlan, number: int, key: Owners, members: Members, matches: Matches
+) -> Members:
+    """Members for one strand of the other space where each of its channels makes those inside it of itself (depthwise)."""
+    heads, reads = matches[space.number, key].index, next((r for r in work.reads if r.key == key), None)
+    tasks = [t for t in work.step.tasks if t in heads]
+    if reads is None or len(tasks) < 2 or work.stats is None:
+        return members
+    known = {t: work.stats.of_channels(t, reads)[0] for t in tasks}
+    weight = work.weights({t: m.pp for t, m in known.items()})
+    places = {t: _places_inside(work, space, number, t) for t in tasks}
+    index = {t: np.array(i) for t, i in members.index.items()}
+    for owners, shared in by_owners({t: heads[t] for t in tasks}).items():
+        for k in shared if len(owners) > 1 else ():
+            zz = np.sum([weight[t] * known[t].zz[k] for t in owners], axis=0)
+            zp = np.concatenate([weight[t] * known[t].zp[k] for t in owners], axis=1)
+            q = explained_by_moments(zz, zp, work.method.match_damping)
+            each = known[owners[0]].pp.shape[1]
+            rows = {t: places[t][heads[t][k]] for t in owners}
+            blocks = {
+                (t, u): q[i * each : (i + 1) * each, j * each : (j + 1) * each]
+                for i, t in enumerate(owners) for j, u in enumerate(owners)
+            }
+            for t, order in _orders(blocks, rows, work.method.assign).items():
+                index[t][k] = order
+    return Members(index)
+
+
+def _places_inside(work: Work, space: SpacePlan, number: int, task: str) -> np.ndarray:
+    """Of each channel that a depthwise step reads, which rows made of it are whose: int [channels, inside, rows of each]."""
+    part = work.step.parts[0]
+    linear, view = linear_of(work.plan.overlay, part, task)
+    made, read = (work.plan.overlay.exprs(str(v), task)[linear.channel(view)] for v in (part.outputs[0], part.inputs[0]))
+    return inner_places(work.plan, made, space, number, task) % (made.size // read.size)
 
 
 def _orders(explained: Explained, rows: Mapping[str, np.ndarray], assign: Assign) -> dict[str, np.ndarray]:

@@ -164,14 +164,15 @@ def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: M
     bias = np.zeros(matrix.shape[:2])
     if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
         bias = params[str(node.inputs[linear.bias])].astype(np.float64).reshape(matrix.shape[:2])
-    expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+    whole = np.concatenate([matrix, bias[:, :, None]], axis=2)
+    expr = plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
     keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
     total, members = np.zeros(()), np.zeros(())
     for at in located_all(plan.overlay, expr, task, keys, matches):
-        safe = np.maximum(at, 0)
-        whole = np.concatenate([matrix[safe], bias[safe][:, :, None]], axis=2)
-        total = total + np.where((at >= 0)[:, None, None], whole, 0.0)
-        members = members + (at >= 0)
+        at = at.reshape(-1, matrix.shape[1])  # of a channel, rows may stand in an order of their own
+        rows = whole.reshape(-1, whole.shape[2])[np.maximum(at, 0)]
+        total = total + np.where((at >= 0)[:, :, None], rows, 0.0)
+        members = members + (at[:, 0] >= 0)
     return np.asarray(total / np.maximum(members, 1)[:, None, None])
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
+from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.analysis.turning import turnable, turned_params
 from onnxzip.calibration.frontier import Frontier
@@ -32,7 +33,7 @@ from onnxzip.linalg.principal import principal_axes
 from onnxzip.linalg.ridge import TINY
 from onnxzip.matching.beforehand import sharing
 from onnxzip.matching.grouping import Explained, Terms, group_channels
-from onnxzip.matching.match import Members, charged, members_of, ordered_groups
+from onnxzip.matching.match import Members, channel_places, charged, members_of, ordered_groups
 from onnxzip.matching.methods import Method, even
 from onnxzip.matching.twins import by_unit, with_twins, without_twins
 from onnxzip.peers import Peers
@@ -142,17 +143,25 @@ def _live(plan: Plan, frontier: Frontier, laid: str, task: str) -> Iterator[np.n
 
 
 def table_of(plan: Plan, taken: Taken, number: int, counts: Counts) -> Table | None:
-    """A param as a table of a space; None where it is a vector, or its channels are not one axis."""
-    task = next(t for t in plan.tasks if t in taken.owners)
-    exprs = plan.overlay.exprs(taken.laid, task)
-    at = [d for d, e in enumerate(exprs) if e.kind == "atom" and e.atom == number]
-    if len(at) != 1 or len(exprs) < 2:
+    """A param as a table of a space; None where it is a vector, or its channels are not one axis, or one part of it."""
+    tasks = [t for t in plan.tasks if t in taken.owners]
+    exprs = {t: plan.overlay.exprs(taken.laid, t) for t in tasks}
+    at = [d for d, e in enumerate(exprs[tasks[0]]) if _parts(e).count(number) == 1]
+    if len(at) != 1 or len(exprs[tasks[0]]) < 2:
         return None
-    arrays = {t: plan.nets[t].params[plan.overlay.values[taken.laid][t]] for t in plan.tasks if t in taken.owners}
-    rows = {t: np.moveaxis(a, at[0], -1).reshape(-1, a.shape[at[0]]).astype(np.float64) for t, a in arrays.items()}
+    rows: dict[str, np.ndarray] = {}
+    for task in tasks:
+        array = np.moveaxis(plan.nets[task].params[plan.overlay.values[taken.laid][task]], at[0], -1)
+        places = channel_places(plan, exprs[task][at[0]], plan.spaces[number], task)[:, 0]
+        rows[task] = array.reshape(-1, array.shape[-1])[:, places].astype(np.float64)
     if any(len(counts.get(t, ())) not in (0, len(r)) for t, r in rows.items()):
         return None
     return Table(taken.laid, rows, {t: counts.get(t, np.ones(len(r))) for t, r in rows.items()})
+
+
+def _parts(expr: Expr) -> list[int]:
+    """The spaces that are an axis, or stand beside each other on it."""
+    return [p.atom for p in (expr.parts if expr.kind == "sum" else (expr,)) if p.kind == "atom"]
 
 
 def _kept(found: Paired, space: SpacePlan, tables: Sequence[Table], method: Method) -> Paired:

@@ -147,6 +147,8 @@ class _Zip:
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
             self.members |= pair_inside(work, outer, number, self.exact, self.members)
+        if inside and step.diagonal:  # its targets stand in the order that was just found
+            work = replace(work, stats=self.statistics(step, fitted))
         found = [fit_step(replace(work, reads=tuple(r for r in reads if r not in tied)), self.exact, self.members)]
         for r, uses in tied.items():
             beside = self.method.rows is Rows.ORIGINAL  # the merge beside this one knows nothing of steps to come

@@ -23,6 +23,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
@@ -69,6 +70,7 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
         if growing == kept:
             break
         kept = growing
+    with_rows_of_samples(runs.first, runs.second)
     if [(n.op, n.name) for n in runs.first.nodes] != [(n.op, n.name) for n in runs.second.nodes]:
         raise UnsupportedError(f"{path}: which nodes it has depends on the batch size. Export it with a fixed batch of 1.")
     return runs

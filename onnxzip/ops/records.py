@@ -59,7 +59,9 @@ class Line:
         sizes: lengths of names that stand in composites only.
         whole: names of which the operator needs all channels at once (Softmax, a mean over channels).
         ordered: names of which the operator needs all channels at once, each between its neighbours (LRN).
-        pinned: names whose channels have a fixed order and meaning (a padded channel axis).
+        pinned: names whose channels have a fixed order and meaning (those that a stride takes).
+        padded: of the pinned ones, those that stay free where they are channels that weights make: name before -> name behind,
+            and how many channels the node adds at the front and at the end.
         symmetry: a bound on the channel maps of this use, where it is narrower than its operator: an Add commutes with
             every linear map, an Add of a param with permutations alone.
     """
@@ -69,6 +71,7 @@ class Line:
     whole: frozenset[str] = frozenset()
     ordered: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
+    padded: Mapping[str, tuple[str, int, int]] = field(default_factory=dict)
     symmetry: Symmetry = Symmetry.LINEAR
 
 

@@ -1,7 +1,8 @@
 """Operators that take some channels: Slice, Gather, and Pad, which may also take some away.
 
     n (p1+q1+r1) *s -> n q1 *s         Slice of a run of channels; empty parts are left out
-    n i1 *s -> n o1 *s                 a stride, a choice by index, a padded axis: order and meaning are fixed
+    n i1 *s -> n o1 *s                 a stride, a choice by index, a padded axis: order and meaning are fixed, but for
+                                       channels that constants are added to
 """
 
 from __future__ import annotations
@@ -102,9 +103,12 @@ def _pad_line(view: View) -> Line:
     padded = _pads(view.attrs["pads"], view.attrs.get("axes"), rank)
     left = [f"i{k}" if k in padded else a for k, a in enumerate(names(rank))]
     right = [f"o{k}" if k in padded else a for k, a in enumerate(names(rank))]
-    pinned = frozenset(t for k in padded for t in (f"i{k}", f"o{k}"))
-    filled = view.attrs["mode"] == "constant" and any(floats(view.attrs.get("constant_value")))
-    return Line(text([left], [right]), pinned=pinned, symmetry=Symmetry.PERMUTATION if filled else Symmetry.LINEAR)
+    pinned, constant = frozenset(t for k in padded for t in (f"i{k}", f"o{k}")), view.attrs["mode"] == "constant"
+    added = {f"i{k}": (f"o{k}", *counts) for k, counts in padded.items() if constant and min(counts) >= 0}
+    filled = constant and any(floats(view.attrs.get("constant_value")))
+    bound = Symmetry.PERMUTATION if filled else Symmetry.LINEAR
+    whole = frozenset(o for o, *_ in added.values())
+    return Line(text([left], [right]), whole=whole, pinned=pinned, padded=added, symmetry=bound)
 
 
 def _source(at: Any, size: int, mode: str) -> Any:

@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
-from zoo import attentive, convolutional, mobile, pyramids, sequences, transformers
+from zoo import attentive, convolutional, mobile, pyramids, scans, sequences, transformers
 
 from onnxzip.net import Net
 
@@ -72,8 +72,12 @@ ZOO: dict[str, Entry] = {
     "MobileViT": Entry(mobile.mobilevit),
     "EfficientFormer": Entry(mobile.EfficientFormer),
     "ConvNeXt V2": Entry(mobile.convnext2),
+    "EfficientViT": Entry(mobile.efficientvit),
+    "BlazeFace": Entry(mobile.BlazeFace),
+    "FastViT": Entry(mobile.fastvit),
     "Conv-TasNet": Entry(sequences.ConvTasNet, SOUND),
     "WaveNet": Entry(sequences.WaveNet, SOUND),
+    "Mamba": Entry(scans.Mamba, IDS, {"ids": transformers.VOCABULARY}),
     "ViT": Entry(transformers.Vit),
     "Swin": Entry(transformers.Swin),
     "DETR": Entry(transformers.Detr),

@@ -178,3 +178,85 @@ def convnext2(w: int = 8) -> nn.Module:
     first = nn.Sequential(nn.Conv2d(3, w, 4, 4), Permuted(w), ConvNextBlock(w), Permuted(w))
     last = nn.Sequential(nn.AdaptiveAvgPool2d(1), Permuted(2 * w), nn.Flatten(), nn.Linear(2 * w, CLASSES))
     return nn.Sequential(first, nn.Conv2d(w, 2 * w, 2, 2), ConvNextBlock(2 * w), last)
+
+
+class Scales(nn.Module):
+    """Cai et al., ICCV 2023 (EfficientViT): linear attention, heads of two scales beside each other, ones for the sums."""
+
+    def __init__(self, c: int, heads: int, d: int) -> None:
+        super().__init__()
+        t, self.d = 3 * heads * d, d
+        self.qkv, self.wide = nn.Conv2d(c, t, 1, bias=False), nn.Conv2d(t, t, 5, padding=2, groups=t, bias=False)
+        self.mix, self.last = nn.Conv2d(t, t, 1, groups=3 * heads, bias=False), conv(2 * heads * d, c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.qkv(x)
+        n, _, h, w = y.shape
+        y = torch.cat([y, self.mix(self.wide(y))], 1).reshape(n, -1, 3 * self.d, h * w)
+        q, k, v = (y[:, :, i * self.d : (i + 1) * self.d] for i in range(3))
+        v = functional.pad(v, (0, 0, 0, 1), value=1.0)
+        y = v @ functional.relu(k).transpose(-1, -2) @ functional.relu(q)
+        y = y[:, :, :-1] / (y[:, :, -1:] + 1e-5)
+        return x + self.last(y.reshape(n, -1, h, w))
+
+
+def efficientvit(w: int = 8) -> nn.Module:
+    """Cai et al., ICCV 2023."""
+    act = nn.Hardswish()
+    blocks = [Scales(2 * w, 2, w), Residual(nn.Sequential(conv(2 * w, 4 * w, 1, act=act), conv(4 * w, 2 * w, 1)))]
+    return nn.Sequential(conv(3, w, 3, 2, act=act), conv(w, 2 * w, 3, 2, act=act), *blocks, head(2 * w))
+
+
+class Blaze(nn.Module):
+    """Bazarevsky et al., 2019 (BlazeFace): zeros stand in the skip for the channels that a block adds."""
+
+    def __init__(self, i: int, o: int, s: int = 1) -> None:
+        super().__init__()
+        self.more, self.s = o - i, s
+        self.branch = nn.Sequential(nn.Conv2d(i, i, 3, s, 1, groups=i), nn.Conv2d(i, o, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = functional.max_pool2d(x, 2) if self.s > 1 else x
+        return functional.relu(self.branch(x) + functional.pad(skip, (0, 0, 0, 0, 0, self.more)))
+
+
+class BlazeFace(nn.Module):
+    """Bazarevsky et al., 2019: boxes and a score for each, at two scales."""
+
+    def __init__(self, w: int = 8) -> None:
+        super().__init__()
+        first = [nn.Conv2d(3, w, 5, 2, 2), nn.ReLU(), Blaze(w, w), Blaze(w, w + 4), Blaze(w + 4, 2 * w, 2)]
+        self.first, self.second = nn.Sequential(*first), nn.Sequential(Blaze(2 * w, 3 * w, 2), Blaze(3 * w, 3 * w))
+        self.scores = nn.ModuleList([nn.Conv2d(2 * w, 2, 1), nn.Conv2d(3 * w, 6, 1)])
+        self.boxes = nn.ModuleList([nn.Conv2d(2 * w, 8, 1), nn.Conv2d(3 * w, 24, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        scales = (x, self.second(x))
+
+        def rows(lasts: nn.ModuleList, n: int) -> Tensor:
+            made = (last(v).permute(0, 2, 3, 1) for v, last in zip(scales, lasts, strict=True))
+            return torch.cat([y.reshape(y.shape[0], -1, n) for y in made], 1)
+
+        return torch.cat([rows(self.boxes, 4), rows(self.scores, 1)], 2)
+
+
+class RepMixer(nn.Module):
+    """Vasu et al., ICCV 2023 (FastViT): depthwise windows mix the places, points mix the channels, scaled."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.norm, self.mixer, self.wide = conv(c, c, 1, g=c), conv(c, c, 3, g=c), conv(c, c, 7, g=c)
+        self.points = nn.Sequential(nn.Conv2d(c, 2 * c, 1), nn.GELU(), nn.Conv2d(2 * c, c, 1))
+        self.a, self.b = nn.Parameter(torch.rand(c, 1, 1) + 0.2), nn.Parameter(torch.rand(c, 1, 1) + 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.a * (self.mixer(x) - self.norm(x))
+        return x + self.b * self.points(self.wide(x))
+
+
+def fastvit(w: int = 8) -> nn.Module:
+    """Vasu et al., ICCV 2023: between stages, a depthwise layer makes two channels of each."""
+    act = nn.GELU()
+    first = nn.Sequential(conv(3, w, 3, 2, act=act), conv(w, w, 3, 2, w, act), RepMixer(w))
+    return nn.Sequential(first, conv(w, 2 * w, 7, 2, w), RepMixer(2 * w), head(2 * w))
