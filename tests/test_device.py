@@ -24,7 +24,7 @@ from onnxzip.calibration.places import HostPlace, Place, place_for
 from onnxzip.calibration.samples import Source
 from onnxzip.calibration.store import Store
 from onnxzip.errors import InvalidDataError
-from onnxzip.fusion import zipping
+from onnxzip.fusion import underway
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.zipping import zip_nets
@@ -101,7 +101,7 @@ class Compared(StepStatistics):
 def compare_all_steps(monkeypatch: pytest.MonkeyPatch, device: str, plan: Plan, sources: Sequence[Source]) -> None:
     monkeypatch.setattr(Compared, "steps", [], raising=False)
     monkeypatch.setattr(Compared, "device", device)
-    monkeypatch.setattr(zipping, "StepStatistics", Compared)
+    monkeypatch.setattr(underway, "StepStatistics", Compared)
     with swept(plan, sources, "cpu", HostPlace) as frontier:
         zip_nets(plan, ZIP, frontier, tick=silent)
     assert len(Compared.steps) >= 2

@@ -21,7 +21,7 @@ from random_graphs import Step, grown
 import onnxzip
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Taken
-from onnxzip.fusion import over_time, zipping
+from onnxzip.fusion import over_time, underway
 from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.taking import take
 from onnxzip.inspection.differing import diff
@@ -139,7 +139,7 @@ class TestSequences:
         """A permuted copy tells no leaders; from noise in place of their R and b the fit comes to the original ones."""
         one = pair(tmp_path, FAMILIES[name])[0]
         nets, spoilt = [one, permuted(one, 5, "b")], Spoilt()
-        monkeypatch.setattr(zipping, "take", spoilt)
+        monkeypatch.setattr(underway, "take", spoilt)
         check_tasks(fuse(nets, 1.0), nets, 2e-3)
         assert len(spoilt.names) == 2 * (1 + name.startswith("both"))
         monkeypatch.setattr(over_time, "ROUNDS", 0)
@@ -248,7 +248,7 @@ class TestSomeUnits:
         shares = [("*", 0.5), ("MatMul*", 1.0)]
         check_tasks(fuse(nets, shares, layout), nets, 1e-5)
         spoilt = Spoilt()
-        monkeypatch.setattr(zipping, "take", spoilt)
+        monkeypatch.setattr(underway, "take", spoilt)
         check_tasks(fuse(nets, shares, layout), nets, 2e-3)
         assert len(spoilt.names) == (1 + (direction == "bidirectional")) * (8 if layout == "strands" else 2)
         monkeypatch.setattr(over_time, "ROUNDS", 0)
