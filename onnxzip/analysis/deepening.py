@@ -16,6 +16,7 @@ from onnxzip.analysis.correspondence import overlay
 from onnxzip.analysis.coupling import Coupling, couple
 from onnxzip.analysis.likeness import local_key
 from onnxzip.analysis.neutral import NotNeutralError, grafted, neutral
+from onnxzip.analysis.own_ends import with_own_ends
 from onnxzip.analysis.roles import Overlay
 from onnxzip.net import Axis, Net, Node, consumers
 
@@ -91,7 +92,7 @@ def deepened(nets: Sequence[Net]) -> Deepened:
     Raises:
         UnsupportedError: the nets' inputs differ.
     """
-    now = as_they_are(nets)
+    now = _with_free_streams(as_they_are(nets))
     while True:
         refused: dict[str, str] = {}
         trials = (_extended(now, *place, refused) for place in _places(now))
@@ -99,6 +100,22 @@ def deepened(nets: Sequence[Net]) -> Deepened:
         if better is None:
             return replace(now, refused=tuple(refused.items()))
         now = better
+
+
+def _with_free_streams(now: Deepened) -> Deepened:
+    """Nets with layers of their own before outputs that are streams (`own_ends`), if more is in common then."""
+    found = {net.name: with_own_ends(net, now.laid.couplings[net.name]) for net in now.nets}
+    added = {task: names for task, (_, names) in found.items() if names}
+    if not added:
+        return now
+    extension = Extension(
+        ", ".join(f"{t}: {name}" for t, names in added.items() for name in sorted(names)),
+        "a stream that layers add to comes out there: each task has a layer of its own for it, and the stream is free",
+        added,
+    )
+    laid = overlay({t: couple(net) if t in added else now.laid.couplings[t] for t, (net, _) in found.items()})
+    freed = Deepened(tuple(net for net, _ in found.values()), laid, (*now.extensions, extension))
+    return freed if freed.common > now.common else now
 
 
 def _places(now: Deepened) -> Iterator[tuple[str, str, tuple[Segment, ...], Mapping[str, frozenset[str]]]]:

@@ -1,0 +1,130 @@
+"""Outputs that are streams: channels which other layers of the net read, too, given a layer of their own in front of them.
+
+    y = x        ->        y = W x,   W = 1
+
+An output holds its channels fast, and with them all that adds to a stream that ends there: encoders whose last value is their
+output (BERT's states, Whisper's encoder) would share next to nothing. Behind such a layer, a head which each task has for
+itself, the stream is free. Where what follows the stream's last sum needs nothing but one value (a norm, a mean over tokens),
+the layer stands before it, so that the output still ends as it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.ends import OUTPUT
+from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers
+
+MOST = 0.25  # of a net's params, that such layers may add
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a stream ends.
+
+    Attributes:
+        value: its last value; axis: that of its channels.
+        reader: what reads it on the way to the output; None where it is the output itself.
+    """
+
+    value: str
+    axis: int
+    reader: Node | None
+
+
+def with_own_ends(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]:
+    """The net with layers before such outputs, and their names; as it is where there are none, or they would be too large."""
+    ends = {p.name: end for p in net.outputs if (end := _end(net, coupling, p)) is not None}
+    more = sum(net.shapes[e.value][e.axis] ** 2 for e in ends.values())
+    if not ends or more > MOST * net.size:
+        return net, frozenset()
+    before, names, values = net, Names({n.name for n in net.nodes}), Names(set(net.shapes))
+    added = []
+    for output, end in ends.items():
+        name = names.fresh(f"{output}.own")
+        net = _given(net, output, end, name, values)
+        added.append(name)
+    return (net, frozenset(added)) if net is not before else (net, frozenset())
+
+
+def _end(net: Net, coupling: Coupling, port: Port) -> _End | None:
+    """Where the stream ends that an output is; None for others."""
+    inner = _read_inside(coupling)
+    held = [
+        a for d in range(len(port.shape)) if (a := _channel(coupling, port.name, d)) in inner and a in coupling.produced
+        and coupling.pinned.get(a) == OUTPUT
+    ]
+    if port.dtype.kind != "f" or len(held) != 1:
+        return None
+    makers, readers, reader, value = producers(net.nodes), consumers(net.nodes), None, port.name
+    while (maker := makers.get(value)) is not None and (source := _only_input(net, coupling, maker)) is not None:
+        if len(readers.get(value, ())) > (reader is not None):
+            break
+        reader, value = maker, source
+    axes = [d for d in range(len(net.shapes[value])) if _channel(coupling, value, d) == held[0]]
+    last = len(net.shapes[value]) - 1
+    if len(axes) != 1 or axes[0] not in (1, last) or (reader is None and last < 2):
+        return None  # what an output [batch, features] says is told by what makes it
+    return _End(value, axes[0], reader)
+
+
+def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
+    """The atom that an axis is; None where it is none alone."""
+    expr = coupling.axes[Axis(value, axis)]
+    return expr.atom if expr.kind == "atom" else None
+
+
+def _read_inside(coupling: Coupling) -> set[int]:
+    """Atoms that weights sum over."""
+    found: set[int] = set()
+    for node in coupling.net.nodes:
+        weighted = coupling.weighted.get(node.name)
+        if weighted is not None and weighted[0].linear is not None and not weighted[0].linear.diagonal(weighted[1]):
+            channel = weighted[0].linear.channel(weighted[1])
+            found.update(coupling.axes[Axis(str(node.inputs[0]), channel)].atoms())
+    return found
+
+
+def _only_input(net: Net, coupling: Coupling, node: Node) -> str | None:
+    """The one value that a node without weights reads beside params; None for other nodes."""
+    read = [v for v in node.inputs if v is not None and v not in net.params]
+    alone = len(read) == len(node.outputs) == 1 and read[0] not in {p.name for p in (*net.inputs, *net.outputs)}
+    return read[0] if alone and node.name not in coupling.weighted else None
+
+
+def _given(net: Net, output: str, end: _End, name: str, values: Names) -> Net:
+    """The net with a layer behind the end of a stream, for the output alone."""
+    shape, size = net.shapes[end.value], net.shapes[end.value][end.axis]
+    inner = end.value if end.reader is not None else values.fresh(f"{output}.stream")
+    out = values.fresh(f"{output}.own") if end.reader is not None else output
+    weight = values.fresh(f"{output}.own.weight")
+    layer, array = _layer(name, inner, weight, out, len(shape), end.axis, size)
+    nodes = []
+    for node in net.nodes:
+        if end.reader is None:
+            inputs = tuple(inner if v == output else v for v in node.inputs)
+            nodes.append(replace(node, inputs=inputs, outputs=tuple(inner if v == output else v for v in node.outputs)))
+        else:
+            mine = node.name == end.reader.name
+            nodes += [layer, replace(node, inputs=tuple(out if v == inner else v for v in node.inputs))] if mine else [node]
+    nodes += [layer] if end.reader is None else []
+    new: Mapping[str, Sequence[int]] = {inner: shape, out: shape, weight: array.shape}
+    return replace(
+        net, nodes=tuple(nodes), params={**net.params, weight: array},
+        shapes={**net.shapes, **{v: tuple(s) for v, s in new.items()}},
+        dtypes={**net.dtypes, **dict.fromkeys(new, net.dtypes[end.value])},
+    )
+
+
+def _layer(name: str, x: str, weight: str, out: str, rank: int, axis: int, size: int) -> tuple[Node, np.ndarray]:
+    """A product of channels with the identity: on the last axis, or by a convolution with one tap."""
+    identity, spatial = np.eye(size, dtype=np.float32), rank - 2
+    if axis == rank - 1:
+        return Node(name, "MatMul", (x, weight), (out,), {}), identity
+    ones, none = (1,) * spatial, (0,) * (2 * spatial)
+    attrs = {"kernel_shape": ones, "strides": ones, "dilations": ones, "pads": none, "group": 1, "auto_pad": "NOTSET"}
+    return Node(name, "Conv", (x, weight), (out,), attrs), identity.reshape(size, size, *ones)
