@@ -18,6 +18,7 @@ import numpy as np
 from onnxzip.analysis.coupling import Coupling
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers
+from onnxzip.ops.recurrent import takes_gates
 
 MOST = 0.25  # of a net's params, that such layers may add
 
@@ -79,9 +80,11 @@ def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
 
 
 def _read_inside(coupling: Coupling) -> set[int]:
-    """Atoms that weights sum over."""
+    """Atoms that weights sum over; hidden units read each other."""
     found: set[int] = set()
     for node in coupling.net.nodes:
+        if takes_gates(node.op, node.inputs):
+            found.update(coupling.exprs(str(node.inputs[2]))[2].atoms())
         weighted = coupling.weighted.get(node.name)
         if weighted is not None and weighted[0].linear is not None and not weighted[0].linear.diagonal(weighted[1]):
             channel = weighted[0].linear.channel(weighted[1])
