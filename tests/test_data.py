@@ -345,3 +345,18 @@ def test_one_number_a_sample_in_another_shape(shape: tuple[int, ...], hint: str)
     with pytest.raises(InvalidDataError, match=r"input 't' takes samples of shape \[\], these have") as caught:
         collected({"image": X, "t": np.ones(shape, np.float32)}, {"a": feed})
     assert str(caught.value).endswith(hint or "[3]")
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((8, 6, 3), "x.transpose(0, 3, 2, 1)"), ((6, 8, 3), "x.transpose(0, 3, 1, 2)"), ((1, 3, 6, 8), "x.reshape(-1, 3, 6, 8)"),
+        ((144,), "x.reshape(-1, 3, 6, 8)"), ((3, 8, 6), "x.transpose(0, 1, 3, 2)"),
+    ],
+)
+def test_samples_whose_axes_stand_otherwise(shape: tuple[int, ...], hint: str) -> None:
+    """What is told to do gives the samples that the net takes, and no others that have as many numbers."""
+    port = Port("v", F32, (-1, 3, 6, 8))
+    with pytest.raises(InvalidDataError) as caught:
+        collected(np.ones((9, *shape), np.float32), {"a": Feed((port,), {}, None)})
+    assert str(caught.value).endswith(hint)

@@ -104,6 +104,9 @@ def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
         return ". Move their channels to the end"
     if want and have == want[1:] and want[0] != 1:
         return ". The first axis counts the samples: give batches of them, a single one as x[None]"
+    if sorted(have) == sorted(want) and [d for d in have if d != 1] != [d for d in want if d != 1]:
+        order = (0, *(1 + have.index(d) for d in want)) if len(set(have)) == len(have) else None
+        return ". Their axes stand in another order" + (f": x.transpose({', '.join(map(str, order))})" if order else "")
     if [d for d in have if d != 1] == [d for d in want if d != 1] or int(np.prod(have)) == int(np.prod(want)):
         return f". Reshape them: x.reshape({', '.join(map(str, (-1, *want)))})"
     return ""
