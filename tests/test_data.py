@@ -350,8 +350,8 @@ def test_one_number_a_sample_in_another_shape(shape: tuple[int, ...], hint: str)
 @pytest.mark.parametrize(
     ("shape", "hint"),
     [
-        ((8, 6, 3), "x.transpose(0, 3, 2, 1)"), ((6, 8, 3), "x.transpose(0, 3, 1, 2)"), ((1, 3, 6, 8), "x.reshape(-1, 3, 6, 8)"),
-        ((144,), "x.reshape(-1, 3, 6, 8)"), ((3, 8, 6), "x.transpose(0, 1, 3, 2)"),
+        ((8, 6, 3), "x.transpose(0, 3, 2, 1)"), ((6, 8, 3), "x.transpose(0, 3, 1, 2)"), ((3, 8, 6), "x.transpose(0, 1, 3, 2)"),
+        ((144,), "x.reshape(-1, 3, 6, 8)"), ((1, 3, 6, 8), "x.reshape(-1, 3, 6, 8)"),
     ],
 )
 def test_samples_whose_axes_stand_otherwise(shape: tuple[int, ...], hint: str) -> None:
