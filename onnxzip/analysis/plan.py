@@ -21,6 +21,7 @@ from onnxzip.analysis.refusals import STARVED, Refusal, nothing_shared
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
 from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
+from onnxzip.analysis.uniform import with_uniform_apart
 from onnxzip.analysis.weaving import uneven_added, uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.weights import common_type
@@ -113,7 +114,7 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
         UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
     """
     _check(nets, shares, layout)
-    nets = with_biases(nets)
+    nets = with_biases(with_uniform_apart(nets))
     found = laid_over(nets, deepened if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are)
     laid = found.laid
     steps = find_steps(laid)

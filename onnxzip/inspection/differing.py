@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.analysis.uniform import with_uniform_apart
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.exporting.bundling import is_bundled
 from onnxzip.exporting.report import original_entry, sha256_of
@@ -70,14 +71,15 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
 
 
 def _as_merged(net: Net, fused: Net, own: Mapping[str, str]) -> Net:
-    """An original as the merge took it: with a channel of ones beside an input, where the fused net has one.
+    """An original as the merge took it: with a channel of ones beside an input, where the fused net has one, and with uniform
+    params for each node.
 
     Args:
         own: input of the fused net -> the original's.
     """
     both = net, replace(fused, name=f"{net.name}, fused")
     inputs = {both[0].name: {v: v for v in own.values()}, both[1].name: {v: k for k, v in own.items()}}
-    return levelled(both, inputs)[0]
+    return with_uniform_apart(levelled(both, inputs))[0]
 
 
 def _task(trace: Trace, file: Path, path: Path, task: str | None) -> str:
