@@ -14,10 +14,11 @@ from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
 from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.metadata import Origin, features_of
 from onnxzip.foreign import module_files
 from onnxzip.fusion.assembling import check_ports
 from onnxzip.net import Classes, Port, classes_of
+from onnxzip.net.classes import VALUES
 from onnxzip.ops.evaluate import check_runnable
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import Peers
@@ -94,7 +95,8 @@ def _classes(plan: Plan, kept: Kept, given: Mapping[str, str]) -> dict[str, Clas
     ports = {task: [p for p in net.outputs if p.name in net.ends] for task, net in plan.nets.items()}
     check_kinds([named(task, p.name) for task, own in ports.items() for p in own], given)
     for task, net in plan.nets.items():
-        kinds = {p.name: kind for p in ports[task] if (kind := given.get(named(task, p.name))) is not None}
+        kinds = dict.fromkeys(features_of(net, plan.added(task)), VALUES)
+        kinds |= {p.name: kind for p in ports[task] if (kind := given.get(named(task, p.name))) is not None}
         told = classes_of({p.name: p for p in ports[task]}, net.nodes, net.inputs[0].shape[0], kinds)
         found[task] = replace(told, loose=net.made)
     return found

@@ -6,15 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from architectures import Architecture, Maker, layer_normed, model_of
 from fusing import check_tasks, check_valid, fuse, net_of, permuted
+from onnxruntime import InferenceSession
 
 import onnxzip
 from onnxzip.analysis import own_ends
 from onnxzip.errors import UnsupportedError
+from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.originals import classes_in
 from onnxzip.inspection.differing import diff
+from onnxzip.loading import look_at
 from onnxzip.net import Net
+from onnxzip.retraining.heads import heads_of
 from onnxzip.runtime import to_model
 
 
@@ -52,10 +58,19 @@ def states(m: Maker, w: int, classes: int) -> list[str]:
     return [m.op("Squeeze", every, m.ints(1)), f"{every}_1"]
 
 
+def features(m: Maker, w: int, classes: int) -> list[str]:
+    """Residual convolutions whose pooled maps come out, and the classes that they tell."""
+    maps = convolutions(m, w, classes)
+    pooled = m.op("Flatten", m.op("GlobalAveragePool", maps), axis=1)
+    return [pooled, m.gemm(pooled, 2 * w, classes)]
+
+
+NETS["features"] = Architecture(features, {"image": (3, 8, 8)})
 NETS["maps"] = Architecture(convolutions, {"image": (3, 8, 8)})
 NETS["states"] = Architecture(states, {"tokens": (7, 6)})
 ENDS = {
     "sum": "Add", "norm": "LayerNormalization", "pooled": "ReduceMean", "scored": "Add", "maps": "Relu", "states": "Squeeze",
+    "features": "Add",
 }
 
 
@@ -100,6 +115,30 @@ def test_files(tmp_path: Path) -> None:
     assert merged.report["merged"]["macs"] == found[0] + 2 * 7 * 8 * 8
     assert all(node["fused"] for node in diff(files["a"], tmp_path / "both.onnx", "a")["nodes"])
     assert [o.name for o in onnxzip.split(tmp_path / "both.onnx", "a").graph.output] == ["out0"]
+
+
+def test_features_are_no_classes(tmp_path: Path) -> None:
+    """What comes out beside the classes is the product of a layer, too, but is judged and taught as what it is."""
+    files = {task: tmp_path / f"{task}.onnx" for task in ("a", "b")}
+    for seed, file in enumerate(files.values()):
+        file.write_bytes(model_of(NETS["features"], seed, 8).SerializeToString())
+    x = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)
+    both, again = tmp_path / "both.onnx", tmp_path / "again.onnx"
+    merged = onnxzip.merge(files, x)
+    merged.save(both)
+    onnxzip.merge({"ab": both, "c": files["a"]}, x).save(again)
+    for file in (both, again):
+        model = onnx.load(file)
+        origins = read_origins(entries_of(model), str(file))
+        told = classes_in(model, {t: (file, origin) for t, origin in origins.items()})
+        assert all(c.scores == ("out1",) and c.labelled == "out1" for c in told.values())
+        heads = heads_of(look_at(file, model), origins, {})
+        assert [h.kind for h in heads if h.task == "a"] == ["values", "logits"]
+    session = InferenceSession(merged.content)
+    found = dict(zip([o.name for o in session.get_outputs()], session.run(None, {"image": x}), strict=True))
+    (wanted,) = InferenceSession(str(files["a"])).run(["out1"], {"image": x})
+    same = float(np.mean(found["a_out1"].argmax(1) == wanted.argmax(1)))
+    assert abs(onnxzip.verify(both, files, x)["tasks"]["a"]["fidelity"]["top1_agreement"] - same) < 1e-9
 
 
 def test_layers_that_would_be_too_large_are_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,8 @@ def _end(net: Net, coupling: Coupling, port: Port) -> _End | None:
         reader, value = maker, source
     axes = [d for d in range(len(net.shapes[value])) if _channel(coupling, value, d) == held[0]]
     last = len(net.shapes[value]) - 1
-    if len(axes) != 1 or axes[0] not in (1, last) or (reader is None and last < 2):
-        return None  # what an output [batch, features] says is told by what makes it
+    if len(axes) != 1 or axes[0] not in (1, last):
+        return None
     return _End(value, axes[0], reader)
 
 

@@ -92,7 +92,8 @@ def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origi
         for task, inner in kept.get(name, {}).items():
             inputs = {new: inner.inputs[mid] for new, mid in outer.inputs.items() if mid in inner.inputs}
             outputs = {original: outer.outputs[mid] for original, mid in inner.outputs.items()}
-            found[task] = replace(inner, inputs=inputs, outputs=outputs)
+            features = tuple(n for n, mid in inner.outputs.items() if n in inner.features or mid in outer.features)
+            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features)
     return found
 
 

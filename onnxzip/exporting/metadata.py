@@ -1,7 +1,8 @@
 """What a fused file says of itself, under `onnxzip.` in its metadata_props.
 
-version   of onnxzip                          schema   of these entries: 3; 2 has nothing of what the tasks' files
-                                                       say of themselves, 1 nothing of what `traces` tells of, too
+version   of onnxzip                          schema   of these entries: 4; 3 knows no features, 2 nothing of what
+                                                       the tasks' files say of themselves, 1 nothing of what `traces`
+                                                       tells of, too
 tasks     JSON: names, in order               sources  JSON: task -> file name, sha256, inputs, outputs, size
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
 trace, refusals   what `traces` reads         tails    JSON: task -> its outputs that tails compute, as its file calls them
@@ -12,8 +13,8 @@ split_from, merged_from   JSON: what the file was cut out of, fused files that w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,10 +25,11 @@ from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.exporting.tails import tail_needs
-from onnxzip.net import Net, reachable
+from onnxzip.net import Net, classes_of, reachable
+from onnxzip.net.classes import VALUES
 
 PREFIX = "onnxzip."
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Origin:
         params, bytes, macs: size of the original; None in files of schema 1.
         entries, fields: entry of the original's metadata_props, or field of its model, where not all tasks have the same
             -> the entry of the fused file that holds it.
+        features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
     """
 
     source: str
@@ -53,6 +56,11 @@ class Origin:
     macs: int | None = None
     entries: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    features: Sequence[str] = ()
+
+    def kinds(self, given: Mapping[str, str]) -> dict[str, str]:
+        """What outputs of the fused net are said to be: features values, unless the user says otherwise."""
+        return {**dict.fromkeys((self.outputs[name] for name in self.features), VALUES), **given}
 
 
 def own_version() -> str:
@@ -75,8 +83,24 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
         inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
         outputs = {name: next(names) for name in net.ends}
         name, digest, size = files[task]
-        found[task] = Origin(name, digest, inputs, outputs, size["params"], size["bytes"], size["macs"])
+        sizes = size["params"], size["bytes"], size["macs"]
+        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features_of(net, plan.added(task)))
     return found
+
+
+def features_of(net: Net, added: Collection[str]) -> tuple[str, ...]:
+    """Outputs that tell no classes in the net as it came, and might be taken for such now.
+
+    Args:
+        added: nodes that the net was given.
+    """
+    own = {v for n in net.nodes if n.name in added for v in n.outputs}
+    ports = {p.name: p for p in net.outputs if p.name in own}
+    if not ports:
+        return ()
+    before = [replace(n, op="Identity", inputs=n.inputs[:1]) if n.name in added else n for n in net.nodes]
+    told = classes_of({p.name: p for p in net.outputs}, before, net.inputs[0].shape[0], {})
+    return tuple(name for name in ports if name not in told.scores)
 
 
 def describe(

@@ -109,7 +109,7 @@ def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str]
     for task, (_, origin) in originals.items():
         loose = tails.get(task, ())
         mine = {name: ports[new] for name, new in origin.outputs.items() if name not in loose}
-        found[task] = replace(classes_of(mine, nodes, batch, given), loose=loose)
+        found[task] = replace(classes_of(mine, nodes, batch, origin.kinds(given)), loose=loose)
     return found
 
 

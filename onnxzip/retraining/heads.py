@@ -66,8 +66,8 @@ def heads_of(
     last = producers(net.nodes)
     found = []
     for task, origin in origins.items():
-        own = {name: ports[output] for name, output in origin.outputs.items()}
-        classes = classes_of(own, net.nodes, batch, given)
+        own, kinds = {name: ports[output] for name, output in origin.outputs.items()}, origin.kinds(given)
+        classes = classes_of(own, net.nodes, batch, kinds)
         for name, port in own.items():
             if not teaches(port, batch):
                 if _is_float(port):
@@ -75,7 +75,7 @@ def heads_of(
                 continue
             node = last.get(port.name)
             op, attrs = (node.op, node.attrs) if node is not None else ("", {})
-            kind = given.get(port.name) or _kind(op, name in classes.scores)
+            kind = kinds.get(port.name) or _kind(op, name in classes.scores)
             axis = int(attrs.get("axis", -1)) if op in ("Softmax", "LogSoftmax") else min(1, len(port.shape) - 1)
             labelled = name == classes.labelled and kind != VALUES
             found.append(Head(task, name, port.name, kind, axis, rows_per_sample(port.shape, batch), labelled))
