@@ -10,14 +10,15 @@ the layer stands before it, so that the output still ends as it did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
 from onnxzip.analysis.ends import OUTPUT
-from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers
+from onnxzip.analysis.neutral import Graft, grafted
+from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers, renamed
 from onnxzip.ops.recurrent import takes_gates
 
 MOST = 0.25  # of a net's params, that such layers may add
@@ -39,22 +40,24 @@ class _End:
 
 def with_own_ends(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]:
     """The net with layers before such outputs, and their names; as it is where there are none, or they would be too large."""
-    ends = {p.name: end for p in net.outputs if (end := _end(net, coupling, p)) is not None}
+    inner = _read_inside(coupling)
+    ends = {p.name: end for p in net.outputs if (end := _end(net, coupling, p, inner)) is not None}
     more = sum(net.shapes[e.value][e.axis] ** 2 for e in ends.values())
     if not ends or more > MOST * net.size:
         return net, frozenset()
-    before, names, values = net, Names({n.name for n in net.nodes}), Names(set(net.shapes))
-    added = []
+    names, values = Names({n.name for n in net.nodes}), Names(set(net.shapes))
+    added = {output: names.fresh(f"{output}.own") for output in ends}
     for output, end in ends.items():
-        name = names.fresh(f"{output}.own")
-        net = _given(net, output, end, name, values)
-        added.append(name)
-    return (net, frozenset(added)) if net is not before else (net, frozenset())
+        net = _given(net, output, end, added[output], values)
+    return net, frozenset(added.values())
 
 
-def _end(net: Net, coupling: Coupling, port: Port) -> _End | None:
-    """Where the stream ends that an output is; None for others."""
-    inner = _read_inside(coupling)
+def _end(net: Net, coupling: Coupling, port: Port, inner: Collection[int]) -> _End | None:
+    """Where the stream ends that an output is; None for others.
+
+    Args:
+        inner: atoms that layers inside read.
+    """
     held = [
         a for d in range(len(port.shape)) if (a := _channel(coupling, port.name, d)) in inner and a in coupling.produced
         and coupling.pinned.get(a) == OUTPUT
@@ -101,26 +104,18 @@ def _only_input(net: Net, coupling: Coupling, node: Node) -> str | None:
 
 def _given(net: Net, output: str, end: _End, name: str, values: Names) -> Net:
     """The net with a layer behind the end of a stream, for the output alone."""
-    shape, size = net.shapes[end.value], net.shapes[end.value][end.axis]
-    inner = end.value if end.reader is not None else values.fresh(f"{output}.stream")
-    out = values.fresh(f"{output}.own") if end.reader is not None else output
-    weight = values.fresh(f"{output}.own.weight")
-    layer, array = _layer(name, inner, weight, out, len(shape), end.axis, size)
-    nodes = []
-    for node in net.nodes:
-        if end.reader is None:
-            inputs = tuple(inner if v == output else v for v in node.inputs)
-            nodes.append(replace(node, inputs=inputs, outputs=tuple(inner if v == output else v for v in node.outputs)))
-        else:
-            mine = node.name == end.reader.name
-            nodes += [layer, replace(node, inputs=tuple(out if v == inner else v for v in node.inputs))] if mine else [node]
-    nodes += [layer] if end.reader is None else []
-    new: Mapping[str, Sequence[int]] = {inner: shape, out: shape, weight: array.shape}
-    return replace(
-        net, nodes=tuple(nodes), params={**net.params, weight: array},
-        shapes={**net.shapes, **{v: tuple(s) for v, s in new.items()}},
-        dtypes={**net.dtypes, **dict.fromkeys(new, net.dtypes[end.value])},
-    )
+    at, out, readers = end.value, output, frozenset[str]()
+    if end.reader is None:
+        at = values.fresh(f"{output}.stream")
+        net = replace(
+            net, nodes=tuple(renamed(n, {output: at}) for n in net.nodes),
+            shapes={**net.shapes, at: net.shapes[output]}, dtypes={**net.dtypes, at: net.dtypes[output]},
+        )
+    else:
+        out, readers = values.fresh(f"{output}.own"), frozenset([end.reader.name])
+    shape, weight = net.shapes[at], values.fresh(f"{output}.own.weight")
+    layer, array = _layer(name, at, weight, out, len(shape), end.axis, shape[end.axis])
+    return grafted(net, at, Graft((layer,), {weight: array}, {out: shape, weight: array.shape}, out), readers)
 
 
 def _layer(name: str, x: str, weight: str, out: str, rank: int, axis: int, size: int) -> tuple[Node, np.ndarray]:

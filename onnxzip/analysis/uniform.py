@@ -7,13 +7,13 @@ one channel space otherwise, where it has one for each layer and its stream.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from onnxzip.net import Names, Net
+from onnxzip.loading.params import Params, with_params
+from onnxzip.net import Net, Node
 
 
 def with_uniform_apart(nets: Sequence[Net]) -> tuple[Net, ...]:
@@ -22,28 +22,21 @@ def with_uniform_apart(nets: Sequence[Net]) -> tuple[Net, ...]:
 
 
 def _apart(net: Net) -> Net:
-    reads = Counter(v for n in net.nodes for v in n.inputs if v is not None and v in net.params)
-    shared = {v for v, count in reads.items() if count > 1 and _is_uniform(net.params[v])} - {p.name for p in net.outputs}
+    params = Params.of(net)
+    ends = {p.name for p in net.outputs}
+    shared = {v for v, a in net.params.items() if params.readers[v] > 1 and v not in ends and _is_uniform(a)}
     if not shared:
         return net
-    names, copies, nodes = Names({*net.shapes}), dict[str, np.ndarray](), []
-    for node in net.nodes:
-        inputs = list(node.inputs)
-        for k, value in enumerate(inputs):
-            if value in shared:
-                inputs[k] = names.fresh(f"{value}.{node.name}")
-                copies[str(inputs[k])] = net.params[value]
-        nodes.append(replace(node, inputs=tuple(inputs)))
-    left = {v: a for v, a in net.params.items() if v not in shared} | copies
-    gone = {v: s for v, s in net.shapes.items() if v not in shared}
-    types = {v: t for v, t in net.dtypes.items() if v not in shared}
-    return replace(
-        net, nodes=tuple(nodes), params=left, shapes=gone | {v: a.shape for v, a in copies.items()},
-        dtypes=types | {v: a.dtype for v, a in copies.items()},
-    )
+
+    def own(node: Node, value: str | None) -> str | None:
+        """What a node reads in place of a value."""
+        return params.added(f"{value}.{node.name}", net.params[str(value)]) if value in shared else value
+
+    nodes = tuple(replace(n, inputs=tuple(own(n, v) for v in n.inputs)) for n in net.nodes)
+    return with_params(replace(net, nodes=nodes), params)
 
 
 def _is_uniform(array: np.ndarray) -> bool:
     """Whether an array has one axis of channels, all with the same number."""
-    along_one = sum(n > 1 for n in array.shape) == 1 and array.dtype.kind == "f"
+    along_one = sum(n > 1 for n in array.shape) == 1 and array.dtype == np.float32
     return along_one and bool((array == array.flat[0]).all())

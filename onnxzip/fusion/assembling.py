@@ -12,7 +12,7 @@ from onnxzip.analysis.roles import unique
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.tied import tied
-from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name
+from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name, renamed
 
 
 def assemble(
@@ -29,7 +29,7 @@ def assemble(
     renames, extra, outputs = _name_outputs(plan, named)
     shapes = {renames.get(v, v): s for v, s in layout.shapes.items()}
     names = renames | tied(plan, params)
-    nodes = tuple(_renamed(p.node, names) for p in layout.placed) + tuple(extra)
+    nodes = tuple(renamed(p.node, names) for p in layout.placed) + tuple(extra)
     for node in extra:
         shapes[node.outputs[0]] = shapes[str(node.inputs[0])]
     dtypes = {renames.get(v, v): t for v, t in plan.dtypes.items()}
@@ -116,8 +116,3 @@ def _name_outputs(plan: Plan, named: Callable[[str, str], str]) -> tuple[dict[st
         else:
             renames[value] = final
     return renames, extra, names
-
-
-def _renamed(node: Node, names: Mapping[str, str]) -> Node:
-    inputs = tuple(None if v is None else names.get(v, v) for v in node.inputs)
-    return replace(node, inputs=inputs, outputs=tuple(names.get(v, v) for v in node.outputs))

@@ -98,7 +98,7 @@ class StepInTime:
     def _present(self, task: str, some: Some) -> np.ndarray:
         """Rows of the same system that a task has: bool."""
         part = next(p for p in self.units.systems() if p.start == some.system)
-        return np.asarray(self.units.rows(task)[part] >= 0)
+        return np.asarray(self.units.rows[task][part] >= 0)
 
     def _centre(self) -> np.ndarray:
         """R, the weights for what is heard, and b as they are taken over: [gates x units, all units that are read + 1]."""
@@ -121,7 +121,7 @@ class StepInTime:
 
     def _keep_targets(self, task: str) -> None:
         """Let the store have what R has to give on a task's samples: [steps, samples, gates x units]."""
-        units, rows = self.units, self.units.rows(task)
+        units, rows = self.units, self.units.rows[task]
         own, order, absent = units.original(task), units.order(task), rows < 0
         for b, (gates, states) in enumerate(original_states(self.frontier, task, units.role.members[task])):
             before, gates = self._before(states[..., order]), gates[..., np.maximum(rows, 0)]
@@ -168,8 +168,8 @@ class StepInTime:
             heard = [self._before(self._value(task, name, b)[:, 0]) for name in self.units.others]
             if heard:
                 gates = gates + np.concatenate(heard, axis=2) @ rows[:, size:-1].T.astype(np.float32)
-            before = self._before(np.asarray(session.run({str(self.node.inputs[0]): gates})[STATES])[:, 0])
-            before = np.concatenate([before, *heard], axis=2)
+            states = np.asarray(session.run({str(self.node.inputs[0]): gates})[STATES])[:, 0]
+            before = np.concatenate([self._before(states), *heard], axis=2)
             for part in systems:
                 read = self._read(part, before, gates, rows).astype(np.float32)
                 z = np.concatenate([read, np.ones((*read.shape[:2], 1), np.float32)], axis=2)

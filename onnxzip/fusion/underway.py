@@ -93,11 +93,12 @@ class Zip:
 
     def fit_in_time(self, name: str, frontier: Frontier) -> bool:
         """Fit what hidden units say to each other, once all that they read is known."""
-        units = replace(self.in_time[name], matches=self.members)
+        units = self.in_time[name]
         own, owners = set(units.names), units.placed.owners
         if own <= self.params.keys() or not own <= self.params.keys() | self.unfitted.keys():
             return False
-        step = StepInTime(units, frontier, {**self.params, **self.unfitted}, self.method, self.peers)
+        matched, params = replace(units, matches=self.members), {**self.params, **self.unfitted}
+        step = StepInTime(matched, frontier, params, self.method, self.peers)
         if own <= self.alike and all(owners <= self.exact.get(v, frozenset()) for v in (units.gates, *units.others)):
             found, owners = {n: self.unfitted[n] for n in units.names}, frozenset()
         elif step.is_ready():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,11 +108,14 @@ class Units:
         mine = mine[mine >= 0]
         return np.concatenate([mine, np.setdiff1d(np.arange(abs(self._along(task).size)), mine)])
 
-    def rows(self, task: str) -> np.ndarray:
-        """Which of a task's rows each of the node's stands for; negative where the task has none."""
-        at, units = self.places(task), abs(self._along(task).size)
-        gates = np.arange(GATES[self.placed.node.op])[:, None] * units
-        return np.asarray(np.where(at >= 0, gates + at, -1).reshape(-1))
+    @cached_property
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Per task, which of its rows each of the node's stands for; negative where the task has none."""
+        gates, found = np.arange(GATES[self.placed.node.op])[:, None], {}
+        for task in self.tasks:
+            at = self.places(task)
+            found[task] = np.where(at >= 0, gates * abs(self._along(task).size) + at, -1).reshape(-1)
+        return found
 
     def some(self, follow: bool) -> Iterator[Some]:
         """All rows, by whose they are and whom they follow.
@@ -121,21 +124,20 @@ class Units:
             follow: whether units follow one of their originals at all.
         """
         gates = GATES[self.placed.node.op]
-        places = {t: self.places(t) for t in self.tasks}
-        present = {t: np.tile(at, gates) for t, at in places.items()}
         leads = {}
-        for task, at in places.items():
+        for task in self.tasks:
+            at = self.places(task)
             units = leads_along(self.plan, self._along(task), task, self.matches)[np.maximum(at, 0)]
             leads[task] = np.tile(units & (at >= 0) & follow, gates)
         for part in self.systems():
             rows = np.arange(part.start, part.stop)
-            for owners, at in by_owners({t: p[part] for t, p in present.items()}).items():
+            for owners, at in by_owners({t: mine[part] for t, mine in self.rows.items()}).items():
                 for leaders, found in by_leaders(owners, [leads[t][part][at] for t in owners], rows[at]):
                     yield Some(owners, leaders, part.start, found)
 
     def original(self, task: str) -> np.ndarray:
         """A task's R and b for the node's rows, its units as they stand in `order`: [gates x units, units + 1]."""
-        node, params, rows = self.role.members[task], self.plan.nets[task].params, np.maximum(self.rows(task), 0)
+        node, params, rows = self.role.members[task], self.plan.nets[task].params, np.maximum(self.rows[task], 0)
         r, b = params[str(node.inputs[2])][0, rows], params[str(node.inputs[3])][0, rows]
         whole: np.ndarray = np.concatenate([r[:, self.order(task)], b[:, None]], axis=1)
         return whole

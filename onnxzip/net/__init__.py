@@ -1,7 +1,7 @@
 """What a net is (records), how to look around in it (walk, classes), how to change it (edit, naming), what it costs (macs)."""
 
 from onnxzip.net.classes import Classes, classes_of, rows_per_sample
-from onnxzip.net.edit import pruned, renamed_inputs
+from onnxzip.net.edit import pruned, renamed, renamed_inputs
 from onnxzip.net.macs import macs, macs_of
 from onnxzip.net.naming import Names, output_name
 from onnxzip.net.records import (
@@ -24,5 +24,5 @@ from onnxzip.net.walk import consumers, follow_each_other, producers, reachable,
 __all__ = [
     "BATCH", "Axis", "Classes", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "Tail", "bind_batch",
     "classes_of", "common_name", "consumers", "follow_each_other", "macs", "macs_of", "output_name", "per_sample", "producers",
-    "pruned", "reachable", "renamed_inputs", "rows_per_sample", "topological",
+    "pruned", "reachable", "renamed", "renamed_inputs", "rows_per_sample", "topological",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from onnxzip.net.records import Net, Node
@@ -25,6 +25,11 @@ def pruned(net: Net, outputs: Iterable[str] | None = None) -> Net:
     )
 
 
-def renamed_inputs(node: Node, names: dict[str, str]) -> Node:
+def renamed_inputs(node: Node, names: Mapping[str, str]) -> Node:
     """The node reading other values where `names` says so."""
     return replace(node, inputs=tuple(None if v is None else names.get(v, v) for v in node.inputs))
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    """The node reading and writing other values where `names` says so."""
+    return replace(renamed_inputs(node, names), outputs=tuple(names.get(v, v) for v in node.outputs))
