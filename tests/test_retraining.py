@@ -33,7 +33,7 @@ from onnxzip.retraining.losses import Judgement, as_close, as_low
 from onnxzip.retraining.module import read_module
 from onnxzip.retraining.objective import SQUARES, Distillation, custom_loss
 from onnxzip.retraining.optimizer import Proportional, orthogonal
-from onnxzip.retraining.search import FALL, usual_rate
+from onnxzip.retraining.search import FALL, GOOD, POOR, usual_rate
 from onnxzip.retraining.teachers import Answers, Teacher
 from onnxzip.runtime import open_file
 
@@ -138,12 +138,15 @@ class TestNeverWorse:
         done = pair.retrain(300, learning_rate=None).report["retrain"]
         assert done["trial_steps"] >= 15 and done["steps"] <= 300 and done["kept_step"] > 0
         falls = done["trial_steps"] // 15 - 1
-        assert done["learning_rate"] in (pytest.approx(usual_rate(300) * FALL**k) for k in (falls, falls + 1))
+        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()])
+        assert done["learning_rate"] in (pytest.approx(usual * FALL**k) for k in (falls, falls + 1))
 
-    def test_short_courses_have_lower_rates(self, pair: Pair) -> None:
-        assert usual_rate(1) < usual_rate(100) < usual_rate(300) == usual_rate(10**6) < 0.1
+    def test_poor_starts_have_higher_rates(self, pair: Pair) -> None:
+        rates = [usual_rate(errors) for errors in ([0, 0.1], [0.4, 0.6], [0.6, 1.0], [0.9, 1.1], [1, 1e9], [1, np.nan])]
+        assert rates == [GOOD, GOOD, pytest.approx(0.008), POOR, POOR, POOR]
         done = pair.retrain(30, learning_rate=None).report["retrain"]
-        assert done["learning_rate"] == usual_rate(30) and done["trial_steps"] == 0
+        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()])
+        assert done["learning_rate"] == usual and done["trial_steps"] == 0
 
     def test_only_a_low_rate_tells_that_more_steps_would_not_pay(self) -> None:
         steps = 3000

@@ -18,6 +18,7 @@ from onnxzip.ops.reading import ints
 from onnxzip.ops.registry import find
 
 _GROWING = {"Expand": "shape", "Tile": "repeats"}
+Watch = Callable[[Node, list[Any], list[Any]], None]
 _NONE = 0  # the slot of an omitted input
 
 
@@ -50,8 +51,11 @@ class Program:
     results: Mapping[str, int]
     size: int
 
-    def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, given: Mapping[str, Any], watch: Watch | None = None) -> dict[str, Any]:
         """The values asked for, by name; `given` has a tensor for each name in `self.given`.
+
+        Args:
+            watch: is shown each node with what it has read and written.
 
         Raises:
             UnsupportedError: a torch function gives fewer outputs than the net reads.
@@ -68,6 +72,8 @@ class Program:
             else:
                 self._check(step, 1)
                 slots[step.outputs[0]] = result
+            if watch is not None:
+                watch(step.node, [slots[k] for k in step.inputs], [slots[k] for k in step.outputs])
             for slot in step.done:
                 slots[slot] = None
         return {name: slots[slot] for name, slot in self.results.items()}

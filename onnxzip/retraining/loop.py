@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Stream, batch_at
+from onnxzip.retraining.coordinates import Coordinates
 from onnxzip.retraining.losses import Judgement, Losses, judge
 from onnxzip.retraining.optimizer import Proportional
 from onnxzip.retraining.parallel import shared
@@ -43,6 +44,7 @@ class Job:
         streams: of all pools.
         start: how the weights at the start were judged.
         accepts: whether a task, judged so, is no worse than judged so at the start.
+        coordinates: in which layers are trained, by their weights.
         peers: the processes that train together.
     """
 
@@ -50,6 +52,7 @@ class Job:
     streams: tuple[Stream, ...]
     start: Mapping[str, Judgement]
     accepts: Callable[[Judgement, Judgement], bool]
+    coordinates: Mapping[Tensor, Coordinates] = field(default_factory=dict)
     peers: Peers = ALONE
 
     @cached_property
@@ -114,7 +117,7 @@ class Course:
 
     def __post_init__(self) -> None:
         trained = [p for p in self.job.losses.net.params().values() if p.requires_grad]
-        self.optimizer = Proportional(trained, self.rate)
+        self.optimizer = Proportional(trained, self.rate, self.job.coordinates)
 
     def advance(self) -> list[float]:
         """One step; returns the loss of every task."""

@@ -11,7 +11,8 @@ asks for it by `requires_grad_`. Nets of half types are computed in float32 and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from onnxzip.loading.faithful import Faithful, read_faithfully
 from onnxzip.loading.freeing import differing, is_fixed
 from onnxzip.loading.stored import replaced
 from onnxzip.net import BATCH, Net, Port, rows_per_sample
-from onnxzip.ops.evaluate import Program, check_runnable, program_of
+from onnxzip.ops.evaluate import Program, Watch, check_runnable, program_of
 from onnxzip.retraining.keys import keys_of
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -110,6 +111,7 @@ class TorchNet(nn.Module):
         self.inputs: tuple[Port, ...] = net.inputs
         self.outputs: tuple[Port, ...] = net.outputs
         self.metadata: dict[str, str] = dict(net.metadata)
+        self._watch: Watch | None = None
         self._all_outputs = tuple(p.name for p in net.outputs)
         trainable = reading.faithful.trainable
         self._constants = {v: f"_constant_{k}" for k, v in enumerate(net.params) if v not in trainable}
@@ -161,8 +163,17 @@ class TorchNet(nn.Module):
                 given[name] = feeds[name].float() if feeds[name].dtype in _HALVES else feeds[name]
             else:
                 raise UsageError(f"net {self.reading.net.name!r} needs its input {name!r}, which was not given.")
-        found = program.run(given)
+        found = program.run(given, self._watch)
         return {name: found[name] for name in outputs}
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Whatever is computed meanwhile, each node is shown with what it has read and written."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
 
     def compute_all(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """As `compute`, for any number of samples: a net with a fixed batch runs on as many at a time, the last one repeated

@@ -1,9 +1,10 @@
 """How weights move: each tensor by a set fraction of its own size, in directions that are all of one strength.
 
-    matrices  m <- mu m + g;  w <- w - rate |w0| orth(g + mu m)        orth(U S V') = sqrt(longer side) U V'
+    matrices  m <- mu m + g;  w <- w - rate |w0| orth((g + mu m) S^-1) S^-1        orth(U S V') = sqrt(longer side) U V'
     the rest  Adam with rate |w0| instead of one rate for all          |w0| = root mean square of the tensor at the start
 
-Convolution kernels are matrices [out, in * kernel]. The factor U V' is found by five steps of Newton and Schulz (Jordan 2024,
+S are the coordinates of a layer (`onnxzip.retraining.coordinates`), 1 where it has none. Convolution kernels are matrices
+[out, in * kernel]. The factor U V' is found by five steps of Newton and Schulz (Jordan 2024,
 "Muon"), on a block's Gram matrix alone, in blocks of at most `BLOCK` rows: with a whole [300, 784] a step of LeNet-300-100
 takes 2.4 times as long as in blocks, and learns no more. In blocks of 32 rows it learns less a step (loss after 300 steps,
 LeNet-5, fashion + digits: 0.076 instead of 0.067; LeNet-300-100, fashion halves: 0.037 instead of 0.029). mu = 0.9: held-out
@@ -13,11 +14,13 @@ after 300 steps, LeNet-300-100, mean of four pairs, mu = 0.95: 0.45 points of te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from onnxzip.retraining.coordinates import Coordinates
 
 MOMENTUM, BETAS = 0.9, (0.9, 0.95)
 BLOCK = 128  # rows
@@ -33,10 +36,14 @@ class Proportional(torch.optim.Optimizer):
     Args:
         params: those to train.
         rate: fraction of its size that a tensor moves in a step.
+        coordinates: of weights that have them.
     """
 
-    def __init__(self, params: Iterable[Tensor], rate: float) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], rate: float, coordinates: Mapping[Tensor, Coordinates] | None = None
+    ) -> None:
         super().__init__(params, {"lr": rate})
+        self.coordinates = {} if coordinates is None else coordinates
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -48,16 +55,21 @@ class Proportional(torch.optim.Optimizer):
                     self._move(param, param.grad, self.state[param], group["lr"])
 
     def _move(self, param: Tensor, gradient: Tensor, state: dict[str, Any], rate: float) -> None:
+        coordinates = self.coordinates.get(param)
+        height = len(param) if coordinates is None else coordinates.height
+        matrix = is_matrix(param, height)
         if not state:
             state["size"] = float(param.square().mean().sqrt())
             state["steps"] = 0
             state["mean"] = torch.zeros_like(param)
-            if not is_matrix(param):
+            if not matrix:
                 state["square"] = torch.zeros_like(param)
         state["steps"] += 1
-        if is_matrix(param):
+        if matrix:
             state["mean"].mul_(MOMENTUM).add_(gradient)
-            direction = orthogonal((gradient + MOMENTUM * state["mean"]).reshape(len(param), -1))
+            ahead = (gradient + MOMENTUM * state["mean"]).reshape(height, -1)
+            turned: Callable[[Tensor], Tensor] = _as_it_is if coordinates is None else coordinates.turned
+            direction = turned(orthogonal(turned(ahead)))
             param.add_(direction.reshape(param.shape), alpha=-rate * max(state["size"], LEAST_SIZE))
             return
         state["mean"].lerp_(gradient, 1 - BETAS[0])
@@ -66,9 +78,13 @@ class Proportional(torch.optim.Optimizer):
         param.addcdiv_(mean, square.sqrt() + _EPSILON, value=-rate * max(state["size"], LEAST_BIAS))
 
 
-def is_matrix(param: Tensor) -> bool:
-    """Whether a param has rows and columns enough."""
-    return param.ndim >= 2 and min(len(param), param[0].numel()) >= SMALLEST_MATRIX
+def _as_it_is(matrix: Tensor) -> Tensor:
+    return matrix
+
+
+def is_matrix(param: Tensor, height: int) -> bool:
+    """Whether a param has rows and columns enough, being a matrix of a height."""
+    return param.ndim >= 2 and min(height, param.numel() // max(height, 1)) >= SMALLEST_MATRIX
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

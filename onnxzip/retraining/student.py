@@ -1,9 +1,10 @@
 """retrain_content: the content of a fused file, its teachers and samples -> the same file with better params.
 
-    read -> streams -> judge the start -> find the rate -> one course -> the best weights back into the file
+    read -> streams -> judge the start, coordinates -> find the rate -> one course -> the best weights back into the file
 
-Memory: six times the params (weights, gradient, two moments, the best, the copy being made), the activations of one batch,
-samples as they are stored, and the teachers' answers, kept as long as they and the six fit `memory`, else computed anew.
+Memory: six times the params (weights, gradient, two moments, the best, the copy being made), the layers' coordinates, the
+activations of one batch, samples as they are stored, and the teachers' answers, kept as long as they, the six and the
+coordinates fit `memory`, else computed anew.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from onnxzip.errors import BackendMissingError, InvalidModelError, UnsupportedEr
 from onnxzip.net import BATCH, Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
-from onnxzip.retraining.batches import HELD, Stream, parts_of
+from onnxzip.retraining.batches import HELD, Stream, batch_at, parts_of
 from onnxzip.retraining.checkpoint import Keeper, belonging
+from onnxzip.retraining.coordinates import BATCHES, coordinates_of, room_for
 from onnxzip.retraining.heads import Head
 from onnxzip.retraining.interrupt import Interrupt, Wish
 from onnxzip.retraining.lesson import Lesson, check_loss, taught
@@ -106,7 +108,8 @@ def retrain_content(
     losses = Losses(net, heads, _criteria(heads, streams, options))
     start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
     _check_start(start, options)
-    job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, peers)
+    coordinates = coordinates_of(losses, [batch_at(streams, k) for k in range(BATCHES)], peers) if steps else {}
+    job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, coordinates, peers)
     belongs = belonging(content, _telling(steps, options, run), streams) if options.checkpoint else ""
     keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
     with Interrupt(ENDING if peers.size == 1 else (signal.SIGINT,)) as interrupt:  # torchrun itself ends others by SIGTERM
@@ -167,7 +170,7 @@ def _streams(
     net: TorchNet, lesson: Lesson, options: RetrainOptions, run: RunOptions, peers: Peers
 ) -> tuple[Stream, ...]:
     size = sum(4 * p.numel() for p in net.parameters())
-    room = max(0, lesson.memory - COPIES * size) // len(lesson.pools)
+    room = max(0, lesson.memory - COPIES * size - room_for(net.parameters())) // len(lesson.pools)
     device = next(iter(net.parameters())).device
     return tuple(
         Stream(
