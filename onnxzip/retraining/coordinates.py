@@ -30,7 +30,7 @@ from torch import Tensor
 from onnxzip.net import Node
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Batch
-from onnxzip.retraining.layer_inputs import LayerInputs, layer_inputs
+from onnxzip.retraining.layer_inputs import layer_inputs
 from onnxzip.retraining.losses import Losses
 
 BATCHES = 4  # that tell what layers read
@@ -71,15 +71,15 @@ def coordinates_of(losses: Losses, batches: Sequence[Batch], peers: Peers = ALON
     for portion in (p for batch in batches for p in batch):
         with losses.net.watched(seen):
             losses.outputs(portion)
-    squares = peers.sum("squares of layers' inputs", {name: x.cpu().numpy() for name, x in seen.squares.items()})
-    counts = peers.sum("rows of layers' inputs", seen.counts)
     found: dict[Tensor, Coordinates] = {}
-    for name, square in squares.items():
-        taken, rows = counts[name]
-        noise = square.shape[-1] / (rows / len(batches))
-        root = _root(torch.tensor(square / taken, device=trained[name].device), LEAST + noise)
+    for name in [n for n in trained if n in seen.matrices]:
+        here = {"square": seen.squares.pop(name).cpu().numpy(), "counts": seen.counts[name]}
+        whole = peers.sum(f"inputs of {name}", here)
+        taken, rows = whole["counts"]
+        noise = whole["square"].shape[-1] / (rows / len(batches))
+        root = _root(torch.tensor(whole["square"] / taken, device=trained[name].device), LEAST + noise)
         if root is not None:
-            found[trained[name]] = Coordinates(root.float(), seen.read[name].first, seen.read[name].height)
+            found[trained[name]] = Coordinates(root.float(), *seen.matrices[name])
     return found
 
 
@@ -97,7 +97,7 @@ class _Seen:
 
     def __init__(self, trained: Mapping[str, Tensor]) -> None:
         self.trained = trained
-        self.read: dict[str, LayerInputs] = {}
+        self.matrices: dict[str, tuple[bool, int]] = {}  # of `LayerInputs`: first, height
         self.squares: dict[str, Tensor] = {}  # [groups, columns, columns]
         self.counts: dict[str, np.ndarray] = {}  # rows that were looked at, all rows
 
@@ -111,7 +111,7 @@ class _Seen:
             count = np.array([read.rows.shape[1], read.count], np.int64)
             self.squares[name] = self.squares[name] + square if name in self.squares else square
             self.counts[name] = self.counts[name] + count if name in self.counts else count
-            self.read[name] = read
+            self.matrices[name] = read.first, read.height
 
 
 def _root(covariance: Tensor, damping: float) -> Tensor | None:
