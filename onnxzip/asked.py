@@ -15,9 +15,10 @@ from onnxzip.config import Options, RetrainOptions
 from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
 from onnxzip.exporting.metadata import Origin, features_of
+from onnxzip.exporting.shown import saying_scores
 from onnxzip.foreign import module_files
 from onnxzip.fusion.assembling import check_ports
-from onnxzip.net import Classes, Port, classes_of
+from onnxzip.net import Classes, Port, classes_of, picked_from
 from onnxzip.net.classes import VALUES
 from onnxzip.ops.evaluate import check_runnable
 from onnxzip.ops.lazy import execute, torch
@@ -73,11 +74,14 @@ def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: 
     from onnxzip.retraining.student import device_for
     from onnxzip.retraining.teachers import teachers_of
 
-    laid, originals = plan.overlay.values, {}
+    laid, originals = plan.overlay.values, dict[str, tuple[Path | bytes, Origin]]()
     for task, net in plan.nets.items():
         inputs = {p.name: laid[p.name][task] for p in plan.nets[plan.tasks[0]].inputs if task in laid[p.name]}
         outputs = {p.name: p.name for p in net.outputs if teaches(p, net.inputs[0].shape[0])}
-        originals[task] = files[task], Origin("", "", inputs, outputs)
+        alone: Path | bytes = files[task]
+        if not outputs:
+            alone, outputs = saying_scores(files[task], [p.name for p in net.outputs])
+        originals[task] = alone, Origin("", "", inputs, outputs)
     lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
     check_loss(lesson, options.retrain, device_for(options.run.device))
 
@@ -135,5 +139,7 @@ def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) ->
     for name, net in plan.nets.items():
         ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
         tasks = kept[name].items() if name in kept else ()
-        outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
+        picks = {n: Port(v, net.dtypes[v], net.shapes[v]) for n in ports if (v := picked_from(net.nodes, n)) is not None}
+        of = {task: [*origin.outputs.values()] for task, origin in tasks} or {name: [*ports]}
+        outputs |= {task: [*(ports[o] for o in own), *(picks[o] for o in own if o in picks)] for task, own in of.items()}
     check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)

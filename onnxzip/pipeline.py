@@ -31,6 +31,7 @@ from onnxzip.exporting.metadata import Origin, entries_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
+from onnxzip.exporting.shown import shown
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
 from onnxzip.fusion.zipped import Zipped
@@ -228,7 +229,8 @@ def _retrained(
     from onnxzip.retraining.teachers import teachers_of
 
     with stages.stage("retrain", options.steps.retrain):
-        lesson = Lesson(teachers_of(originals, options.run.device), given.pools, options.zip.memory)
+        says, teaching = shown(content, originals)
+        lesson = Lesson(teachers_of(teaching, options.run.device), given.pools, options.zip.memory, says)
         done = retrain_content(content, lesson, options.steps.retrain, options.retrain, options.run, stages.progress, peers)
     return done.content, done.as_dict()
 

@@ -33,6 +33,7 @@ from onnxzip.exporting.report import (
     sha256_of,
     versions,
 )
+from onnxzip.exporting.shown import Teaching, shown
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
 from onnxzip.loading.faithful import content_of
@@ -115,11 +116,11 @@ def retrain_files(
         content = content_of(path, model := read(path))
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
-    _check_request(path, model, originals, settings, peers)
+    says, teaching = _asked(path, content, originals, settings, peers)
     with stages.stage("data"):
         given, pools = _collected(path, model, originals, data, settings, progress)
     peers.begin(lambda: _job(path, originals, pools, settings), lambda: "")
-    lesson = Lesson(teachers_of(originals, run.device), pools, settings.steps.memory)
+    lesson = Lesson(teachers_of(teaching, run.device), pools, settings.steps.memory, says)
     with stages.stage("retrain", settings.steps.steps):
         done = retrain_content(content, lesson, settings.steps.steps, settings.retrain, run, progress, peers)
     sources, mine = judging_sources(pools), partial(part_of, peers=peers)
@@ -140,16 +141,19 @@ def retrain_files(
     return Merged(done.content, report, made_from=nets, read=beside)
 
 
-def _check_request(
-    path: Path, model: ModelProto, originals: Originals, settings: RetrainSettings, peers: Peers
-) -> None:
-    """Refuse what could not be done in the end."""
+def _asked(
+    path: Path, content: bytes, originals: Originals, settings: RetrainSettings, peers: Peers
+) -> tuple[bytes, Teaching]:
+    """The fused net and its originals with all that teaches, unless something could not be done in the end."""
     from onnxzip.retraining.request import check_request
 
+    says, teaching = shown(content, originals)
+    model = ModelProto.FromString(says)
     check_no_tail(model, path, "operators without a torch function")
     ports, batch = ports_in(model)
-    outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in originals.items()}
+    outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in teaching.items()}
     check_request(outputs, batch, settings.retrain, settings.run, peers)
+    return says, teaching
 
 
 def _left_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from merging import failed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.metadata import Origin, entries_of, read_origins
 from onnxzip.exporting.originals import classes_in
+from onnxzip.exporting.shown import shown
 from onnxzip.net import rows_per_sample
 from onnxzip.retraining.heads import heads_of
 from onnxzip.retraining.module import read_module
@@ -143,6 +145,32 @@ class TestLabels:
         a = tasks["a"]
         assert a["accuracy"]["before"] == 1.0 and a["accuracy"]["after"] == a["fidelity"]["top1_agreement"] < 1
         assert a["fidelity"]["relative_error"] == pytest.approx(1 - a["fidelity"]["top1_agreement"])
+
+    @pytest.mark.parametrize("outputs", ["int64[N] k", "int64[N] k, float[N,5] s"])
+    def test_what_classes_are_picked_from_teaches(self, outputs: str) -> None:
+        """It is no output, before and after; where floats are outputs, they teach alone."""
+        pair(outputs, "k = ArgMax <axis = 1, keepdims = 0> (s)")
+        run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "--samples", "40", "-o", "m.onnx")
+        command = "retrain", "m.onnx", "--teacher", "a.onnx", "--teacher", "b.onnx", "--data", "d.npz", "-o", "r.onnx"
+        report = json.loads(run(*command, "--steps", "60", "--learning-rate", "0.01", "--device", "cpu", "--json").out)
+        done = report["retrain"]
+        assert all(task["end"]["loss"] < task["start"]["loss"] for task in done["tasks"].values())
+        before, after = (onnx.load(f"{name}.onnx") for name in "mr")
+        assert list(before.graph.output) == list(after.graph.output) and list(before.graph.node) == list(after.graph.node)
+        assert before.metadata_props == after.metadata_props and before.graph.initializer != after.graph.initializer
+        content = Path("m.onnx").read_bytes()
+        originals = {t: (Path(f"{t}.onnx"), o) for t, o in read_origins(entries_of(before), "m.onnx").items()}
+        says, teaching = shown(content, originals)
+        whole = "s" in outputs.split(",")[-1]
+        assert (says == content) == whole and all(isinstance(file, Path) == whole for file, _ in teaching.values())
+
+    def test_labels_and_losses_know_them(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pair("int64[N] k", "k = ArgMax <axis = 1, keepdims = 0> (s)")
+        (tmp_path / "scoring.py").write_text("def of(y, t, labels):\n    return (y['s'] - t['s']).square().mean()\n")
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        for options in (["--label-weight", "0.5"], ["--loss", "scoring:of"]):
+            tasks, notes = merged("--retrain", "8", *options)
+            assert tasks["a"]["accuracy"]["after"] > 0.2 and "do not train" not in notes
 
     def test_places_of_the_largest(self) -> None:
         """Of a TopK: equal or not, whatever the numbers are."""

@@ -280,8 +280,8 @@ class TestRefusals:
     def test_tasks_that_nothing_can_teach(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnxzip.pipeline, "collect", unreachable)
         model = onnx.load("b.onnx")
-        model.graph.node.append(onnx.helper.make_node("ArgMax", ["logits"], ["kind"], axis=1))
-        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("kind", onnx.TensorProto.INT64, ["N", 1]))
+        model.graph.node.append(onnx.helper.make_node("Cast", ["logits"], ["kind"], to=onnx.TensorProto.INT64))
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("kind", onnx.TensorProto.INT64, ["N", 4]))
         onnx.save(model, "kinds.onnx")
         words = ("'kinds'", "none of its outputs are floating-point numbers")
         self.refused(3, folder, "merge", "a.onnx", "kinds.onnx", "-o", "r.onnx", "--retrain", 5, words=words)

@@ -64,6 +64,12 @@ def rows_per_sample(shape: Shape, batch: int) -> int:
     return -shape[0] if shape[0] < 0 and min(shape[1:], default=0) >= 0 else 0
 
 
+def picked_from(nodes: Iterable[Node], output: str) -> str | None:
+    """What an ArgMax or TopK picks an output from; None where none does."""
+    node = _Graph(nodes).made(output, _SAME)
+    return node.inputs[0] if node is not None and node.op in _PICKING else None
+
+
 def classes_of(
     outputs: Mapping[str, Port], nodes: Iterable[Node], batch: int, given: Mapping[str, str]
 ) -> Classes:
@@ -120,10 +126,10 @@ class _Graph:
 
     def maker(self, value: str, through: Collection[str]) -> str:
         """The operator that makes a value, seen through some others; empty for inputs and params."""
-        node = self._made(value, through)
+        node = self.made(value, through)
         return "" if node is None else node.op
 
-    def _made(self, value: str | None, through: Collection[str]) -> Node | None:
+    def made(self, value: str | None, through: Collection[str]) -> Node | None:
         """The node that makes a value, seen through some operators; None for inputs and params."""
         node = self.makers.get(value) if value is not None else None
         while node is not None and node.op in through and node.inputs[0] is not None:
@@ -132,19 +138,19 @@ class _Graph:
 
     def is_unit(self, value: str) -> bool:
         """Whether rows are divided by their lengths, and nothing follows: what embeddings are."""
-        node = self._made(value, _SAME)
+        node = self.made(value, _SAME)
         if node is None or node.op == "LpNormalization":
             return node is not None
         if node.op == "Div":
             return self._is_length(node.inputs[1])
-        factors = (self._made(v, _SAME | _GUARDING) for v in node.inputs if node.op == "Mul")
+        factors = (self.made(v, _SAME | _GUARDING) for v in node.inputs if node.op == "Mul")
         return any(f is not None and f.op == "Reciprocal" and self._is_length(f.inputs[0]) for f in factors)
 
     def _is_length(self, value: str | None) -> bool:
         """Whether a value is a Euclidean norm, kept from 0."""
-        node = self._made(value, _SAME | _GUARDING)
+        node = self.made(value, _SAME | _GUARDING)
         if node is not None and node.op == "Sqrt":
-            node = self._made(node.inputs[0], _SAME | _GUARDING)
+            node = self.made(node.inputs[0], _SAME | _GUARDING)
             return node is not None and node.op in ("ReduceSum", "ReduceSumSquare")
         return node is not None and node.op == "ReduceL2"
 

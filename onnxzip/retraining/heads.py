@@ -5,7 +5,7 @@
     values          every other output of floating-point numbers
 
 An output that is no float (an ArgMax, say), or whose first axis is not the batch or so many rows a sample, teaches nothing and
-is left out. What the graph does not tell the user can say.
+is left out; what it picks from is made an output before, where a task has no others (`exporting.shown`). What the graph does not tell the user can say.
 """
 
 from __future__ import annotations

@@ -28,11 +28,13 @@ class Lesson:
         teachers: by task.
         pools: samples; every task stands in exactly one.
         memory: bytes for params, their companions and kept answers.
+        says: the fused net with all outputs that the teachers teach, where it has fewer.
     """
 
     teachers: Mapping[str, Teacher]
     pools: Sequence[Pool]
     memory: int
+    says: bytes | None = None
 
 
 def taught(net: Net, lesson: Lesson, options: RetrainOptions, note: Note) -> tuple[tuple[Head, ...], Lesson]:

@@ -271,8 +271,11 @@ def read_for_batches(content: bytes | Path) -> TorchNet:
     return TorchNet(Reading(free, any_batch=True) if differs is None else Reading(faithful))
 
 
-def write_params(module: TorchNet) -> bytes:
+def write_params(module: TorchNet, into: bytes | None = None) -> bytes:
     """The file that the module was read from, with the module's params in it.
+
+    Args:
+        into: another file with the same params, which is given them instead.
 
     Only params whose values have changed are touched, each in the type and the encoding that it has in the file. What lay in
     external data stands inside.
@@ -289,4 +292,4 @@ def write_params(module: TorchNet) -> bytes:
         if array.shape != before.shape:
             raise UsageError(f"param {name!r} has the shape {list(array.shape)}; in the file it has {list(before.shape)}.")
         arrays[name] = array
-    return replaced(module.reading.faithful.content, arrays)
+    return replaced(module.reading.faithful.content if into is None else into, arrays)

@@ -100,7 +100,7 @@ def retrain_content(
         InvalidDataError: samples that the nets cannot be fed with.
     """
     started = time.perf_counter()
-    net = _pupil(content, run, progress)
+    net = _pupil(lesson.says or content, run, progress)
     heads, lesson = taught(net.reading.net, lesson, options, progress.note)
     check_loss(lesson, options, device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
@@ -119,7 +119,7 @@ def retrain_content(
     job.put(course.best)
     kept = course.best_step > 0
     return Retrained(
-        write_params(net) if kept else content,
+        write_params(net, content) if kept else content,
         course.step + trials,
         trials,
         course.best_step,

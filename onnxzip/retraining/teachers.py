@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.errors import InvalidDataError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.shown import Teaching
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.runtime import Session, open_file
 
@@ -50,13 +50,14 @@ class Teacher:
         return {fused: found[name] for name, fused in self.origin.outputs.items() if fused not in self.silent}
 
 
-def teachers_of(originals: Mapping[str, tuple[Path, Origin]], device: str) -> dict[str, Teacher]:
-    """Teachers by task from their files.
+def teachers_of(originals: Teaching, device: str) -> dict[str, Teacher]:
+    """Teachers by task from their files, or from what would be in such.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot run one of them.
     """
-    return {t: Teacher(t, origin, open_file(str(file), file, device)) for t, (file, origin) in originals.items()}
+    names = {t: origin.source if isinstance(file, bytes) else str(file) for t, (file, origin) in originals.items()}
+    return {t: Teacher(t, origin, open_file(names[t], file, device)) for t, (file, origin) in originals.items()}
 
 
 class Answers:
