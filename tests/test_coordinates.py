@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from merging import MODELS
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 from torch import Tensor
 
 import onnxzip
@@ -150,7 +150,7 @@ class TestCoordinates:
         damped = _root(covariance, 1e9)
         assert damped is not None
         torch.testing.assert_close(damped, unit, rtol=1e-6, atol=1e-6)  # those of the weights
-        assert _root(torch.zeros(1, 3, 3), 1.0) is None
+        assert _root(torch.zeros(1, 3, 3), 1.0) is None and _root(torch.full((1, 3, 3), torch.inf), 1.0) is None
 
     @pytest.mark.parametrize("first", [False, True])
     def test_a_step_does_not_depend_on_how_the_inputs_are_written(self, first: bool) -> None:
@@ -208,3 +208,20 @@ class TestOfANet:
             tasks = onnxzip.retrain(fused, TEACHERS, DATA, steps=60, device="cpu").report["retrain"]["tasks"]
             left.append(np.mean([t["end"]["loss"] / t["start"]["loss"] for t in tasks.values()]))
         assert left[0] < 0.97 * left[1] < 1
+
+    def test_weights_that_stand_in_two_ways_have_none(self, tmp_path: Path) -> None:
+        """An autoencoder whose decoder is the encoder turned around: [6, 4] maps 4 to 6 and 6 to 4."""
+        text = """<ir_version: 8, opset_import: ["": 17]> n (float[N,4] x) => (float[N,4] y, float[N,3] z)
+            <float[6,4] w, float[6,3] v> { h = Gemm <transB = 1> (x, w) y = Gemm (h, w) z = MatMul (h, v) }"""
+        nets = {}
+        for seed, name in enumerate("ab"):
+            model, rng = parser.parse_model(text), np.random.default_rng(seed)
+            del model.graph.initializer[:]
+            for param, shape in (("w", (6, 4)), ("v", (6, 3))):
+                model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), param))
+            nets[name] = tmp_path / f"{name}.onnx"
+            nets[name].write_bytes(model.SerializeToString())
+        x = RNG.standard_normal((200, 4)).astype(np.float32)
+        onnxzip.merge(nets, x, share=0.0).save(tmp_path / "m.onnx")
+        done = onnxzip.retrain(tmp_path / "m.onnx", nets, x, steps=2, device="cpu").report["retrain"]
+        assert done["steps"] == 2

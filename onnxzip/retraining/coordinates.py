@@ -72,7 +72,7 @@ def coordinates_of(losses: Losses, batches: Sequence[Batch], peers: Peers = ALON
         with losses.net.watched(seen):
             losses.outputs(portion)
     found: dict[Tensor, Coordinates] = {}
-    for name in [n for n in trained if n in seen.matrices]:
+    for name in [n for n in trained if n in seen.matrices and n not in seen.mixed]:
         here = {"square": seen.squares.pop(name).cpu().numpy(), "counts": seen.counts[name]}
         whole = peers.sum(f"inputs of {name}", here)
         taken, rows = whole["counts"]
@@ -98,6 +98,7 @@ class _Seen:
     def __init__(self, trained: Mapping[str, Tensor]) -> None:
         self.trained = trained
         self.matrices: dict[str, tuple[bool, int]] = {}  # of `LayerInputs`: first, height
+        self.mixed: set[str] = set()  # those that stand in different ways in several layers
         self.squares: dict[str, Tensor] = {}  # [groups, columns, columns]
         self.counts: dict[str, np.ndarray] = {}  # rows that were looked at, all rows
 
@@ -108,16 +109,19 @@ class _Seen:
             if name is None or read is None or read.rows.shape[-1] > WIDEST:
                 continue
             square = (read.rows.mT @ read.rows).double()
+            matrix = (read.first, read.height)
+            if self.matrices.setdefault(name, matrix) != matrix or self.squares.get(name, square).shape != square.shape:
+                self.mixed.add(name)
+                continue
             count = np.array([read.rows.shape[1], read.count], np.int64)
             self.squares[name] = self.squares[name] + square if name in self.squares else square
             self.counts[name] = self.counts[name] + count if name in self.counts else count
-            self.matrices[name] = read.first, read.height
 
 
 def _root(covariance: Tensor, damping: float) -> Tensor | None:
-    """S^-1 for [groups, n, n]; None for a group without any inputs."""
+    """S^-1 for [groups, n, n]; None for a group without any inputs, or with infinite ones."""
     size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None]
-    if not bool((size > 0).all()):
+    if not bool((size > 0).all() and covariance.isfinite().all()):
         return None
     strengths, axes = torch.linalg.eigh(covariance)
     strengths = (strengths.clamp_min(0) / size + damping) / (1 + damping)

@@ -4,8 +4,9 @@
     logits          the last operator is a LogSoftmax, or the output tells classes (`net.classes`) and nothing bounds it
     values          every other output of floating-point numbers
 
-An output that is no float (an ArgMax, say), or whose first axis is not the batch or so many rows a sample, teaches nothing and
-is left out; what it picks from is made an output before, where a task has no others (`exporting.shown`). What the graph does not tell the user can say.
+An output that is no float (an ArgMax, say), or whose first axis is not the batch or so many rows a sample, teaches nothing
+and is left out; what it picks from is made an output before, where a task has no others (`exporting.shown`). What the graph
+does not tell the user can say.
 """
 
 from __future__ import annotations
