@@ -73,11 +73,10 @@ def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: 
     from onnxzip.retraining.student import device_for
     from onnxzip.retraining.teachers import teachers_of
 
-    laid, originals = plan.overlay.values, {}
+    originals = {}
     for task, net in plan.nets.items():
-        inputs = {p.name: laid[p.name][task] for p in plan.nets[plan.tasks[0]].inputs if task in laid[p.name]}
         outputs = {p.name: p.name for p in net.outputs if teaches(p, net.inputs[0].shape[0])}
-        originals[task] = files[task], Origin("", "", inputs, outputs)
+        originals[task] = files[task], Origin("", "", plan.overlay.inputs[task], outputs)
     lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
     check_loss(lesson, options.retrain, device_for(options.run.device))
 
@@ -136,4 +135,4 @@ def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) ->
         ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
         tasks = kept[name].items() if name in kept else ()
         outputs |= {task: [ports[o] for o in origin.outputs.values()] for task, origin in tasks} or {name: [*ports.values()]}
-    check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)
+    check_request(outputs, plan.inputs[0].shape[0], options.retrain, options.run, peers)

@@ -9,6 +9,7 @@ from itertools import chain, count
 
 from onnxzip.analysis.coupling import Coupling
 from onnxzip.analysis.spaces import Expr
+from onnxzip.loading.inputs import Laid
 from onnxzip.net import Node
 
 Atom = tuple[str, int]
@@ -43,6 +44,7 @@ class Overlay:
         values: laid-over value or param -> task -> that net's value or param.
         spaces: (task, atom) -> number of the laid-over space.
         partings: (where, why) for places where a net leaves the others.
+        inputs: task -> input of the fused net -> its own.
     """
 
     couplings: Mapping[str, Coupling]
@@ -50,10 +52,15 @@ class Overlay:
     values: Mapping[str, Mapping[str, str]]
     spaces: Mapping[Atom, int]
     partings: tuple[tuple[str, str], ...]
+    inputs: Laid
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.couplings)
+
+    def fed(self, task: str) -> dict[str, str]:
+        """A net's own inputs, and what the fused net calls them."""
+        return {own: fused for fused, own in self.inputs[task].items()}
 
     @cached_property
     def inside(self) -> Mapping[int, int]:

@@ -36,11 +36,11 @@ def analyse_sized(loaded: Loaded, shares: Sequence[tuple[str, float]] = (), layo
         UsageError, UnsupportedError: as `analyse`; or tasks have data of different sizes, and the plans for these differ in
             more than numbers.
     """
-    first = analyse(loaded.at[0].nets, shares, layout)
+    first = analyse(loaded.at[0].nets, shares, layout, loaded.inputs)
     refusals = [Refusal(where, why) for where, why in loaded.fixed]
     names = {axis: group.name for group in loaded.groups for axis in group.axes}
     try:
-        plans = [first, *(analyse(one.nets, shares, layout) for one in loaded.at[1:])]
+        plans = [first, *(analyse(one.nets, shares, layout, loaded.inputs) for one in loaded.at[1:])]
         for other in plans[1:]:
             _check_same(first, other)
         placed, sizes = _following(plans, names) if names else (first.layout.placed, Sizes())
@@ -158,7 +158,8 @@ class _Sheet:
         raise UnsupportedError(f"{key} of {node.op} {node.name!r} follows the size of the input in a way that is not known")
 
     def _batch(self, times: int) -> Measure:
-        ports = self.plan.nets[self.plan.tasks[0]].inputs
+        everyone = set(self.plan.tasks)  # an input of some alone goes where another task is taken out
+        ports = [p for p in self.plan.inputs if set(self.plan.overlay.values[p.name]) == everyone] or self.plan.inputs
         return Measure(next(Axis(p.name, p.shape.index(BATCH)) for p in ports if BATCH in p.shape), times)
 
     def _axes(self, value: str) -> Iterator[Axis]:

@@ -57,9 +57,11 @@ def described(
 
 
 def _docs(plan: Plan, net: Net) -> dict[str, str]:
-    """What the fused file says of its inputs, as the first net does, and of its outputs, as their nets do."""
+    """What the fused file says of its inputs, as the first net does that has them, and of its outputs, as their nets do."""
     ends = [one.docs.get(end, "") for one in plan.nets.values() for end in one.ends]
-    found = {p.name: plan.nets[plan.tasks[0]].docs.get(p.name, "") for p in net.inputs}
+    found: dict[str, str] = {}
+    for task, names in plan.overlay.inputs.items():
+        found = {fused: plan.nets[task].docs.get(own, "") for fused, own in names.items()} | found
     return found | dict(zip(net.ends, ends, strict=True))
 
 

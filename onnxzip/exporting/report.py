@@ -159,13 +159,12 @@ def extensions_entry(plan: Plan) -> list[dict[str, str]]:
 
 def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
     """Axes of the fused net's inputs that may have any size, and the sizes they had here."""
-    first = plan.tasks[0]
     return [
         {
             "input": port.name, "axis": d, "name": plan.sizes.axes[Axis(port.name, d)],
-            "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks},
+            "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks if port.name in plan.overlay.inputs[t]},
         }
-        for port in plan.nets[first].inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes
+        for port in plan.inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes
     ]
 
 
