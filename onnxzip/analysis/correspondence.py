@@ -48,6 +48,7 @@ class _Builder:
     futures: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     value_names: set[str] = field(default_factory=set)
     role_names: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)  # inputs that not all tasks have
 
     def lay(self, laid: str, task: str, value: str) -> None:
         self.values.setdefault(laid, {})[task] = value
@@ -89,7 +90,8 @@ def overlay(couplings: Mapping[str, Coupling], inputs: Laid) -> Overlay:
     Raises:
         UnsupportedError: inputs that are laid over each other differ.
     """
-    builder = _Builder(couplings, value_names=set(names_of(inputs)))
+    names = set(names_of(inputs))
+    builder = _Builder(couplings, value_names=names, own={n for n in names if any(n not in i for i in inputs.values())})
     for task in couplings:
         for name, own in inputs[task].items():
             _lay_input(builder, name, next(t for t in couplings if name in inputs[t]), task, own)
@@ -256,7 +258,9 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     if not shared or task == next(iter(builder.couplings)):
         return
     rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
-    if rivals:
+    if own := reads & builder.own:
+        builder.partings.append((f"{task}: {node.name}", f"it reads {min(own)!r}, which not all have; its head starts here"))
+    elif rivals:
         other_task, other = next(iter(rivals[0].members.items()))
         why = parting(builder.couplings[task], node, builder.couplings[other_task].net, other)
         builder.partings.append((f"{task}: {node.name}", f"{why.format(repr(other_task))}; its head starts here"))

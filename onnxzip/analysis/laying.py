@@ -288,8 +288,8 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     draft = Draft(overlay, spaces, value_names=outputs_to_be.difference(inputs))
     rules = _Rules(draft, steps)
     for name in inputs:
-        owners = frozenset(overlay.values[name])
-        draft.put(name, owners, (owners,) if draft.is_stranded(name) else (), owners, True, name)
+        owners, carried = frozenset(overlay.values[name]), rules.carried([name], next(iter(overlay.values[name])))
+        draft.put(name, owners, tuple({overlay.owners_of(n) for n in carried}), owners, True, name)
     for role in overlay.roles:
         rules.add(role)
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}

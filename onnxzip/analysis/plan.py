@@ -135,7 +135,7 @@ def analyse(
     proposals = proposals_of(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names and share_of("", shares) > 0:
-        apart = {n: _space(n, p, set(), 0.0, False, frozenset(laid.tasks)) for n, p in proposals.items()}
+        apart = {n: _space(n, p, set(), 0.0, False, laid.owners_of(n)) for n, p in proposals.items()}
         raise UnsupportedError(nothing_shared(laid.tasks, _refusals(laid, steps, apart, {}, found.refused)))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
@@ -176,7 +176,7 @@ def _settle(
     read = read_by(laid, steps) if together else {}
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
-        spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
+        spaces = {n: _space(n, p, dropped, wanted[n], together, laid.owners_of(n)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
         uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces) | uneven_added(laid, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
@@ -239,11 +239,11 @@ def _wanted(
 
 
 def _space(
-    number: int, proposal: Proposal, dropped: Collection[tuple[int, Owners]], share: float, together: bool, everyone: Owners
+    number: int, proposal: Proposal, dropped: Collection[tuple[int, Owners]], share: float, together: bool, given: Owners
 ) -> SpacePlan:
     name, free, refused, sizes = proposal.name, proposal.free, proposal.refused, proposal.sizes
     if name.startswith("given") and not free and not refused:
-        counts = {everyone: next(iter(sizes.values()))}
+        counts = {given: next(iter(sizes.values()))}
         return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
     lost = {o for n, o in dropped if n == number}
     twins = proposal.twins if share > 0 and not lost.intersection(proposal.twins) and not (together and lost) else ()

@@ -62,6 +62,20 @@ class Overlay:
         """A net's own inputs, and what the fused net calls them."""
         return {own: fused for fused, own in self.inputs[task].items()}
 
+    def owners_of(self, number: int) -> frozenset[str]:
+        """Who has the channels of a space that no weights make: those whose inputs have it, where not all tasks have these."""
+        return self._of_own_inputs.get(number, frozenset(self.tasks))
+
+    @cached_property
+    def _of_own_inputs(self) -> Mapping[int, frozenset[str]]:
+        """Spaces of inputs that not all tasks have, and of no other ones: number -> who has them."""
+        found: dict[int, frozenset[str]] = {}
+        for task, names in self.inputs.items():
+            for name in names:
+                for number in (n for e in self.exprs(name, task) for n in e.atoms()):
+                    found[number] = found.get(number, frozenset()).union(self.values[name])
+        return {n: owners for n, owners in found.items() if len(owners) < len(self.tasks)}
+
     @cached_property
     def inside(self) -> Mapping[int, int]:
         """Spaces that lie inside another one in every net: number -> number of the other."""
