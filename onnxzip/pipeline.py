@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
+from onnxzip.analysis.states import notes_on_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
@@ -126,6 +127,8 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
+    for note in notes_on_states(plan):
+        progress.note(note)
     classes = checked_plan(plan, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
@@ -241,7 +244,10 @@ def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     for task in plan.tasks:
         names = plan.overlay.fed(task)
         ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
-        found[task] = feed_of(ports, names, classes[task])
+        inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
+        found[task] = feed_of(
+            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside]
+        )
     return found
 
 

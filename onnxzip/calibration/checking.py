@@ -26,17 +26,25 @@ class Feed:
         classes: number of classes of the output that labels are compared with; 0 where nobody says how many, None where there
             is no such output.
         doubtful: outputs that labels may be meant for, where there are several; the last one is taken.
+        inside: as `aliases`, of each task in a fused net that is fed as one.
     """
 
     ports: tuple[Port, ...]
     aliases: Mapping[str, str]
     classes: int | None
     doubtful: tuple[str, ...] = ()
+    inside: tuple[Mapping[str, str], ...] = ()
+
+    def meant(self, name: str) -> set[str]:
+        """The inputs that an array of a name is for; none where it is called as an input of other tasks."""
+        return {known[name] for known in (self.aliases, *self.inside) if name in known}
 
 
-def feed_of(ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes) -> Feed:
+def feed_of(
+    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = ()
+) -> Feed:
     """What a task is fed with whose outputs say this of classes."""
-    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful)
+    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful, tuple(inside))
 
 
 def ports_of_all(feeds: Iterable[Feed]) -> tuple[Port, ...]:
@@ -64,9 +72,9 @@ def named(
     """
     ports = ports_of_all(feeds)
     names = {p.name for p in ports}
-    meant = {k: [f.aliases[k] for f in feeds if k in f.aliases] or [k] for k in (*arrays, Y)}
+    meant = {k: set().union(*(f.meant(k) for f in feeds)) or {k} for k in (*arrays, Y)}
     found = {name: a for k, a in arrays.items() for name in meant[k] if name in names}
-    found |= {k: a for k, a in arrays.items() if k in names and meant[k] == [k]}
+    found |= {k: a for k, a in arrays.items() if k in names and meant[k] == {k}}
     if not found and X in arrays and len(names) == 1:
         found = {ports[0].name: arrays[X]}
     labels = arrays[Y] if Y in arrays and not names.intersection(meant[Y]) else None

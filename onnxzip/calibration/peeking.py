@@ -73,6 +73,10 @@ def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -
                 "own size with --data NAME=FILE."
             )
     found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
+    for group in nets.groups:  # of inputs that others have alone, the size is theirs
+        others = [found[t][group.name] for t in nets.tasks if group.name in found[t]]
+        for task in (t for t in nets.tasks if others and not nets.own(t, group)):
+            found[task].setdefault(group.name, others[0])
     if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
         usual, _ = nets.usual()
         found = {task: {**usual, **sizes} for task, sizes in found.items()}
@@ -83,7 +87,7 @@ def _told(nets: Family, task: str, shapes: Shapes, size: int | None) -> dict[str
     """What a task's data say of the free sizes."""
     own, found = nets.inputs[task], dict[str, int]()
     for group in nets.groups:
-        for axis in group.axes:
+        for axis in (a for a in group.axes if a.value in own):
             names = (own[axis.value], axis.value, *(["x"] if len(own) == 1 else []))
             shape = next((shapes[n] for n in names if n in shapes), ())
             if len(shape) > axis.dim:
