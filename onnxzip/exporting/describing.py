@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.samples import Source
-from onnxzip.calibration.seen import fingerprints
+from onnxzip.calibration.seen import fingerprints, of_all
 from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import Kept, kept_tasks, merged_from, namer, origins_by_task, tasks_of
@@ -84,7 +84,7 @@ def _seen(
     found: list[tuple[Iterable[str], np.ndarray]] = [([task], marks) for one in before for task, marks in one.items()]
     for source in sources:
         tasks = [task for one in source.tasks for task in tasks_of(one)]
-        marks = fingerprints(source.inputs).astype(np.int64)  # not all peers can exchange uint16
+        marks = fingerprints(of_all(source.inputs, plan.overlay.inputs.values())).astype(np.int64)  # not all peers can exchange uint16
         found.append((tasks, peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": marks})["seen"]))
     return seen_entry(found)
 
