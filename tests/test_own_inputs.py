@@ -288,6 +288,12 @@ class TestMasks:
         onnxzip.verify(tmp_path / "m.onnx", files, data)
         onnxzip.retrain(tmp_path / "m.onnx", files, data, steps=4)
 
+    def test_a_mask_whose_length_has_another_name(self, tmp_path: Path) -> None:
+        files = self.files(tmp_path, MEAN, MASKED.replace("float[N,T] mask", "float[N,S] mask"))
+        for length in (6, 7):
+            made = onnxzip.merge(files, {"a": {"x": normal(90, 6, CHANNELS)}, "b": masked(90, length)}, share=0.5)
+            assert dims(onnx.load_from_string(made.content)) == {"x": ["N", "T", 8], "mask": ["N", "T"]}
+
     def test_two_of_three(self, tmp_path: Path) -> None:
         files = self.files(tmp_path, MASKED, MEAN, MASKED)
         data = {"": masked(90, 6)}
@@ -355,7 +361,7 @@ class TestNames:
         assert len(names_of(found)) == 4 and found["c"] == {"x": "x", "a_h": "a_h"} and found["b"] == {"x": "x", "b_h": "h"}
 
     def test_refusals(self) -> None:
-        with pytest.raises(UnsupportedError, match="'a' has 1 inputs, 'b' has 2: only nets with the same inputs"):
+        with pytest.raises(UnsupportedError, match="'a' has 1 inputs, 'b' has 2, and none of these agree"):
             laid_inputs({"a": [self.X], "b": [self.Z, self.MASK]})
         with pytest.raises(UsageError, match="--apart msk: fits no input; did you mean 'mask'"):
             laid_inputs({"a": [self.X], "b": [self.X, self.MASK]}, ["msk"])

@@ -289,7 +289,7 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     rules = _Rules(draft, steps)
     for name in inputs:
         owners, carried = frozenset(overlay.values[name]), rules.carried([name], next(iter(overlay.values[name])))
-        draft.put(name, owners, tuple({overlay.owners_of(n) for n in carried}), owners, True, name)
+        draft.put(name, owners, tuple(dict.fromkeys(overlay.owners_of(n) for n in sorted(carried))), owners, True, name)
     for role in overlay.roles:
         rules.add(role)
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}

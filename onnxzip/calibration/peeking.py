@@ -73,14 +73,19 @@ def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -
                 "own size with --data NAME=FILE."
             )
     found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
-    for group in nets.groups:  # of inputs that others have alone, the size is theirs
-        others = [found[t][group.name] for t in nets.tasks if group.name in found[t]]
-        for task in (t for t in nets.tasks if others and not nets.own(t, group)):
-            found[task].setdefault(group.name, others[0])
+    for group in nets.groups:
+        other = next((found[t] for t in nets.tasks if group.name in found[t]), {})
+        for task in (t for t in nets.tasks if other and not nets.own(t, group)):
+            found[task].setdefault(group.name, _elsewhere(group.name, found[task], other))
     if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
         usual, _ = nets.usual()
         found = {task: {**usual, **sizes} for task, sizes in found.items()}
     return found
+
+
+def _elsewhere(name: str, own: Mapping[str, int], other: Mapping[str, int]) -> int:
+    """A size of inputs that a task has not: that of another task, or what this one has for what is as large there."""
+    return next((own[n] for n, size in other.items() if n in own and size == other[name]), other[name])
 
 
 def _told(nets: Family, task: str, shapes: Shapes, size: int | None) -> dict[str, int]:

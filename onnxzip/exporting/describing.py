@@ -84,7 +84,8 @@ def _seen(
     found: list[tuple[Iterable[str], np.ndarray]] = [([task], marks) for one in before for task, marks in one.items()]
     for source in sources:
         tasks = [task for one in source.tasks for task in tasks_of(one)]
-        marks = fingerprints(of_all(source.inputs, plan.overlay.inputs.values())).astype(np.int64)  # not all peers can exchange uint16
+        known_by = of_all(source.inputs, plan.overlay.inputs.values())
+        marks = fingerprints(known_by).astype(np.int64)  # not all peers can exchange uint16
         found.append((tasks, peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": marks})["seen"]))
     return seen_entry(found)
 

@@ -221,6 +221,7 @@ def merge_report(
         "repair": options.zip.repair,
         "layout": options.plan.layout,
         "shares": [list(p) for p in options.plan.share],
+        "apart": list(options.plan.apart),
         "seed": options.run.seed,
         "versions": versions(),
     }

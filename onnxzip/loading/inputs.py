@@ -142,10 +142,10 @@ def _agree(first: Given, other: Given) -> bool:
 def _check_common(nets: Mapping[str, Sequence[Given]], groups: Sequence[Mapping[str, str]]) -> None:
     first, *others = nets
     alone = [t for t in others if not any(t in group and len(group) > 1 for group in groups)]
-    if alone and len(nets[first]) != len(nets[alone[0]]):
+    if alone and (count := len(nets[first])) != (other := len(nets[alone[0]])):
         raise UnsupportedError(
-            f"{first!r} has {len(nets[first])} inputs, {alone[0]!r} has {len(nets[alone[0]])}: only nets with the same inputs "
-            "can be merged"
+            f"{first!r} has {count} inputs, {alone[0]!r} has {other}, and none of these agree in name, shape and type: only nets "
+            "with the same inputs can be merged"
         )
     if alone:
         raise UnsupportedError(
