@@ -148,7 +148,7 @@ class TestStreams:
         ran = run("plan", "a.onnx", "b.onnx", "--json")
         first, second = json.loads(ran.out)["notes"]
         assert "input 'h' looks like a state (output 'hn' has its shape), and feeds all tasks at once: --apart h" in first
-        assert "input 'c'" in second
+        assert "input 'c' looks like a state (output 'cn' has its shape)" in second
         assert "Input 'h' looks like a state" in " ".join(run("plan", "a.onnx", "b.onnx").out.split())
         told = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "one.onnx")
         assert "looks like a state" in " ".join((told.out + told.err).split())
@@ -327,6 +327,22 @@ class TestMasks:
         assert all(t["fidelity"]["relative_error"] < (1e-5 if share == "0" else 0.8) for t in made.report["tasks"].values())
         for task, file in files.items():
             check_interface(onnxzip.split(tmp_path / "m.onnx", task), file)
+
+    def test_a_param_that_is_called_so(self, tmp_path: Path) -> None:
+        """A shared param has the name that the first net gives it, which may be that of an input of another task."""
+        shapes = {k.replace("w0", "aux"): shape for k, shape in WEIGHTS.items()}
+        files = {
+            "a": write(tmp_path / "a.onnx", PLAIN.replace("w0", "aux"), 1, **shapes),
+            "b": plain(tmp_path / "b.onnx", BESIDE, 2),
+            "c": plain(tmp_path / "c.onnx", BESIDE, 3),
+        }
+        for apart in ((), ("aux",)):
+            made = onnxzip.merge(files, {"": {"x": normal(90, CHANNELS), "aux": normal(90, 4, seed=9)}}, apart=apart)
+            made.save(tmp_path / "m.onnx", force=True)
+            params = {t.name for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+            assert ("aux" in params) == bool(apart)
+            for task, file in files.items():
+                check_interface(onnxzip.split(tmp_path / "m.onnx", task), file)
 
     def test_another_method(self, tmp_path: Path) -> None:
         files = self.files(tmp_path, PLAIN, BESIDE)

@@ -31,11 +31,11 @@ def _notes(plan: Plan) -> Iterator[str]:
 
 
 def _output_like(net: Net, name: str) -> str:
-    """An output of an input's shape and type that depends on it; "" where there is none."""
+    """An output of an input's shape and type that depends on it, best one whose name has its; "" where there is none."""
     port = next(p for p in net.inputs if p.name == name)
     alike: list[Port] = [p for p in net.outputs if (p.shape, p.dtype) == (port.shape, port.dtype)]
     made = {name}
     for node in net.nodes:
         if not made.isdisjoint(v for v in node.inputs if v is not None):
             made.update(node.outputs)
-    return next((p.name for p in alike if p.name in made), "")
+    return min((p.name for p in alike if p.name in made), key=lambda output: name not in output, default="")

@@ -50,7 +50,9 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
         graph.input.add().CopyFrom(port)
         graph.input[-1].name = ports.get(port.name, port.name)
     graph.node.extend(_renamed(n, names) for n in nodes)
-    graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
+    for tensor in (t for t in model.graph.initializer if t.name in used):
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = names.get(tensor.name, tensor.name)
     by_name = {v.name: v for v in model.graph.output}
     for fused in origin.outputs.values():
         port = graph.output.add()
@@ -66,12 +68,8 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     return alone
 
 
-def input_names(model: ModelProto, task: str, where: str) -> dict[str, str]:
-    """Input of a fused model that a task has -> what it is called where that task stands alone."""
-    return _input_names(read_origins(entries_of(model), where)[task], partly_had(entries_of(model)))
-
-
 def _input_names(origin: Origin, partly: Collection[str]) -> dict[str, str]:
+    """Input of a fused model that a task has -> what it is called where that task stands alone."""
     kept = {name for name in origin.inputs if name not in partly}
     return {name: name if name in kept or own in kept else own for name, own in origin.inputs.items()}
 
@@ -90,13 +88,14 @@ def _name_sizes(model: ModelProto, task: str, ports: Mapping[str, str]) -> None:
 
 
 def _renames(ports: Mapping[str, str], nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
-    """New names: inputs and outputs get those of the task alone, an inner value that stands in the way another."""
+    """New names: inputs and outputs get those of the task alone, a value or param that stands in the way another."""
     inputs = set(ports.values())
     names = {fused: original for original, fused in origin.outputs.items() if original not in inputs}
     names |= {fused: fused for fused in origin.outputs.values() if fused not in names}
     taken = {v for n in nodes for v in (*n.input, *n.output)} | inputs | set(names.values())
     names |= {fused: own for fused, own in ports.items() if fused != own}
-    for value in {v for n in nodes for v in n.output} & set(names.values()) - set(names):
+    inner = {v for n in nodes for v in (*n.input, *n.output)} - ports.keys()
+    for value in sorted(inner & set(names.values()) - names.keys()):
         new = next(c for c in (f"{value}_inner{k}" for k in range(len(taken) + 1)) if c not in taken)
         names[value] = new
         taken.add(new)

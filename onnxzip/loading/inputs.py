@@ -144,8 +144,8 @@ def _check_common(nets: Mapping[str, Sequence[Given]], groups: Sequence[Mapping[
     alone = [t for t in others if not any(t in group and len(group) > 1 for group in groups)]
     if alone and (count := len(nets[first])) != (other := len(nets[alone[0]])):
         raise UnsupportedError(
-            f"{first!r} has {count} inputs, {alone[0]!r} has {other}, and none of these agree in name, shape and type: only nets "
-            "with the same inputs can be merged"
+            f"{first!r} has {count} inputs, {alone[0]!r} has {other}, and none of these agree in name, shape and type: only "
+            "nets with the same inputs can be merged"
         )
     if alone:
         raise UnsupportedError(

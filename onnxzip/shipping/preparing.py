@@ -17,7 +17,7 @@ from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
 from onnxzip.exporting.originals import check_no_tail, feeds_for, ports_of
-from onnxzip.exporting.splitting import input_names, split_model
+from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
 from onnxzip.net import Port
@@ -50,7 +50,7 @@ class Prepared:
         """What the model is fed with, of what the fused file is; zeros for inputs of tasks that the samples are not for."""
         count, found = len(next(iter(feeds.values()))), dict[str, np.ndarray]()
         for port in self.inputs:
-            name = self.inputs_of.get(port.name, port.name)
+            name = self.inputs_of[port.name]
             found[port.name] = feeds[name] if name in feeds else np.zeros((count, *port.shape[1:]), port.dtype)
         return found
 
@@ -73,9 +73,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     wanted = {t: o for t, o in before.items() if task in (None, t)}
     check_outputs(wanted, [p.name for p in model.graph.output], str(fused))
     feeds = feeds_for(model, {t: (fused, o) for t, o in wanted.items()}, of=task or next(iter(before)))
-    names = dict[str, str]()
     if task is not None:
-        names = {new: name for name, new in input_names(model, task, str(fused)).items()}
         model = split_model(model, task, str(fused))
     after = read_origins(entries_of(model), str(fused))
     check_no_tail(model, fused, "operators that no target is given; `--task NAME` exports a task that has none")
@@ -90,7 +88,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
         fused,
         feeds,
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
-        names,
+        {new: name for t in after for name, own in before[t].inputs.items() for new, o in after[t].inputs.items() if o == own},
     )
 
 
