@@ -74,9 +74,10 @@ def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -
             )
     found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
     for group in nets.groups:
-        other = next((found[t] for t in nets.tasks if group.name in found[t]), {})
-        for task in (t for t in nets.tasks if other and not nets.own(t, group)):
-            found[task].setdefault(group.name, _elsewhere(group.name, found[task], other))
+        others = [t for t in nets.tasks if nets.own(t, group) and group.name in found[t]]  # rather one that has the same data
+        for task in (t for t in nets.tasks if others and not nets.own(t, group)):
+            other = min(others, key=lambda t: shapes[t] != shapes[task])
+            found[task].setdefault(group.name, _elsewhere(group.name, found[task], found[other]))
     if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
         usual, _ = nets.usual()
         found = {task: {**usual, **sizes} for task, sizes in found.items()}
