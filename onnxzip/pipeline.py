@@ -126,9 +126,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         loaded, data = _loaded(files, data, options)
         give_back_freed()
     with stages.stage("analyse"):
-        plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
-    for note in notes_on_states(plan):
-        progress.note(note)
+        plan = _planned(loaded, options.plan, progress)
     classes = checked_plan(plan, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
@@ -167,6 +165,14 @@ def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loa
         return load_family(nets), data
     data, shapes = peeked(data, nets.tasks, _limit(options))
     return load_family(nets, wanted_sizes(nets, shapes, options.data.size)), data
+
+
+def _planned(loaded: Loaded, options: PlanOptions, progress: Progress) -> Plan:
+    """The plan of the merge; the user is told of shared inputs that look like states."""
+    plan = analyse_sized(loaded, options.share, options.layout)
+    for note in notes_on_states(plan):
+        progress.note(note)
+    return plan
 
 
 def method_of(options: ZipOptions) -> Method:

@@ -250,7 +250,7 @@ class TestStreams:
         (streams / "c.yaml").write_text("apart: [h, c]\n")
         assert run("plan", "a.onnx", "b.onnx", "--config", "c.yaml").code == 0
         made = onnxzip.merge({"a": "a.onnx", "b": "b.onnx"}, "d.npz", apart=("h",), share=0)
-        assert list(dims(onnx.load_from_string(made.content))) == ["x", "a_h", "c", "b_h"]
+        assert list(dims(onnx.load_from_string(made.content))) == ["x", "c", "a_h", "b_h"]
 
 
 class TestMasks:
@@ -275,7 +275,9 @@ class TestMasks:
         assert found["b_y"].shape == want.shape and (share != "0" or np.allclose(found["b_y"], want, rtol=1e-4, atol=1e-5))
 
     def test_the_first_net_has_more(self, tmp_path: Path) -> None:
-        files = self.files(tmp_path, MASKED, MEAN)
+        """Those that all have stand first, and what follows the batch is read from them."""
+        before, after = "float[N,T,8] x, float[N,T] mask", "float[N,T] mask, float[N,T,8] x"
+        files = self.files(tmp_path, MASKED.replace(before, after), MEAN)
         made = onnxzip.merge(files, {"": masked(90, 6)}, share=0)
         assert list(dims(onnx.load_from_string(made.content))) == ["x", "mask"]
 
@@ -293,6 +295,29 @@ class TestMasks:
         for length in (6, 7):
             made = onnxzip.merge(files, {"a": {"x": normal(90, 6, CHANNELS)}, "b": masked(90, length)}, share=0.5)
             assert dims(onnx.load_from_string(made.content)) == {"x": ["N", "T", 8], "mask": ["N", "T"]}
+
+    @SHARES
+    def test_what_follows_a_length(self, tmp_path: Path, share: str) -> None:
+        """A part of a table as long as the samples: no task reads the length off an input that is another's alone."""
+        part = """hs = Shape (x)
+    i0 = Constant <value_ints = [0]> ()
+    i1 = Constant <value_ints = [1]> ()
+    long = Gather (hs, i1)
+    here = Slice (pos, i0, long)
+    dd = Add (d, here)
+"""
+        first = MEAN.replace("p = ReduceMean", part + "    p = ReduceMean").replace("(d)\n    e", "(dd)\n    e")
+        texts = {"a": first, "b": MASKED.replace("g = Mul (d", part + "    g = Mul (dd")}
+        files = {t: write(tmp_path / f"{t}.onnx", text, ord(t), **WEIGHTS, pos=(64, 12)) for t, text in texts.items()}
+        made = onnxzip.merge(files, {"a": {"x": normal(90, 6, CHANNELS)}, "b": masked(90, 6)}, share=float(share))
+        made.save(tmp_path / "m.onnx")
+        assert [entry["name"] for entry in made.report["sizes"]] == ["T", "T"]
+        for task, file in files.items():
+            alone = onnxzip.split(tmp_path / "m.onnx", task)
+            check_interface(alone, file)
+            feeds = {k: v for k, v in masked(4, 9).items() if k in dims(alone)}
+            found, want = fed(alone.SerializeToString(), feeds)["y"], fed(file, feeds)["y"]
+            assert share != "0" or np.allclose(found, want, rtol=1e-4, atol=1e-5)
 
     def test_two_of_three(self, tmp_path: Path) -> None:
         files = self.files(tmp_path, MASKED, MEAN, MASKED)
@@ -379,6 +404,8 @@ class TestNames:
     def test_refusals(self) -> None:
         with pytest.raises(UnsupportedError, match="'a' has 1 inputs, 'b' has 2, and none of these agree"):
             laid_inputs({"a": [self.X], "b": [self.Z, self.MASK]})
+        with pytest.raises(UnsupportedError, match="'a' has 1 inputs, 'b' has 2, and none"):
+            laid_inputs({"a": [self.X], "b": [self.Z, self.MASK], "c": [self.X, self.MASK]})
         with pytest.raises(UsageError, match="--apart msk: fits no input; did you mean 'mask'"):
             laid_inputs({"a": [self.X], "b": [self.X, self.MASK]}, ["msk"])
 

@@ -36,13 +36,13 @@ def fingerprints(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def of_all(inputs: Mapping[str, np.ndarray], tasks: Iterable[Collection[str]]) -> dict[str, np.ndarray]:
-    """Those inputs of samples that all tasks have; all of them where there are none.
+    """Those inputs of samples that all tasks have.
 
     Args:
         tasks: the names of the inputs of each.
     """
     every = list(tasks)
-    return {k: v for k, v in inputs.items() if all(k in names for names in every)} or dict(inputs)
+    return {k: v for k, v in inputs.items() if all(k in names for names in every)}
 
 
 def to_text(marks: np.ndarray) -> str:

@@ -53,7 +53,7 @@ def laid_inputs(
 
     Raises:
         UsageError: a glob fits no input.
-        UnsupportedError: a net has no input in common with another one.
+        UnsupportedError: there is no input that all nets have in common.
     """
     check_apart(apart, [p.name for ports in nets.values() for p in ports])
     own = {t: {p.name for p in ports if fits(p.name, apart)} | {*partly.get(t, ())} for t, ports in nets.items()}
@@ -74,8 +74,9 @@ def inputs_of_nets(nets: Iterable[Net], apart: Sequence[str] = ()) -> dict[str, 
 
 
 def names_of(laid: Laid) -> tuple[str, ...]:
-    """Inputs of the fused net, in order: those of the first net, then what others have besides."""
-    return tuple(dict.fromkeys(name for names in laid.values() for name in names))
+    """Inputs of the fused net, in order: those that all tasks have, from which sizes of the batch are read, then others."""
+    found = dict.fromkeys(name for names in laid.values() for name in names)
+    return tuple(sorted(found, key=lambda name: any(name not in names for names in laid.values())))
 
 
 def fits(name: str, globs: Iterable[str]) -> bool:
@@ -141,7 +142,9 @@ def _agree(first: Given, other: Given) -> bool:
 
 def _check_common(nets: Mapping[str, Sequence[Given]], groups: Sequence[Mapping[str, str]]) -> None:
     first, *others = nets
-    alone = [t for t in others if not any(t in group and len(group) > 1 for group in groups)]
+    if any(len(group) == len(nets) for group in groups):
+        return
+    alone = [t for t in others if not any(t in group and first in group for group in groups)] or others
     if alone and (count := len(nets[first])) != (other := len(nets[alone[0]])):
         raise UnsupportedError(
             f"{first!r} has {count} inputs, {alone[0]!r} has {other}, and none of these agree in name, shape and type: only "
