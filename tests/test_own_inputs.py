@@ -332,6 +332,19 @@ class TestMasks:
                 for task, file in files.items():
                     check_interface(onnxzip.split(tmp_path / "m.onnx", task), file)
 
+    def test_merged_again_on_data_of_each(self, tmp_path: Path) -> None:
+        """A fused net is fed as one: the masks that the data of one task lack, those of another lend."""
+        files = self.files(tmp_path, MEAN, MASKED, MASKED)
+        data = {"a": {"x": normal(60, 6, CHANNELS)}, "b": masked(90, 6), "c": masked(80, 6)}
+        onnxzip.merge({t: files[t] for t in "ab"}, {t: data[t] for t in "ab"}, share=0).save(tmp_path / "ab.onnx")
+        again = {"ab": tmp_path / "ab.onnx", "c": files["c"]}
+        for share in (0, 0.5):
+            onnxzip.merge(again, data, share=share).save(tmp_path / "m.onnx", force=True)
+            assert list(dims(tmp_path / "m.onnx")) == ["x", "ab_mask", "c_mask"]
+            onnxzip.verify(tmp_path / "m.onnx", files, data, tolerance=1e-5 if share == 0 else None)
+        with pytest.raises(InvalidDataError, match="no array for input 'ab_mask'"):
+            onnxzip.merge(again, data | {"b": data["a"]})
+
     def test_noise(self, tmp_path: Path) -> None:
         files = self.files(tmp_path, PLAIN, BESIDE)
         assert onnxzip.merge(files, share=0).report["noise"] is not None

@@ -35,6 +35,11 @@ class Feed:
     doubtful: tuple[str, ...] = ()
     inside: tuple[Mapping[str, str], ...] = ()
 
+    @property
+    def lent(self) -> set[str]:
+        """Inputs that not all tasks in a fused net have: what the data of one lack, those of another lend."""
+        return {p.name for p in self.ports if any(p.name not in known.values() for known in self.inside)}
+
     def meant(self, name: str) -> set[str]:
         """The inputs that an array of a name is for; none where it is called as an input of other tasks."""
         return {known[name] for known in (self.aliases, *self.inside) if name in known}
@@ -63,9 +68,12 @@ def go_together(feed: Feed, others: Iterable[Feed]) -> bool:
 
 
 def named(
-    arrays: Mapping[str, np.ndarray], feeds: Collection[Feed], where: str
+    arrays: Mapping[str, np.ndarray], feeds: Collection[Feed], where: str, lent: Collection[str] = ()
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """Arrays by port, and labels. One array may stand for the inputs of several tasks, each of which calls its own so.
+
+    Args:
+        lent: inputs that may be missing.
 
     Raises:
         InvalidDataError: there is none for an input.
@@ -78,14 +86,14 @@ def named(
     if not found and X in arrays and len(names) == 1:
         found = {ports[0].name: arrays[X]}
     labels = arrays[Y] if Y in arrays and not names.intersection(meant[Y]) else None
-    missing = [n for n in names if n not in found]
+    missing = [n for n in names if n not in found and n not in lent]
     if missing:
         known = ", ".join(repr(p.name) for p in ports)
         raise InvalidDataError(
             f"{where}: has no array for input {missing[0]!r}; it holds {', '.join(map(repr, arrays)) or 'nothing'}. "
             f"Name the arrays as the inputs ({known})" + (", or a single one 'x'." if len(names) == 1 else ".")
         )
-    return {p.name: found[p.name] for p in ports}, labels
+    return {p.name: found[p.name] for p in ports if p.name in found}, labels
 
 
 def check_counts(arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, where: str) -> int:

@@ -44,7 +44,8 @@ def _arrays(item: Any, limit: int) -> tuple[Mapping[str, np.ndarray], Any]:
     """The arrays of an item (none of a folder), and the item or what was read of it."""
     if isinstance(item, Together):
         parts = [_arrays(i, limit) for i in item.items]
-        return parts[0][0], Together(tuple(kept for _, kept in parts))
+        known = {name: array for arrays, _ in reversed(parts) for name, array in arrays.items()}
+        return known, Together(tuple(kept for _, kept in parts))
     if is_folder(item):
         return {}, item
     arrays = read(item, limit)

@@ -6,7 +6,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, go_together, named, ports_of_all
 from onnxzip.calibration.images import image_files
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
-from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
+from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows, joined
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
@@ -191,30 +191,31 @@ def _rows(
 ) -> tuple[Rows, dict[str, np.ndarray]]:
     """The samples of an item, and their labels by task; those of several items are of the tasks inside a net, and not used."""
     if isinstance(item, Together):
-        parts = [_read_rows(i, feeds, options, limit, note) for i in item.items]
+        lent = {name for feed in feeds.values() for name in feed.lent}
+        parts = [_read_rows(i, feeds, options, limit, note, lent) for i in item.items]
         if any(labels is not None for _, labels in parts):
             note(f"{where_of(item)}: labels 'y' not used for {', '.join(map(repr, feeds))}, which has several tasks")
-        return JoinedRows(tuple(rows for rows, _ in parts)), {}
+        return joined([rows for rows, _ in parts], ports_of_all(feeds.values()), where_of(item)), {}
     rows, labels = _read_rows(item, feeds, options, limit, note)
     return rows, {} if labels is None else _labels(labels, feeds, where_of(item), note)
 
 
 def _read_rows(
-    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
+    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note, lent: Collection[str] = ()
 ) -> tuple[Rows, np.ndarray | None]:
-    """The samples of one item, and its labels as they are given."""
+    """The samples of one item, and its labels as they are given; inputs that others lend may be missing."""
     where, ports = where_of(item), ports_of_all(feeds.values())
     if is_folder(item):
         if len(ports) != 1:
             raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(ports)}")
         return FolderRows(image_files(Path(item), ports[0]), ports[0], options, where), None
     arrays = read(item, limit)
-    inputs, labels = named(arrays, feeds.values(), where)
+    inputs, labels = named(arrays, feeds.values(), where, lent)
     unused = [n for n in arrays if arrays[n] is not labels and not any(arrays[n] is a for a in inputs.values())]
     if unused:
         note(f"{where}: {', '.join(map(repr, unused))} not used")
     check_counts(inputs, labels, where)
-    for port in ports:
+    for port in (ports := tuple(p for p in ports if p.name in inputs)):
         check_shape(inputs[port.name], port, where)
     return ArrayRows(inputs, ports, options, where), labels
 
