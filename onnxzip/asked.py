@@ -74,14 +74,13 @@ def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: 
     from onnxzip.retraining.student import device_for
     from onnxzip.retraining.teachers import teachers_of
 
-    laid, originals = plan.overlay.values, dict[str, tuple[Path | bytes, Origin]]()
+    originals = dict[str, tuple[Path | bytes, Origin]]()
     for task, net in plan.nets.items():
-        inputs = {p.name: laid[p.name][task] for p in plan.nets[plan.tasks[0]].inputs if task in laid[p.name]}
         outputs = {p.name: p.name for p in net.outputs if teaches(p, net.inputs[0].shape[0])}
         alone: Path | bytes = files[task]
         if not outputs:
             alone, outputs = saying_scores(files[task], [p.name for p in net.outputs])
-        originals[task] = alone, Origin("", "", inputs, outputs)
+        originals[task] = alone, Origin("", "", plan.overlay.inputs[task], outputs)
     lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
     check_loss(lesson, options.retrain, device_for(options.run.device))
 
@@ -142,4 +141,4 @@ def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) ->
         picks = {n: Port(v, net.dtypes[v], net.shapes[v]) for n in ports if (v := picked_from(net.nodes, n)) is not None}
         of = {task: [*origin.outputs.values()] for task, origin in tasks} or {name: [*ports]}
         outputs |= {task: [*(ports[o] for o in own), *(picks[o] for o in own if o in picks)] for task, own in of.items()}
-    check_request(outputs, plan.nets[plan.tasks[0]].inputs[0].shape[0], options.retrain, options.run, peers)
+    check_request(outputs, plan.inputs[0].shape[0], options.retrain, options.run, peers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,19 @@ from onnxzip.loading.files import read_to_run
 from onnxzip.net import Classes
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import provider_for
-from onnxzip.values import shares_of
+from onnxzip.values import shares_of, texts
 
 Path_ = str | PathLike[str]
 
 
 def plan(
     nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout,
-    opset: int | None = PlanOptions.opset,
+    opset: int | None = PlanOptions.opset, apart: Sequence[str] = PlanOptions.apart,
 ) -> dict[str, Any]:
     """What a merge would share, save and refuse, and why; looks at no data and writes nothing.
 
     Args:
-        nets, share, layout, opset: as of `merge`.
+        nets, share, layout, opset, apart: as of `merge`.
 
     Returns:
         The report: tasks, merged (expected sizes), spaces, refusals.
@@ -46,13 +46,13 @@ def plan(
     Raises:
         UsageError, UnsupportedError: as `merge`.
     """
-    return plan_files(nets, PlanOptions(shares_of(share), layout, opset))
+    return plan_files(nets, PlanOptions(shares_of(share), layout, opset, texts(apart)))
 
 
 def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
     """`plan` with its options in a record."""
     files = checked_files(nets)
-    found = analyse_sized(load_family(family(files, options.opset)), options.share, options.layout)
+    found = analyse_sized(load_family(family(files, options.opset, options.apart)), options.share, options.layout)
     check_ports(found)
     net = with_tails(found, assemble(found, {}))
     attach(skeleton := stored_model(net), net)

@@ -42,9 +42,7 @@ class DataOptions:
     data: tuple[str, ...] = option(
         (),
         "Samples: .npz, .npy, a folder of images, or module:callable; without NAME= for all tasks. Default: noise.",
-        texts,
-        "[NAME=]FILE",
-        many=True,
+        texts, "[NAME=]FILE", many=True,
     )
     samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
     mean: tuple[float, ...] = option(
@@ -117,6 +115,7 @@ class PlanOptions:
     opset: int | None = option(
         None, "Opset of the result, at least that of every net. Default: the highest of theirs, and 13.", whole_number, "N"
     )
+    apart: tuple[str, ...] = option((), "Inputs of which each task has its own: states, caches.", texts, "INPUT", many=True)
 
     def __post_init__(self) -> None:
         settle(self)

@@ -6,7 +6,7 @@ load -> analyse -> data -> sweep -> zip [-> retrain] -> verify    (each a stage 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
+from onnxzip.analysis.states import notes_on_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
@@ -45,7 +46,7 @@ from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import give_back_freed, provider_for
-from onnxzip.values import shares_of, size_of
+from onnxzip.values import shares_of, size_of, texts
 
 UNSHARED_ERROR = 1e-5
 # Where weights are rounded to a half type once more, or the original rounds all that it computes: 64 roundings to float16, 8
@@ -61,6 +62,7 @@ def merge(
     share: float | Mapping[str, float] = 1.0,
     layout: str = PlanOptions.layout,
     opset: int | None = PlanOptions.opset,
+    apart: Sequence[str] = PlanOptions.apart,
     method: str = ZipOptions.method,
     repair: bool = ZipOptions.repair,
     memory: int | str = ZipOptions.memory,
@@ -84,6 +86,7 @@ def merge(
         share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
         opset: of the result, at least that of every net and 13; None for the highest of theirs.
+        apart: inputs, or patterns of them, that are each task's own although the nets have them in common.
         method: `zip`, or one to compare with: `onnxzip.matching.methods` lists them.
         repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
@@ -100,7 +103,7 @@ def merge(
     """
     options = Options(
         DataOptions(samples=samples, mean=mean, std=std, size=size),
-        PlanOptions(shares_of(share), layout, opset),
+        PlanOptions(shares_of(share), layout, opset, texts(apart)),
         ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
@@ -124,7 +127,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         loaded, data = _loaded(files, data, options)
         give_back_freed()
     with stages.stage("analyse"):
-        plan = analyse_sized(loaded, options.plan.share, options.plan.layout)
+        plan = _planned(loaded, options.plan, progress)
     classes = checked_plan(plan, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
@@ -157,12 +160,20 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
 
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:
     """The nets at the sizes of their data, and the data by net."""
-    nets = family(files, options.plan.opset)
+    nets = family(files, options.plan.opset, options.plan.apart)
     data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
     if not nets.groups:
         return load_family(nets), data
     data, shapes = peeked(data, nets.tasks, _limit(options))
     return load_family(nets, wanted_sizes(nets, shapes, options.data.size)), data
+
+
+def _planned(loaded: Loaded, options: PlanOptions, progress: Progress) -> Plan:
+    """The plan of the merge; the user is told of shared inputs that look like states."""
+    plan = analyse_sized(loaded, options.share, options.layout)
+    for note in notes_on_states(plan):
+        progress.note(note)
+    return plan
 
 
 def method_of(options: ZipOptions) -> Method:
@@ -237,11 +248,15 @@ def _retrained(
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
-    ports = {task: plan.at(task).nets[plan.tasks[0]].inputs for task in plan.tasks}
-    return {
-        task: feed_of(ports[task], {plan.overlay.values[p.name][task]: p.name for p in ports[task]}, classes[task])
-        for task in plan.tasks
-    }
+    found = {}
+    for task in plan.tasks:
+        names = plan.overlay.fed(task)
+        ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
+        inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
+        found[task] = feed_of(
+            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside]
+        )
+    return found
 
 
 def _check(plan: Plan, evidence: Mapping[str, Evidence], retrained: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -104,19 +105,20 @@ class _Trial:
         self.origins = read_origins(entries_of(model), str(path))
         samples = 1 if read_tails(entries_of(model)) else TRIALS
         self.feeds = trial_feeds(sized_ports(model), np.random.default_rng(0), samples)
-        self.outputs = self._run(open_file("fused", path, DEVICE))
+        self.outputs = self._run(open_file("fused", path, DEVICE), self.feeds)
 
     def check(self, task: str, alone: Session, before: Origin, after: Origin) -> None:
-        """Compare one task alone with the fused net; the origins say what its outputs are called there and here."""
-        found = self._run(alone)
+        """Compare one task alone with the fused net; the origins say what its ports are called there and here."""
+        there = {own: name for name, own in after.inputs.items()}
+        found = self._run(alone, {there[own]: self.feeds[name] for name, own in before.inputs.items()})
         check_alike(
             f"task {task!r} alone",
             {before.outputs[o]: found[name] for o, name in after.outputs.items()},
             {name: self.outputs[name] for name in before.outputs.values()},
         )
 
-    def _run(self, session: Session) -> dict[str, np.ndarray]:
-        return {name: as_array(output) for name, output in run_rows(session, self.feeds).items()}
+    def _run(self, session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: as_array(output) for name, output in run_rows(session, feeds).items()}
 
 
 def _report(path: Path, made: Bundle) -> dict[str, Any]:

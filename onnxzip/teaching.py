@@ -5,7 +5,7 @@ load -> data -> retrain -> verify      (each a stage of the progress, and of `se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -173,14 +173,18 @@ def _collected(
     rng = np.random.default_rng(settings.run.seed)
     given = collect(data, feeds, settings.data, rng, progress.note, limit=limit)
     check_labelled(given, feeds, settings.retrain)
-    return given, _judged(given, settings.data.samples, read_seen(entries_of(model), str(path)), progress.note)
+    inputs = [origin.inputs for _, origin in originals.values()]
+    return given, _judged(given, settings.data.samples, read_seen(entries_of(model), str(path)), inputs, progress.note)
 
 
-def _judged(given: Given, samples: int, seen: Mapping[str, np.ndarray] | None, note: Note) -> tuple[Pool, ...]:
+def _judged(
+    given: Given, samples: int, seen: Mapping[str, np.ndarray] | None, inputs: Collection[Collection[str]], note: Note
+) -> tuple[Pool, ...]:
     """Pools of so many samples at most, judged by some that the merge was not made from.
 
     Args:
         seen: task -> fingerprints of those that it was made from; None where nobody knows.
+        inputs: of each task.
     """
     from onnxzip.retraining.batches import parted
 
@@ -190,7 +194,7 @@ def _judged(given: Given, samples: int, seen: Mapping[str, np.ndarray] | None, n
     pools = []
     for pool in given.pools:
         marks = np.concatenate([NOBODY, *(seen.get(t, NOBODY) for t in pool.tasks)])
-        pools.append(judged(pool, samples, marks, parted))
+        pools.append(judged(pool, samples, marks, parted, inputs))
         if pools[-1].judges is None:
             note(
                 f"the merge was made from all samples of {', '.join(pool.tasks)}: those that judge the retraining are not new "

@@ -20,6 +20,7 @@ from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
 from onnxzip.linalg.assignment import hungarian
+from onnxzip.loading.inputs import Laid, names_of
 from onnxzip.net import Axis, Node, consumers, topological
 from onnxzip.ops import find
 
@@ -47,6 +48,7 @@ class _Builder:
     futures: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     value_names: set[str] = field(default_factory=set)
     role_names: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)  # inputs that not all tasks have
 
     def lay(self, laid: str, task: str, value: str) -> None:
         self.values.setdefault(laid, {})[task] = value
@@ -79,16 +81,20 @@ class _Builder:
         return None
 
 
-def overlay(couplings: Mapping[str, Coupling]) -> Overlay:
+def overlay(couplings: Mapping[str, Coupling], inputs: Laid) -> Overlay:
     """Lay nets over each other.
 
+    Args:
+        inputs: task -> input of the fused net -> its own.
+
     Raises:
-        UnsupportedError: the nets' inputs differ.
+        UnsupportedError: inputs that are laid over each other differ.
     """
-    builder = _Builder(couplings)
-    tasks = list(couplings)
-    for task in tasks:
-        _lay_inputs(builder, tasks[0], task)
+    names = set(names_of(inputs))
+    builder = _Builder(couplings, value_names=names, own={n for n in names if any(n not in i for i in inputs.values())})
+    for task in couplings:
+        for name, own in inputs[task].items():
+            _lay_input(builder, name, next(t for t in couplings if name in inputs[t]), task, own)
         builder.futures[task] = futures_of(couplings[task])
         _lay_nodes(builder, task)
     nodes = [Node(d.name, d.op, tuple(v for v in d.inputs if v is not None), d.outputs) for d in builder.drafts]
@@ -100,36 +106,26 @@ def overlay(couplings: Mapping[str, Coupling]) -> Overlay:
         for expr in coupling.axes.values():
             for atom in expr.atoms():
                 builder.own_space(task, atom)
-    return Overlay(couplings, roles, builder.values, builder.spaces, tuple(builder.partings))
+    return Overlay(couplings, roles, builder.values, builder.spaces, tuple(builder.partings), inputs)
 
 
-def _lay_inputs(builder: _Builder, first: str, task: str) -> None:
-    ours, theirs = builder.couplings[first].net, builder.couplings[task].net
-    if len(ours.inputs) != len(theirs.inputs):
+def _lay_input(builder: _Builder, name: str, first: str, task: str, own: str) -> None:
+    """Lay an input of a task over that of the first net that has it."""
+    ours, theirs = builder.couplings[first], builder.couplings[task]
+    port = next(p for p in ours.net.inputs if p.name == builder.values.get(name, {}).get(first, own))
+    other = next(p for p in theirs.net.inputs if p.name == own)
+    if other.shape != port.shape or other.dtype != port.dtype:
         raise UnsupportedError(
-            f"{first!r} has {len(ours.inputs)} inputs, {task!r} has {len(theirs.inputs)}: only nets with the same inputs can "
-            "be merged"
+            f"input {port.name!r} of {first!r} is {port.dtype} {_shown(port.shape)}, input {other.name!r} of {task!r} is "
+            f"{other.dtype} {_shown(other.shape)}: only nets that read the same input can be merged"
         )
-    by_name = {p.name: p for p in theirs.inputs}
-    for k, port in enumerate(ours.inputs):
-        other = by_name[port.name] if set(by_name) == {p.name for p in ours.inputs} else theirs.inputs[k]
-        if other.shape != port.shape or other.dtype != port.dtype:
-            raise UnsupportedError(
-                f"input {port.name!r} of {first!r} is {port.dtype} {_shown(port.shape)}, input {other.name!r} of {task!r} is "
-                f"{other.dtype} {_shown(other.shape)}: only nets that read the same input can be merged"
-            )
-        builder.value_names.add(port.name)
-        builder.lay(port.name, task, other.name)
-        pairs = [
-            ((first, a), (task, b))
-            for d in range(len(port.shape))
-            for a, b in zip(
-                builder.couplings[first].axes[Axis(port.name, d)].atoms(),
-                builder.couplings[task].axes[Axis(other.name, d)].atoms(),
-                strict=False,
-            )
-        ]
-        builder.merge_spaces(pairs)
+    builder.lay(name, task, own)
+    pairs = [
+        ((first, a), (task, b))
+        for d in range(len(port.shape))
+        for a, b in zip(ours.axes[Axis(port.name, d)].atoms(), theirs.axes[Axis(own, d)].atoms(), strict=False)
+    ]
+    builder.merge_spaces(pairs)
 
 
 def _shown(shape: tuple[int, ...]) -> str:
@@ -262,7 +258,9 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     if not shared or task == next(iter(builder.couplings)):
         return
     rivals = [d for d in builder.drafts if task not in d.members and any(v in shared for v in d.inputs)]
-    if rivals:
+    if own := reads & builder.own:
+        builder.partings.append((f"{task}: {node.name}", f"it reads {min(own)!r}, which not all have; its head starts here"))
+    elif rivals:
         other_task, other = next(iter(rivals[0].members.items()))
         why = parting(builder.couplings[task], node, builder.couplings[other_task].net, other)
         builder.partings.append((f"{task}: {node.name}", f"{why.format(repr(other_task))}; its head starts here"))

@@ -18,6 +18,7 @@ from onnxzip.analysis.likeness import local_key
 from onnxzip.analysis.neutral import NotNeutralError, grafted, neutral
 from onnxzip.analysis.own_ends import with_own_ends
 from onnxzip.analysis.roles import Overlay
+from onnxzip.loading.inputs import Laid
 from onnxzip.net import Axis, Net, Node, consumers
 
 LONGEST = 400  # nodes that one net may have more in one place
@@ -77,22 +78,28 @@ def _shares(coupling: Coupling, node: Node) -> bool:
     return any(a in coupling.produced and a not in coupling.pinned for a in coupling.axes[axis].atoms())
 
 
-def as_they_are(nets: Sequence[Net]) -> Deepened:
+def as_they_are(nets: Sequence[Net], inputs: Laid) -> Deepened:
     """Lay nets over each other, each as it is.
 
+    Args:
+        inputs: task -> input of the fused net -> its own.
+
     Raises:
-        UnsupportedError: the nets' inputs differ.
+        UnsupportedError: inputs that are laid over each other differ.
     """
-    return Deepened(tuple(nets), overlay({net.name: couple(net) for net in nets}))
+    return Deepened(tuple(nets), overlay({net.name: couple(net) for net in nets}, inputs))
 
 
-def deepened(nets: Sequence[Net]) -> Deepened:
+def deepened(nets: Sequence[Net], inputs: Laid) -> Deepened:
     """Lay nets over each other, and give shallower ones what lets the trunk go on.
 
+    Args:
+        inputs: as of `as_they_are`.
+
     Raises:
-        UnsupportedError: the nets' inputs differ.
+        UnsupportedError: as `as_they_are`.
     """
-    now = _with_free_streams(as_they_are(nets))
+    now = _with_free_streams(as_they_are(nets, inputs))
     while True:
         refused: dict[str, str] = {}
         trials = (_extended(now, *place, refused) for place in _places(now))
@@ -113,7 +120,8 @@ def _with_free_streams(now: Deepened) -> Deepened:
         "a stream that layers add to comes out there: each task has a layer of its own for it, and the stream is free",
         added,
     )
-    laid = overlay({t: couple(net) if t in added else now.laid.couplings[t] for t, (net, _) in found.items()})
+    couplings = {t: couple(net) if t in added else now.laid.couplings[t] for t, (net, _) in found.items()}
+    laid = overlay(couplings, now.laid.inputs)
     freed = Deepened(tuple(net for net, _ in found.values()), laid, (*now.extensions, extension))
     return freed if freed.common > now.common else now
 
@@ -201,7 +209,7 @@ def _extended(
         f"{deep!r} has more here ({named}): the trunk runs through it, in the others it is neutral",
         {t: frozenset(f"{deep}_{count}_{n.name}" for n in nodes) for t in others},
     )
-    return Deepened(tuple(nets.values()), overlay(couplings), (*now.extensions, extension))
+    return Deepened(tuple(nets.values()), overlay(couplings, now.laid.inputs), (*now.extensions, extension))
 
 
 def _given(

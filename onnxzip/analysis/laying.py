@@ -19,6 +19,7 @@ from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, groups_of, linear_of
 from onnxzip.analysis.strands import Owners, SpacePlan, finest
+from onnxzip.loading.inputs import names_of
 from onnxzip.net import Shape, output_name
 from onnxzip.ops import find
 
@@ -282,14 +283,13 @@ class _Rules:
 
 def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, SpacePlan]) -> Layout:
     """Build the fused net without its weights."""
-    inputs = overlay.couplings[overlay.tasks[0]].net.inputs
+    inputs = names_of(overlay.inputs)
     outputs_to_be = {output_name(t, p.name) for t in overlay.tasks for p in overlay.couplings[t].net.outputs}
-    draft = Draft(overlay, spaces, value_names=outputs_to_be - {p.name for p in inputs})
+    draft = Draft(overlay, spaces, value_names=outputs_to_be.difference(inputs))
     rules = _Rules(draft, steps)
-    everyone = frozenset(overlay.tasks)
-    for port in inputs:
-        keys = (everyone,) if draft.is_stranded(port.name) else ()
-        draft.put(port.name, everyone, keys, everyone, True, port.name)
+    for name in inputs:
+        owners, carried = frozenset(overlay.values[name]), rules.carried([name], next(iter(overlay.values[name])))
+        draft.put(name, owners, tuple(dict.fromkeys(overlay.owners_of(n) for n in sorted(carried))), owners, True, name)
     for role in overlay.roles:
         rules.add(role)
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}

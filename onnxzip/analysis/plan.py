@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -24,8 +24,9 @@ from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for
 from onnxzip.analysis.uniform import with_uniform_apart
 from onnxzip.analysis.weaving import uneven_added, uneven_spaces, woven_spaces
 from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.loading.inputs import Laid, inputs_of_nets, names_of
 from onnxzip.loading.weights import common_type
-from onnxzip.net import Net, Sizes
+from onnxzip.net import Net, Port, Sizes
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ class Plan:
         return common_type(n.stored for n in self.nets.values())
 
     @cached_property
+    def inputs(self) -> tuple[Port, ...]:
+        """Inputs of the fused net, each as the first net has it that has it."""
+        found: dict[str, Port] = {}
+        for task, names in self.overlay.inputs.items():
+            ports = {p.name: p for p in self.nets[task].inputs}
+            found = {fused: ports[own]._replace(name=fused) for fused, own in names.items()} | found
+        return tuple(found[name] for name in names_of(self.overlay.inputs))
+
+    @cached_property
     def dtypes(self) -> Mapping[str, np.dtype]:
         """The numpy dtype of every value and param of the fused net."""
         found = dict.fromkeys(self.layout.shapes, np.dtype(np.float32))
@@ -101,13 +111,16 @@ class Plan:
         return tuple(sorted(found, key=lambda p: place.get(p.number, -1)))
 
 
-def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layout: str = "strands") -> Plan:
+def analyse(
+    nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layout: str = "strands", inputs: Laid | None = None
+) -> Plan:
     """Plan a merge.
 
     Args:
         nets: two or more, each named by its task, of one opset.
         shares: (glob over names of spaces, share 0..1); the last that fits counts.
         layout: `strands` or `wide`.
+        inputs: task -> input of the fused net -> its own; None for those that the nets have in common.
 
     Raises:
         UsageError: fewer than two nets, two of one name, a share outside 0..1, an unknown layout.
@@ -115,13 +128,14 @@ def analyse(nets: Sequence[Net], shares: Sequence[tuple[str, float]] = (), layou
     """
     _check(nets, shares, layout)
     nets = with_biases(with_uniform_apart(nets))
-    found = laid_over(nets, deepened if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are)
+    lay = deepened if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are
+    found = laid_over(nets, partial(lay, inputs=inputs_of_nets(nets) if inputs is None else inputs))
     laid = found.laid
     steps = find_steps(laid)
     proposals = proposals_of(laid, steps)
     names = [p.name for p in proposals.values() if len(p.free) > 1]
     if not names and share_of("", shares) > 0:
-        apart = {n: _space(n, p, set(), 0.0, False, frozenset(laid.tasks)) for n, p in proposals.items()}
+        apart = {n: _space(n, p, set(), 0.0, False, laid.owners_of(n)) for n, p in proposals.items()}
         raise UnsupportedError(nothing_shared(laid.tasks, _refusals(laid, steps, apart, {}, found.refused)))
     check_shares(shares, names)
     spaces, drawn, torn = _settle(laid, steps, proposals, shares, layout)
@@ -162,7 +176,7 @@ def _settle(
     read = read_by(laid, steps) if together else {}
     while True:
         wanted = _wanted(laid, steps, proposals, torn, shares, together)
-        spaces = {n: _space(n, p, dropped, wanted[n], together, frozenset(laid.tasks)) for n, p in proposals.items()}
+        spaces = {n: _space(n, p, dropped, wanted[n], together, laid.owners_of(n)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
         uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces) | uneven_added(laid, spaces)
         uneven = {n: why for n, why in uneven.items() if n not in torn}
@@ -225,11 +239,11 @@ def _wanted(
 
 
 def _space(
-    number: int, proposal: Proposal, dropped: Collection[tuple[int, Owners]], share: float, together: bool, everyone: Owners
+    number: int, proposal: Proposal, dropped: Collection[tuple[int, Owners]], share: float, together: bool, given: Owners
 ) -> SpacePlan:
     name, free, refused, sizes = proposal.name, proposal.free, proposal.refused, proposal.sizes
     if name.startswith("given") and not free and not refused:
-        counts = {everyone: next(iter(sizes.values()))}
+        counts = {given: next(iter(sizes.values()))}
         return SpacePlan(number, name, sizes, strands_of(counts, False), {}, given=True)
     lost = {o for n, o in dropped if n == number}
     twins = proposal.twins if share > 0 and not lost.intersection(proposal.twins) and not (together and lost) else ()

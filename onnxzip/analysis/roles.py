@@ -9,6 +9,7 @@ from itertools import chain, count
 
 from onnxzip.analysis.coupling import Coupling
 from onnxzip.analysis.spaces import Expr
+from onnxzip.loading.inputs import Laid
 from onnxzip.net import Node
 
 Atom = tuple[str, int]
@@ -43,6 +44,7 @@ class Overlay:
         values: laid-over value or param -> task -> that net's value or param.
         spaces: (task, atom) -> number of the laid-over space.
         partings: (where, why) for places where a net leaves the others.
+        inputs: task -> input of the fused net -> its own.
     """
 
     couplings: Mapping[str, Coupling]
@@ -50,10 +52,29 @@ class Overlay:
     values: Mapping[str, Mapping[str, str]]
     spaces: Mapping[Atom, int]
     partings: tuple[tuple[str, str], ...]
+    inputs: Laid
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.couplings)
+
+    def fed(self, task: str) -> dict[str, str]:
+        """A net's own inputs, and what the fused net calls them."""
+        return {own: fused for fused, own in self.inputs[task].items()}
+
+    def owners_of(self, number: int) -> frozenset[str]:
+        """Who has the channels of a space that no weights make: those whose inputs have it, where not all tasks have these."""
+        return self._of_own_inputs.get(number, frozenset(self.tasks))
+
+    @cached_property
+    def _of_own_inputs(self) -> Mapping[int, frozenset[str]]:
+        """Spaces of inputs that not all tasks have, and of no other ones: number -> who has them."""
+        found: dict[int, frozenset[str]] = {}
+        for task, names in self.inputs.items():
+            for name in names:
+                for number in (n for e in self.exprs(name, task) for n in e.atoms()):
+                    found[number] = found.get(number, frozenset()).union(self.values[name])
+        return {n: owners for n, owners in found.items() if len(owners) < len(self.tasks)}
 
     @cached_property
     def inside(self) -> Mapping[int, int]:

@@ -18,7 +18,7 @@ from onnxzip.analysis.plan import Plan, analyse
 from onnxzip.analysis.refusals import Refusal
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading import Loaded
-from onnxzip.net import BATCH, Axis, Measure, Node, Sizes
+from onnxzip.net import BATCH, Axis, Measure, Node, Port, Sizes
 from onnxzip.ops import find
 from onnxzip.runtime.lowering import BATCHED_CONSTANTS
 
@@ -36,11 +36,11 @@ def analyse_sized(loaded: Loaded, shares: Sequence[tuple[str, float]] = (), layo
         UsageError, UnsupportedError: as `analyse`; or tasks have data of different sizes, and the plans for these differ in
             more than numbers.
     """
-    first = analyse(loaded.at[0].nets, shares, layout)
+    first = analyse(loaded.at[0].nets, shares, layout, loaded.inputs)
     refusals = [Refusal(where, why) for where, why in loaded.fixed]
     names = {axis: group.name for group in loaded.groups for axis in group.axes}
     try:
-        plans = [first, *(analyse(one.nets, shares, layout) for one in loaded.at[1:])]
+        plans = [first, *(analyse(one.nets, shares, layout, loaded.inputs) for one in loaded.at[1:])]
         for other in plans[1:]:
             _check_same(first, other)
         placed, sizes = _following(plans, names) if names else (first.layout.placed, Sizes())
@@ -149,17 +149,22 @@ class _Sheet:
     def measure(self, node: Node, key: str, numbers: Many) -> int | Measure:
         """A number for any size: the first axis that it follows, those of inputs before others."""
         if len(set(numbers)) == 1:
-            return self._batch(-numbers[0]) if numbers[0] < 0 and node.op in BATCHED_CONSTANTS else numbers[0]
-        axes = [*sorted(self.inputs), *(a for v in self.before(node) for a in self._axes(v))]
+            return self._batch(node, -numbers[0]) if numbers[0] < 0 and node.op in BATCHED_CONSTANTS else numbers[0]
+        mine = {p.name for p in self._ports(node)}
+        axes = [*sorted(a for a in self.inputs if a.value in mine), *(a for v in self.before(node) for a in self._axes(v))]
         for found in (_equal, _part, _shifted):
             for axis in axes:
                 if min(self.many[axis]) > 0 and (measure := found(axis, self.many[axis], numbers)) is not None:
                     return measure
         raise UnsupportedError(f"{key} of {node.op} {node.name!r} follows the size of the input in a way that is not known")
 
-    def _batch(self, times: int) -> Measure:
-        ports = self.plan.nets[self.plan.tasks[0]].inputs
-        return Measure(next(Axis(p.name, p.shape.index(BATCH)) for p in ports if BATCH in p.shape), times)
+    def _batch(self, node: Node, times: int) -> Measure:
+        return Measure(next(Axis(p.name, p.shape.index(BATCH)) for p in self._ports(node) if BATCH in p.shape), times)
+
+    def _ports(self, node: Node) -> list[Port]:
+        """The inputs that all have who run a node: those of others go where one of its tasks is taken out."""
+        owners = self.makers[node.outputs[0]].owners
+        return [p for p in self.plan.inputs if owners <= self.plan.overlay.values[p.name].keys()]
 
     def _axes(self, value: str) -> Iterator[Axis]:
         for d in range(len(self.plan.layout.shapes[value])):

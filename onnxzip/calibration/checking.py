@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,38 +26,74 @@ class Feed:
         classes: number of classes of the output that labels are compared with; 0 where nobody says how many, None where there
             is no such output.
         doubtful: outputs that labels may be meant for, where there are several; the last one is taken.
+        inside: as `aliases`, of each task in a fused net that is fed as one.
     """
 
     ports: tuple[Port, ...]
     aliases: Mapping[str, str]
     classes: int | None
     doubtful: tuple[str, ...] = ()
+    inside: tuple[Mapping[str, str], ...] = ()
+
+    @property
+    def lent(self) -> set[str]:
+        """Inputs that not all tasks in a fused net have: what the data of one lack, those of another lend."""
+        return {p.name for p in self.ports if any(p.name not in known.values() for known in self.inside)}
+
+    def meant(self, name: str) -> set[str]:
+        """The inputs that an array of a name is for; none where it is called as an input of other tasks."""
+        return {known[name] for known in (self.aliases, *self.inside) if name in known}
 
 
-def feed_of(ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes) -> Feed:
+def feed_of(
+    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = ()
+) -> Feed:
     """What a task is fed with whose outputs say this of classes."""
-    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful)
+    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful, tuple(inside))
 
 
-def named(arrays: Mapping[str, np.ndarray], feed: Feed, where: str) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Arrays by port, and labels.
+def ports_of_all(feeds: Iterable[Feed]) -> tuple[Port, ...]:
+    """The inputs of tasks that are fed together."""
+    found: list[Port] = []
+    for feed in feeds:
+        known = {p.name for p in found}
+        found += [p for p in feed.ports if p.name not in known]
+    return tuple(found)
+
+
+def go_together(feed: Feed, others: Iterable[Feed]) -> bool:
+    """Whether inputs that a task has in common with others have the same sizes there."""
+    known = {p.name: p for p in ports_of_all(others)}
+    return all(known.get(p.name, p) == p for p in feed.ports)
+
+
+def named(
+    arrays: Mapping[str, np.ndarray], feeds: Collection[Feed], where: str, lent: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Arrays by port, and labels. One array may stand for the inputs of several tasks, each of which calls its own so.
+
+    Args:
+        lent: inputs that may be missing.
 
     Raises:
         InvalidDataError: there is none for an input.
     """
-    names = {p.name for p in feed.ports}
-    found = {feed.aliases.get(k, k): a for k, a in arrays.items() if feed.aliases.get(k, k) in names}
+    ports = ports_of_all(feeds)
+    names = {p.name for p in ports}
+    meant = {k: set().union(*(f.meant(k) for f in feeds)) or {k} for k in (*arrays, Y)}
+    found = {name: a for k, a in arrays.items() for name in meant[k] if name in names}
+    found |= {k: a for k, a in arrays.items() if k in names and meant[k] == {k}}
     if not found and X in arrays and len(names) == 1:
-        found = {feed.ports[0].name: arrays[X]}
-    labels = arrays[Y] if Y in arrays and feed.aliases.get(Y, Y) not in names else None
-    missing = [n for n in names if n not in found]
+        found = {ports[0].name: arrays[X]}
+    labels = arrays[Y] if Y in arrays and not names.intersection(meant[Y]) else None
+    missing = [n for n in names if n not in found and n not in lent]
     if missing:
-        known = ", ".join(repr(p.name) for p in feed.ports)
+        known = ", ".join(repr(p.name) for p in ports)
         raise InvalidDataError(
             f"{where}: has no array for input {missing[0]!r}; it holds {', '.join(map(repr, arrays)) or 'nothing'}. "
             f"Name the arrays as the inputs ({known})" + (", or a single one 'x'." if len(names) == 1 else ".")
         )
-    return {p.name: found[p.name] for p in feed.ports}, labels
+    return {p.name: found[p.name] for p in ports if p.name in found}, labels
 
 
 def check_counts(arrays: Mapping[str, np.ndarray], labels: np.ndarray | None, where: str) -> int:

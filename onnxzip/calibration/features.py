@@ -8,7 +8,7 @@ of other tasks: without that, channels of two nets could not be correlated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,8 +148,6 @@ def _positions(frontier: Frontier, step: Step, k: int) -> np.ndarray:
 
 
 def _run(frontier: Frontier, k: int, session: Session, task: str, part: slice) -> dict[str, np.ndarray]:
-    names: Sequence[tuple[str, str]] = [
-        (frontier.plan.overlay.values[port][task], port) for port in frontier.sources[k].inputs
-    ]
-    found = session.run({name: frontier.sources[k].inputs[port][part] for name, port in names})
+    names, inputs = frontier.plan.overlay.fed(task), frontier.sources[k].inputs
+    found = session.run({name: inputs[port][part] for name, port in names.items()})
     return {v: np.asarray(a) for v, a in found.items()}

@@ -50,7 +50,7 @@ class Frontier:
         self.place = place or place_for(device, store, threads)
         self.device, self.threads, self.seed = device, threads, seed
         self.source_of = {t: k for k, s in enumerate(sources) for t in s.tasks}
-        self.fixed_batch = max(0, plan.nets[plan.tasks[0]].inputs[0].shape[0])  # 0 where the batch is free
+        self.fixed_batch = max(0, plan.inputs[0].shape[0])  # 0 where the batch is free
         self.plans = tuple(plan.at(source.tasks[0]) for source in sources)  # for the size of each source's samples
         self.widest = [self._widest(k) for k in range(len(sources))]
         self.batches = [self._batches(k) for k in range(len(sources))]
@@ -144,7 +144,7 @@ class Frontier:
         before = {(step.name, laid): self.before(laid, channel[step.name], task) for u in wanted.values() for step, laid in u}
         ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in wanted)
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
-        names = {self.plan.overlay.values[p][task]: p for p in self.sources[k].inputs}
+        names = self.plan.overlay.fed(task)
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
         small = self.fixed_batch or max(1, min(self.place.most, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):

@@ -44,7 +44,8 @@ def _arrays(item: Any, limit: int) -> tuple[Mapping[str, np.ndarray], Any]:
     """The arrays of an item (none of a folder), and the item or what was read of it."""
     if isinstance(item, Together):
         parts = [_arrays(i, limit) for i in item.items]
-        return parts[0][0], Together(tuple(kept for _, kept in parts))
+        known = {name: array for arrays, _ in reversed(parts) for name, array in arrays.items()}
+        return known, Together(tuple(kept for _, kept in parts))
     if is_folder(item):
         return {}, item
     arrays = read(item, limit)
@@ -73,17 +74,27 @@ def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -
                 "own size with --data NAME=FILE."
             )
     found = {task: {**nets.declared(task), **told[task]} for task in nets.tasks}
+    for group in nets.groups:
+        others = [t for t in nets.tasks if nets.own(t, group) and group.name in found[t]]  # rather one that has the same data
+        for task in (t for t in nets.tasks if others and not nets.own(t, group)):
+            other = min(others, key=lambda t: shapes[t] != shapes[task])
+            found[task].setdefault(group.name, _elsewhere(group.name, found[task], found[other]))
     if any(g.name not in sizes for g in nets.groups for sizes in found.values()):
         usual, _ = nets.usual()
         found = {task: {**usual, **sizes} for task, sizes in found.items()}
     return found
 
 
+def _elsewhere(name: str, own: Mapping[str, int], other: Mapping[str, int]) -> int:
+    """A size of inputs that a task has not: that of another task, or what this one has for what is as large there."""
+    return next((own[n] for n, size in other.items() if n in own and size == other[name]), other[name])
+
+
 def _told(nets: Family, task: str, shapes: Shapes, size: int | None) -> dict[str, int]:
     """What a task's data say of the free sizes."""
     own, found = nets.inputs[task], dict[str, int]()
     for group in nets.groups:
-        for axis in group.axes:
+        for axis in (a for a in group.axes if a.value in own):
             names = (own[axis.value], axis.value, *(["x"] if len(own) == 1 else []))
             shape = next((shapes[n] for n in names if n in shapes), ())
             if len(shape) > axis.dim:

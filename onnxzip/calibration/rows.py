@@ -11,7 +11,7 @@ A pool is what some tasks share: its rows, their labels, and the order in which 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -97,9 +97,15 @@ class FolderRows:
 
 @dataclass(frozen=True)
 class JoinedRows:
-    """Rows of several holders, one behind the other."""
+    """Rows of several holders, one behind the other.
+
+    Attributes:
+        parts: the holders.
+        lenders: for each of them, input that it lacks -> the holder whose samples of it are taken, over again.
+    """
 
     parts: tuple[Rows, ...]
+    lenders: tuple[Mapping[str, int], ...]
 
     @property
     def count(self) -> int:
@@ -109,9 +115,15 @@ class JoinedRows:
         starts = np.cumsum([0, *(p.count for p in self.parts)])
         which = np.searchsorted(starts, index, side="right") - 1
         order = np.argsort(which, kind="stable")
-        taken = [p.take(index[which == k] - starts[k]) for k, p in enumerate(self.parts) if (which == k).any()]
+        taken = [self._taken(k, index[which == k] - starts[k]) for k in range(len(self.parts)) if (which == k).any()]
         back = np.argsort(order)
         return {name: np.concatenate([t[name] for t in taken])[back] for name in taken[0]}
+
+    def _taken(self, part: int, index: np.ndarray) -> dict[str, np.ndarray]:
+        found = self.parts[part].take(index)
+        for name, other in self.lenders[part].items():
+            found[name] = self.parts[other].take(index % self.parts[other].count)[name]
+        return found
 
     def stored(self, row: int) -> bytes:
         for part in self.parts:
@@ -119,6 +131,21 @@ class JoinedRows:
                 return part.stored(row)
             row -= part.count
         raise IndexError(row)
+
+
+def joined(parts: Sequence[Rows], ports: Sequence[Port], where: str) -> JoinedRows:
+    """Rows of several holders; what one lacks, another one lends.
+
+    Raises:
+        InvalidDataError: an input is in none of them.
+    """
+    names = [p.name for p in ports]
+    known = [[p.name for p in part.ports] if isinstance(part, ArrayRows) else names for part in parts]
+    for name in names:
+        if not any(name in some for some in known):
+            raise InvalidDataError(f"{where}: has no array for input {name!r}")
+    lenders = [{n: next(k for k, own in enumerate(known) if n in own) for n in names if n not in some} for some in known]
+    return JoinedRows(tuple(parts), tuple(lenders))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, named
+from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, go_together, named, ports_of_all
 from onnxzip.calibration.images import image_files
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
-from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows
+from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows, joined
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
@@ -191,33 +191,33 @@ def _rows(
 ) -> tuple[Rows, dict[str, np.ndarray]]:
     """The samples of an item, and their labels by task; those of several items are of the tasks inside a net, and not used."""
     if isinstance(item, Together):
-        parts = [_read_rows(i, feeds, options, limit, note) for i in item.items]
+        lent = {name for feed in feeds.values() for name in feed.lent}
+        parts = [_read_rows(i, feeds, options, limit, note, lent) for i in item.items]
         if any(labels is not None for _, labels in parts):
             note(f"{where_of(item)}: labels 'y' not used for {', '.join(map(repr, feeds))}, which has several tasks")
-        return JoinedRows(tuple(rows for rows, _ in parts)), {}
+        return joined([rows for rows, _ in parts], ports_of_all(feeds.values()), where_of(item)), {}
     rows, labels = _read_rows(item, feeds, options, limit, note)
     return rows, {} if labels is None else _labels(labels, feeds, where_of(item), note)
 
 
 def _read_rows(
-    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note
+    item: Any, feeds: Mapping[str, Feed], options: DataOptions, limit: int, note: Note, lent: Collection[str] = ()
 ) -> tuple[Rows, np.ndarray | None]:
-    """The samples of one item, and its labels as they are given."""
-    where, feed = where_of(item), next(iter(feeds.values()))
+    """The samples of one item, and its labels as they are given; inputs that others lend may be missing."""
+    where, ports = where_of(item), ports_of_all(feeds.values())
     if is_folder(item):
-        if len(feed.ports) != 1:
-            raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(feed.ports)}")
-        return FolderRows(image_files(Path(item), feed.ports[0]), feed.ports[0], options, where), None
-    aliases = {k: v for f in feeds.values() for k, v in f.aliases.items()}
+        if len(ports) != 1:
+            raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(ports)}")
+        return FolderRows(image_files(Path(item), ports[0]), ports[0], options, where), None
     arrays = read(item, limit)
-    inputs, labels = named(arrays, replace(feed, aliases=aliases), where)
+    inputs, labels = named(arrays, feeds.values(), where, lent)
     unused = [n for n in arrays if arrays[n] is not labels and not any(arrays[n] is a for a in inputs.values())]
     if unused:
         note(f"{where}: {', '.join(map(repr, unused))} not used")
     check_counts(inputs, labels, where)
-    for port in feed.ports:
+    for port in (ports := tuple(p for p in ports if p.name in inputs)):
         check_shape(inputs[port.name], port, where)
-    return ArrayRows(inputs, feed.ports, options, where), labels
+    return ArrayRows(inputs, ports, options, where), labels
 
 
 def _labels(labels: np.ndarray, feeds: Mapping[str, Feed], where: str, note: Note) -> dict[str, np.ndarray]:
@@ -276,14 +276,17 @@ def _check_used(options: DataOptions, places: Sequence[tuple[str, Rows]], note: 
 
 def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:
     """Tasks whose inputs have the same sizes, together."""
-    groups: dict[tuple[Port, ...], dict[str, Feed]] = {}
+    groups: list[dict[str, Feed]] = []
     for task, feed in feeds.items():
-        groups.setdefault(feed.ports, {})[task] = feed
-    return list(groups.values())
+        group = next((g for g in groups if go_together(feed, g.values())), None)
+        if group is None:
+            groups.append(group := {})
+        group[task] = feed
+    return groups
 
 
 def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator) -> Pool:
-    ports = next(iter(feeds.values())).ports
+    ports = ports_of_all(feeds.values())
     per = 4 * sum(per_sample(p.shape[1:]) for p in ports)
     count = min(options.samples, max(LEAST_SAMPLES, min(NOISE_SAMPLES, NOISE_BYTES // max(per, 1))))
     noise = {p.name: _noise_for(p, count, rng) for p in ports}

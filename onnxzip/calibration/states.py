@@ -38,7 +38,7 @@ def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple
         shapes={**net.shapes, states: shape}, dtypes={**net.dtypes, states: kind},
     )
     session = open_session(pruned(whole), frontier.device, frontier.threads)
-    names = {frontier.plan.overlay.values[p][task]: p for p in inputs}
+    names = frontier.plan.overlay.fed(task)
     for part in frontier.batches[k]:
         found = session.run({name: inputs[port][part] for name, port in names.items()})
         yield np.asarray(found[gates]), np.asarray(found[states])[:, 0]

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.samples import Source
-from onnxzip.calibration.seen import fingerprints
+from onnxzip.calibration.seen import fingerprints, of_all
 from onnxzip.config import Options
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import Kept, kept_tasks, merged_from, namer, origins_by_task, tasks_of
@@ -57,9 +57,11 @@ def described(
 
 
 def _docs(plan: Plan, net: Net) -> dict[str, str]:
-    """What the fused file says of its inputs, as the first net does, and of its outputs, as their nets do."""
+    """What the fused file says of its inputs, as the first net does that has them, and of its outputs, as their nets do."""
     ends = [one.docs.get(end, "") for one in plan.nets.values() for end in one.ends]
-    found = {p.name: plan.nets[plan.tasks[0]].docs.get(p.name, "") for p in net.inputs}
+    found: dict[str, str] = {}
+    for task, names in plan.overlay.inputs.items():
+        found = {fused: plan.nets[task].docs.get(own, "") for fused, own in names.items()} | found
     return found | dict(zip(net.ends, ends, strict=True))
 
 
@@ -82,7 +84,8 @@ def _seen(
     found: list[tuple[Iterable[str], np.ndarray]] = [([task], marks) for one in before for task, marks in one.items()]
     for source in sources:
         tasks = [task for one in source.tasks for task in tasks_of(one)]
-        marks = fingerprints(source.inputs).astype(np.int64)  # not all peers can exchange uint16
+        known_by = of_all(source.inputs, plan.overlay.inputs.values())
+        marks = fingerprints(known_by).astype(np.int64)  # not all peers can exchange uint16
         found.append((tasks, peers.gather(f"samples of {', '.join(source.tasks)}", {"seen": marks})["seen"]))
     return seen_entry(found)
 

@@ -27,6 +27,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "share": [[glob, share] for glob, share in options.plan.share],
         "layout": options.plan.layout,
         "opset": options.plan.opset,
+        **({"apart": list(options.plan.apart)} if options.plan.apart else {}),
         "method": options.zip.method,
         "repair": options.zip.repair,
         "seed": options.run.seed,

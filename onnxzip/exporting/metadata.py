@@ -58,6 +58,10 @@ class Origin:
     fields: Mapping[str, str] = field(default_factory=dict)
     features: Sequence[str] = ()
 
+    def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the original is fed with, of what the fused net is."""
+        return {own: feeds[fused] for fused, own in self.inputs.items() if fused in feeds}
+
     def kinds(self, given: Mapping[str, str]) -> dict[str, str]:
         """What outputs of the fused net are said to be: features values, unless the user says otherwise."""
         return {**dict.fromkeys((self.outputs[name] for name in self.features), VALUES), **given}
@@ -80,7 +84,7 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
     names = iter(fused.ends)
     found = {}
     for task, net in plan.nets.items():
-        inputs = {p.name: plan.overlay.values[p.name][task] for p in fused.inputs}
+        inputs = {p.name: own[p.name] for p in fused.inputs if p.name in (own := plan.overlay.inputs[task])}
         outputs = {name: next(names) for name in net.ends}
         name, digest, size = files[task]
         sizes = size["params"], size["bytes"], size["macs"]

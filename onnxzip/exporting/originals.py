@@ -88,7 +88,7 @@ def feeds_for(
     classes = classes_in(model, originals, given)
     return {
         task: feed_of(
-            sized_ports(model, {**recorded(model, of or task), **_told(model, origin, shapes.get(task, {}))}),
+            _sized(model, origin, of or task, shapes.get(task, {})),
             {own: fused for fused, own in origin.inputs.items()},
             classes[task],
         )
@@ -159,6 +159,12 @@ def fed_by(
     """
     data, shapes = peeked(data, originals, limit) if free_axes(model) else (data, NO_SHAPES)
     return data, feeds_for(model, originals, shapes, given=given)
+
+
+def _sized(model: ModelProto, origin: Origin, of: str, shapes: Shapes) -> tuple[Port, ...]:
+    """The inputs of a task at the sizes of its data, else at those that are recorded for the task `of`."""
+    told = {**recorded(model, of), **_told(model, origin, shapes)}
+    return tuple(p for p in sized_ports(model, told) if p.name in origin.inputs)
 
 
 def _told(model: ModelProto, origin: Origin, shapes: Shapes) -> dict[Axis, int]:

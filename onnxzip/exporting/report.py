@@ -18,6 +18,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
 
 from onnxzip.analysis import Plan
+from onnxzip.analysis.states import notes_on_states
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.calibration.sources import Samples
 from onnxzip.config import Options
@@ -159,13 +160,12 @@ def extensions_entry(plan: Plan) -> list[dict[str, str]]:
 
 def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
     """Axes of the fused net's inputs that may have any size, and the sizes they had here."""
-    first = plan.tasks[0]
     return [
         {
             "input": port.name, "axis": d, "name": plan.sizes.axes[Axis(port.name, d)],
-            "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks},
+            "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks if port.name in plan.overlay.inputs[t]},
         }
-        for port in plan.nets[first].inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes
+        for port in plan.inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes
     ]
 
 
@@ -221,6 +221,7 @@ def merge_report(
         "repair": options.zip.repair,
         "layout": options.plan.layout,
         "shares": [list(p) for p in options.plan.share],
+        "apart": list(options.plan.apart),
         "seed": options.run.seed,
         "versions": versions(),
     }
@@ -259,6 +260,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "sizes": sizes_entry(plan),
         "stored": stored_entry(plan),
         "layout": layout,
+        "notes": list(notes_on_states(plan)),
     }
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, read_tails, to_json
 from onnxzip.exporting.sayings import Said, said_by_task
+from onnxzip.loading.dims import RECORDED
+from onnxzip.loading.inputs import partly_had
 from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     """One task of a fused model.
 
-    It says of itself what the original has said. Inputs keep their names. An output gets the name it had in the original net,
-    unless an input has that name.
+    It says of itself what the original has said. Inputs that all tasks have keep their names; one that not all have, and an
+    output, gets the name it had in the original net, unless an input has that name.
 
     Args:
         model: fused; it is not changed.
@@ -36,15 +38,21 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     origin = origins[task]
     check_outputs({task: origin}, [p.name for p in model.graph.output], where)
     nodes = needed_nodes(model.graph, list(origin.outputs.values()))
-    names = _renames(model.graph, nodes, origin)
+    ports = _input_names(origin, partly_had(entries_of(model)))
+    names = _renames(ports, nodes, origin)
     alone = ModelProto()
     alone.CopyFrom(model)
     graph = alone.graph
     used = {v for n in nodes for v in read_by(n)} | {v for n in nodes for v in n.output}
-    for part in ("node", "initializer", "sparse_initializer", "value_info", "output"):
+    for part in ("node", "initializer", "sparse_initializer", "value_info", "input", "output"):
         graph.ClearField(part)
+    for port in (p for p in model.graph.input if p.name in ports or p.name not in _all_inputs(origins)):
+        graph.input.add().CopyFrom(port)
+        graph.input[-1].name = ports.get(port.name, port.name)
     graph.node.extend(_renamed(n, names) for n in nodes)
-    graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
+    for tensor in (t for t in model.graph.initializer if t.name in used):
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = names.get(tensor.name, tensor.name)
     by_name = {v.name: v for v in model.graph.output}
     for fused in origin.outputs.values():
         port = graph.output.add()
@@ -54,17 +62,40 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     graph.name = task
     said = said_by_task(entries_of(model), fields_of(model), origins, where)[task]
     outputs = {original: names[fused] for original, fused in origin.outputs.items()}
-    _describe(alone, task, replace(origin, outputs=outputs, entries={}, fields={}), said)
+    inputs = {ports[fused]: own for fused, own in origin.inputs.items()}
+    _describe(alone, task, replace(origin, inputs=inputs, outputs=outputs, entries={}, fields={}), said)
+    _name_sizes(alone, task, ports)
     return alone
 
 
-def _renames(graph: GraphProto, nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
-    """New names: outputs get their original ones, an inner value that stands in the way another."""
-    inputs = {p.name for p in graph.input}
+def _input_names(origin: Origin, partly: Collection[str]) -> dict[str, str]:
+    """Input of a fused model that a task has -> what it is called where that task stands alone."""
+    kept = {name for name in origin.inputs if name not in partly}
+    return {name: name if name in kept or own in kept else own for name, own in origin.inputs.items()}
+
+
+def _all_inputs(origins: Mapping[str, Origin]) -> set[str]:
+    return {name for origin in origins.values() for name in origin.inputs}
+
+
+def _name_sizes(model: ModelProto, task: str, ports: Mapping[str, str]) -> None:
+    """The entry of sizes for one task, by its own names of inputs."""
+    entries = entries_of(model)
+    if RECORDED in entries:
+        sizes = json.loads(entries[RECORDED]).get(task, [])
+        entries[RECORDED] = to_json({task: [[ports[name], axis, size] for name, axis, size in sizes if name in ports]})
+        helper.set_model_props(model, entries)
+
+
+def _renames(ports: Mapping[str, str], nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
+    """New names: inputs and outputs get those of the task alone, a value or param that stands in the way another."""
+    inputs = set(ports.values())
     names = {fused: original for original, fused in origin.outputs.items() if original not in inputs}
     names |= {fused: fused for fused in origin.outputs.values() if fused not in names}
     taken = {v for n in nodes for v in (*n.input, *n.output)} | inputs | set(names.values())
-    for value in {v for n in nodes for v in n.output} & set(names.values()) - set(names):
+    names |= {fused: own for fused, own in ports.items() if fused != own}
+    inner = {v for n in nodes for v in (*n.input, *n.output)} - ports.keys()
+    for value in sorted(inner & set(names.values()) - names.keys()):
         new = next(c for c in (f"{value}_inner{k}" for k in range(len(taken) + 1)) if c not in taken)
         names[value] = new
         taken.add(new)

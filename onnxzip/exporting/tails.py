@@ -34,7 +34,7 @@ def with_tails(plan: Plan, fused: Net, named: Callable[[str, str], str] = output
     whole, reads = GraphProto(), dict[str, tuple[str, ...]]()
     taken = set(fused.shapes) | {n.name for n in fused.nodes}
     for task, net in plan.nets.items():
-        around = {plan.overlay.values[p.name][task]: p.name for p in fused.inputs}
+        around = plan.overlay.fed(task)
         around |= {p.name: next(calls) for p in net.outputs}
         ends = {e: unique(named(task, e), "out", taken) if e in net.made else around[e] for e in net.ends}
         reads |= {ends[e]: tuple(around[v] for v in net.roots([e])) for e in ends}

@@ -62,7 +62,7 @@ class _Comparison:
         self.tallies = {name: Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
-        found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items()})
+        found = run_rows(self.session, self.origin.fed(feeds))
         self.samples += len(next(iter(feeds.values())))
         for name, fused_name in self.origin.outputs.items():
             if name in self.classes.loose:
@@ -180,12 +180,14 @@ def _batches(source: Source, rows: np.ndarray, most: int) -> Iterator[np.ndarray
 def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All outputs for some samples, in portions of the size that a net with a fixed batch asks for.
 
+    Inputs that the samples lack are those of other tasks, which no output that is looked at reads: they are fed with zeros.
+
     Raises:
         InvalidDataError: the net takes samples of another size.
         UnsupportedError: ONNX Runtime gives up on them.
     """
     _check_sizes(session, feeds)
-    feeds = _in_own_floats(session, feeds)
+    feeds = _complete(session, _in_own_floats(session, feeds))
     declared = session.inner.get_inputs()[0].shape[0]
     count = len(next(iter(feeds.values())))
     if not isinstance(declared, int) or declared == count:
@@ -203,6 +205,20 @@ def _in_own_floats(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[st
     for port in session.inner.get_inputs():
         if port.type in _FLOATS and port.name in found and found[port.name].dtype.kind == "f":
             found[port.name] = found[port.name].astype(_FLOATS[port.type], copy=False)
+    return found
+
+
+def _complete(session: Session, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Samples, and zeros for inputs that they lack, at the sizes that others have where these are called the same."""
+    ports = [p for p in session.inner.get_inputs() if p.name not in feeds]
+    if not ports:
+        return feeds
+    given = [(p.shape, feeds[p.name].shape) for p in session.inner.get_inputs() if p.name in feeds]
+    sizes = {name: n for dims, shape in given for name, n in zip(dims, shape, strict=False) if isinstance(name, str)}
+    count, dtypes, found = len(next(iter(feeds.values()))), session.dtypes(), dict(feeds)
+    for port in ports:
+        shape = (count, *(d if isinstance(d, int) else sizes.get(d, 1) for d in port.shape[1:]))
+        found[port.name] = np.zeros(shape, dtypes[port.name])
     return found
 
 

@@ -18,7 +18,7 @@ from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output
 def assemble(
     plan: Plan, params: Mapping[str, np.ndarray], named: Callable[[str, str], str] = output_name
 ) -> Net:
-    """The fused net, which says nothing of itself yet, without tails: outputs in task order, inputs named as in the first net.
+    """The fused net, which says nothing of itself yet, without tails: outputs in task order.
 
     Args:
         params: of every node of the layout.
@@ -38,7 +38,7 @@ def assemble(
     ports = tuple(Port(n, dtypes[n], shapes[n]) for n in outputs)
     used = {v for n in nodes for v in n.inputs if v is not None}
     whole = replace(
-        first, name="_".join(plan.tasks), outputs=ports, nodes=nodes,
+        first, name="_".join(plan.tasks), inputs=plan.inputs, outputs=ports, nodes=nodes,
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},
         shapes=shapes, dtypes=dtypes, ir_version=max(n.ir_version for n in plan.nets.values()),
         opsets={k: v for n in plan.nets.values() for k, v in n.opsets.items()},
@@ -56,7 +56,7 @@ def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> N
         UnsupportedError: an input has no axis for the batch, or one of several samples.
         UsageError: an output would have the name of another one, or of an input.
     """
-    inputs = plan.nets[plan.tasks[0]].inputs
+    inputs = plan.inputs
     free = next((p for p in inputs if p.shape[:1] == (BATCH,)), None)
     for port in inputs:
         if not port.shape or port.shape[0] > 1:
@@ -100,7 +100,7 @@ def _renamed_sizes(sizes: Sizes, names: Mapping[str, str], copies: Sequence[Node
 def _name_outputs(plan: Plan, named: Callable[[str, str], str]) -> tuple[dict[str, str], list[Node], list[str]]:
     """New names for values that are outputs, or have an output's name; Identity nodes for those that are needed under two
     names, or are inputs."""
-    inputs = {p.name for p in plan.nets[plan.tasks[0]].inputs}
+    inputs = {p.name for p in plan.inputs}
     wanted = [(named(t, name), piece.name) for t in plan.tasks for name, piece in plan.layout.outputs[t]]
     inner = {v for p in plan.layout.placed for v in p.node.outputs} - {piece for _, piece in wanted}
     taken = set(plan.layout.shapes) | {name for name, _ in wanted}

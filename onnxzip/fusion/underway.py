@@ -51,9 +51,8 @@ class Zip:
         self.walked: set[str] = set()
         self.counts: dict[str, Counts] = {}
         self.turned: set[int] = set()
-        everyone = frozenset(plan.tasks)
-        for port in plan.nets[plan.tasks[0]].inputs:
-            self.exact[port.name] = everyone
+        for port in plan.inputs:
+            self.exact[port.name] = frozenset(plan.overlay.values[port.name])
         for space in plan.spaces.values():
             if space.given:
                 self.members |= given_members(space)

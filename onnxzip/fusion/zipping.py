@@ -66,7 +66,7 @@ def live_plan(plan: Plan, method: Method) -> Plan:
     """The plan whose values a method looks at: the merge's own, or the one that shares nothing, the original nets."""
     if method.rows is not Rows.ORIGINAL:
         return plan
-    apart = analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),))
+    apart = analyse([plan.nets[t] for t in plan.tasks], (("*", 0.0),), inputs=plan.overlay.inputs)
     return replace(apart, elsewhere={t: live_plan(other, method) for t, other in plan.elsewhere.items()})
 
 

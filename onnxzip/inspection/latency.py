@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxzip.errors import UnsupportedError
 from onnxzip.net import Axis
 from onnxzip.runtime import Session, open_file
 
 SECONDS, MOST, LEAST, WARM_UP = 1.0, 200, 9, 3
-_KINDS = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"}
 NO_SIZES: Mapping[Axis, int] = {}
 
 
@@ -43,13 +41,9 @@ def noise(session: Session, sizes: Mapping[Axis, int] = NO_SIZES) -> dict[str, n
         sizes: of axes of inputs that have no number; such an axis that is not in it, as the batch, gets 1.
     """
     rng = np.random.default_rng(0)
-    found = {}
+    found, dtypes = {}, session.dtypes()
     for port in session.inner.get_inputs():
-        kind = port.type.removeprefix("tensor(").removesuffix(")")
-        try:
-            dtype = np.dtype(_KINDS.get(kind, kind))
-        except TypeError as error:
-            raise UnsupportedError(f"{session.name}: input {port.name!r} is {port.type}, which numpy does not know") from error
+        dtype = dtypes[port.name]
         shape = [d if isinstance(d, int) else sizes.get(Axis(port.name, k), 1) for k, d in enumerate(port.shape)]
         drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
         found[port.name] = drawn.astype(dtype)

@@ -37,6 +37,8 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
     yield _size_table(report)
     yield from _type_line(report)
     yield from _size_lines(report)
+    for note in report["notes"]:
+        yield Text(f"{note[:1].upper()}{note[1:]}.")
     yield from _refusals(report)
 
 

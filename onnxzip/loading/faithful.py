@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
-from onnxzip.loading.dims import at_usual_sizes, bound
+from onnxzip.loading.dims import at_usual_sizes, bound, free_axes
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.halves import float32_throughout
@@ -47,6 +47,7 @@ class Faithful:
         trainable: names of the params that are stored in the file and can be put back.
         frozen: those among them that are no weights: running statistics, exponents, single numbers, masks.
         sizes: free axes of the inputs, and the sizes for which `net` has its numbers.
+        called: what the file calls the sizes of these axes; "" where it has no name for one.
     """
 
     content: bytes
@@ -54,6 +55,7 @@ class Faithful:
     trainable: tuple[str, ...]
     frozen: frozenset[str]
     sizes: Mapping[Axis, int]
+    called: Mapping[Axis, str]
 
 
 def read_faithfully(
@@ -76,8 +78,10 @@ def read_faithfully(
     name = where.stem if isinstance(source, Path) else model.graph.name
     constants = {node.output[0] for node in model.graph.node if held_by(node)}
     if sizes is not None:
-        return _read(bound(lifted, sizes), where, name, content, constants, sizes)
-    return at_usual_sizes(where, lifted, lambda m, at: _read(m, where, name, content, constants, at))
+        found = _read(bound(lifted, sizes), where, name, content, constants, sizes)
+    else:
+        found = at_usual_sizes(where, lifted, lambda m, at: _read(m, where, name, content, constants, at))
+    return replace(found, called=free_axes(lifted))
 
 
 def _read(
@@ -97,7 +101,7 @@ def _read(
         inputs=tuple(port for port in net.inputs if port.name not in set(names)),
         params={**net.params, **{name: values[name] for name in trained}},
     )
-    return Faithful(content, net, trained, _frozen(net, trained, in_nodes), dict(sizes))
+    return Faithful(content, net, trained, _frozen(net, trained, in_nodes), dict(sizes), {})
 
 
 def content_of(source: bytes | Path, model: ModelProto) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.canon import mergeable
@@ -19,6 +19,7 @@ from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, po
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.half_ports import with_float32_input
+from onnxzip.loading.inputs import Given, Laid, laid_inputs, names_of, partly_had
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net, common_name
@@ -37,7 +38,7 @@ class Group:
 
     Attributes:
         name: of the size.
-        axes: inputs of the first net, and their axes.
+        axes: inputs of the fused net, and their axes.
     """
 
     name: str
@@ -54,13 +55,13 @@ class Family:
 
     Attributes:
         models: task -> file and what is in it.
-        inputs: task -> input of the first net -> its own.
+        inputs: task -> input of the fused net -> its own.
         groups: free axes.
         opset: of all nets.
     """
 
     models: Models
-    inputs: Mapping[str, Mapping[str, str]]
+    inputs: Laid
     groups: tuple[Group, ...]
     opset: int
 
@@ -71,12 +72,12 @@ class Family:
     def declared(self, task: str) -> dict[str, int]:
         """The free sizes for which a net's own file has a number."""
         dims = _dims(self.models[task][1])
-        numbers = {g.name: [dims[self.inputs[task][a.value]][a.dim][0] for a in g.axes] for g in self.groups}
+        numbers = {g.name: [dims[a.value][a.dim][0] for a in self.own(task, g)] for g in self.groups}
         return {name: max(found) for name, found in numbers.items() if any(found)}
 
     def numbers(self, task: str, sizes: Numbers) -> dict[Axis, int]:
         """Sizes by a net's own inputs and axes."""
-        return {Axis(self.inputs[task][a.value], a.dim): sizes[g.name] for g in self.groups for a in g.axes}
+        return {a: sizes[g.name] for g in self.groups for a in self.own(task, g)}
 
     def nets(self, sizes: Numbers) -> tuple[Net, ...]:
         """All nets at a size. Where some take any number of samples, those that take one are made to as well.
@@ -136,45 +137,67 @@ class Family:
         )
 
     def _candidates(self) -> Iterable[dict[str, int]]:
-        first, model = self.tasks[0], self.models[self.tasks[0]][1]
         known = {k: v for task in reversed(self.tasks) for k, v in self.declared(task).items()}
-        known |= {g.name: n for g in self.groups for a, n in recorded(model).items() if a in self._own(first, g)}
+        first = {g: next(t for t in self.tasks if self.own(t, g)) for g in self.groups}
+        told = {t: recorded(self.models[t][1]) for t in dict.fromkeys(first.values())}
+        known |= {g.name: n for g, t in first.items() for a, n in told[t].items() if a in self.own(t, g)}
+        usual = {task: list(usual_sizes(self.models[task][1])) for task in told}
         seen: list[dict[str, int]] = []
-        for numbers in usual_sizes(model):
-            own = {g.name: max(numbers.get(a, 0) for a in self._own(first, g)) for g in self.groups}
+        for k in range(max(map(len, usual.values()))):
+            numbers = {g: usual[t][min(k, len(usual[t]) - 1)] for g, t in first.items()}
+            own = {g.name: max(numbers[g].get(a, 0) for a in self.own(first[g], g)) for g in self.groups}
             sizes = {name: known.get(name) or number for name, number in own.items()}
             if sizes not in seen:
                 seen.append(sizes)
                 yield sizes
 
-    def _own(self, task: str, group: Group) -> tuple[Axis, ...]:
-        return tuple(Axis(self.inputs[task][a.value], a.dim) for a in group.axes)
+    def own(self, task: str, group: Group) -> tuple[Axis, ...]:
+        """Axes of a net's own inputs that have one size; none where it has none of these inputs."""
+        mine = self.inputs[task]
+        return tuple(Axis(mine[a.value], a.dim) for a in group.axes if a.value in mine)
 
 
-def family(files: Mapping[str, Path], opset: int | None = None) -> Family:
+def family(files: Mapping[str, Path], opset: int | None = None, apart: Sequence[str] = ()) -> Family:
     """Read files that are merged.
 
     Args:
         opset: of all nets; None for the highest of theirs.
+        apart: globs over names of inputs that are each net's own.
 
     Raises:
-        InvalidModelError, UnsupportedError: a file is no valid ONNX net, or none that can be merged.
+        InvalidModelError, UnsupportedError: a file is no valid ONNX net, or none that can be merged; two have no input in
+            common.
+        UsageError: a glob fits no input.
     """
-    models = _of_one_float({name: (path, read_mapped(path)) for name, path in files.items()})
+    models: Models = {name: (path, read_mapped(path)) for name, path in files.items()}
+    inputs = _laid(models, apart)
+    models = _of_one_float(models, inputs)
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     dims = {task: _dims(model) for task, (_, model) in models.items()}
-    inputs = {task: _aligned(next(iter(dims.values())), own) for task, own in dims.items()}
     batch = common_name(batch_name(model) for _, model in models.values()) or BATCH_NAME
     groups = _named(_groups(dims, inputs), batch)
     return Family(models, inputs, groups, opset)
 
 
-def _of_one_float(models: Models) -> Models:
+def _laid(models: Models, apart: Sequence[str]) -> Laid:
+    """What the fused net calls the inputs of each net; float16 and float32 are one type."""
+    ports = {t: [_given(p) for p in ports_of_graph(model)] for t, (_, model) in models.items()}
+    partly = {t: partly_had({e.key: e.value for e in model.metadata_props}) for t, (_, model) in models.items()}
+    return laid_inputs(ports, apart, partly)
+
+
+def _given(port: ValueInfoProto) -> Given:
+    kind = port.type.tensor_type
+    stored = TensorProto.FLOAT if kind.elem_type == TensorProto.FLOAT16 else kind.elem_type
+    return Given(port.name, tuple(max(d.dim_value, 0) for d in kind.shape.dim), stored)
+
+
+def _of_one_float(models: Models, inputs: Laid) -> Models:
     """Inputs of float16 that are float32 in another net become so in all: what holds both."""
     ports = {t: {p.name: p.type.tensor_type.elem_type for p in ports_of_graph(model)} for t, (_, model) in models.items()}
-    first, found = next(iter(ports.values())), dict(models)
-    for value in first:
-        places = {t: (name, own[name]) for t, own in ports.items() if (name := _aligned(first, own).get(value, "")) in own}
+    found = dict(models)
+    for value in names_of(inputs):
+        places = {t: (names[value], ports[t][names[value]]) for t, names in inputs.items() if value in names}
         if {kind for _, kind in places.values()} == {TensorProto.FLOAT, TensorProto.FLOAT16}:
             for task, (name, kind) in places.items():
                 path, model = found[task]
@@ -188,21 +211,16 @@ def _dims(model: ModelProto) -> dict[str, tuple[Dim, ...]]:
     }
 
 
-def _aligned(first: Mapping[str, object], own: Mapping[str, object]) -> dict[str, str]:
-    """Inputs of the first net -> a net's own: by names, where they are the same, else by position."""
-    return {p: p for p in first} if set(first) == set(own) else dict(zip(first, own, strict=False))
-
-
-def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Mapping[str, Mapping[str, str]]) -> list[Named]:
+def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Laid) -> list[Named]:
     """Free axes, those of one name together."""
     found: list[tuple[set[tuple[str, str]], list[Axis], str]] = []  # (task, name) that tie; axes; name
-    first = next(iter(dims))
-    for value, own in dims[first].items():
+    for value in names_of(inputs):
+        here = [(t, dims[t][inputs[t][value]]) for t in dims if value in inputs[t]]
+        own = here[0][1]
         for k in range(1, len(own)):
-            here = [(t, dims[t][inputs[t][value]]) for t in dims if value in inputs[t]]
             there = [(t, d[k]) for t, d in here if len(d) == len(own)]
             numbers = {n for _, (n, _) in there}
-            if len(there) < len(dims) or (len(numbers) == 1 and 0 not in numbers):
+            if len(there) < len(here) or (len(numbers) == 1 and 0 not in numbers):
                 continue
             ties = {(t, name) for t, (n, name) in there if name and not n}
             name = next((name for _, (n, name) in there if name and not n), "")

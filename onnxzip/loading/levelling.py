@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.loading.inputs import Laid, names_of
 from onnxzip.loading.normalising import AffineMap, chain_of, maps_of, placed, turned
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Names, Net, Node, Shape, consumers, macs, pruned
@@ -41,15 +42,14 @@ class _Beginning:
     level: bool = False
 
 
-def levelled(nets: tuple[Net, ...], inputs: Mapping[str, Mapping[str, str]]) -> tuple[Net, ...]:
+def levelled(nets: tuple[Net, ...], inputs: Laid) -> tuple[Net, ...]:
     """Nets that are merged, with a channel of ones beside the inputs that they shift in different ways.
 
     Args:
-        inputs: net -> input of the first net -> its own.
+        inputs: net -> input of the fused net -> its own.
     """
-    for port in nets[0].inputs:
-        names = [inputs[net.name].get(port.name) for net in nets]
-        begun = [_beginning(net, name) if name is not None else None for net, name in zip(nets, names, strict=True)]
+    for port in (name for name in names_of(inputs) if all(name in own for own in inputs.values())):
+        begun = [_beginning(net, inputs[net.name][port]) for net in nets]
         known = [b for b in begun if b is not None]
         if len(known) == len(nets) and _worth_it(known):
             nets = tuple(net if b.level else _with_ones(b) for net, b in zip(nets, known, strict=True))

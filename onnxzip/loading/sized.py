@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.families import Family, Group, Numbers
+from onnxzip.loading.inputs import Laid
 from onnxzip.loading.varying import alike, with_made_constants
 from onnxzip.net import Net, bind_batch
 from onnxzip.runtime import open_session
@@ -47,12 +48,14 @@ class Loaded:
         groups: the free axes.
         place: task -> which of `at` has the size of its data.
         fixed: (where, why) for axes without a number whose size the nets fix all the same.
+        inputs: task -> input of the fused net -> its own.
     """
 
     at: tuple[AtSize, ...]
     groups: tuple[Group, ...]
     place: Mapping[str, int]
     fixed: tuple[tuple[str, str], ...]
+    inputs: Laid
 
 
 def load_sized(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Loaded:
@@ -65,7 +68,7 @@ def load_sized(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Loa
         InvalidModelError, UnsupportedError: a net does not work at the size of its data, or at that of another one's.
     """
     if not nets.groups:
-        return Loaded((AtSize({}, nets.nets({})),), (), dict.fromkeys(nets.tasks, 0), ())
+        return Loaded((AtSize({}, nets.nets({})),), (), dict.fromkeys(nets.tasks, 0), (), nets.inputs)
     if wanted is None:
         sizes, found = nets.usual()
         wanted = {t: {**sizes, **nets.declared(t)} for t in nets.tasks}
@@ -77,7 +80,7 @@ def load_sized(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Loa
     differing |= {g.name for g in nets.differing()}
     free, at, fixed = _free(nets, base, others, differing)
     index = {t: next(k for k, one in enumerate(at) if dict(one.sizes) == dict(w)) for t, w in wanted.items()}
-    return Loaded(at, free, index, fixed)
+    return Loaded(at, free, index, fixed, nets.inputs)
 
 
 def _base(nets: Family, sizes: Numbers) -> AtSize:

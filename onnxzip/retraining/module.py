@@ -53,9 +53,12 @@ class Reading:
         return self.faithful.net
 
     def sizes_of(self, feeds: Mapping[str, Tensor]) -> Sizes:
-        """The sizes that free axes have in some inputs; of those that are not there, the usual ones."""
+        """The sizes that free axes have in some inputs; of those that are not there, that of one that is called the same, else
+        the usual ones."""
+        told = {a: int(feeds[a.value].shape[a.dim]) for a in self.free if a.value in feeds}
+        named = {name: told[a] for a in told if (name := self.faithful.called.get(a, ""))}
         usual = zip(self.free, self.usual, strict=True)
-        return tuple(int(feeds[a.value].shape[a.dim]) if a.value in feeds else size for a, size in usual)
+        return tuple(told.get(a, named.get(self.faithful.called.get(a, ""), size)) for a, size in usual)
 
     def net_at(self, sizes: Sizes) -> Net:
         """The net with its numbers for the given sizes of free axes; read once for each.

@@ -43,7 +43,7 @@ class Teacher:
         Raises:
             InvalidDataError: an output is NaN. Infinite numbers are places that a net masks: they teach nothing.
         """
-        found = run_rows(self.session, {self.origin.inputs[k]: v for k, v in feeds.items() if k in self.origin.inputs})
+        found = run_rows(self.session, self.origin.fed(feeds))
         for name, array in found.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
                 raise InvalidDataError(f"task {self.task!r}: the original's output {name!r} holds NaN on these samples")

@@ -25,6 +25,7 @@ DEVICES = {CPU: "cpu", CUDA: "cuda"}
 # net that shares nothing would miss the 1e-5 that its verification asks for.
 _CUDA_OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
 _ERRORS_ONLY, _FATAL_ONLY, _WARNINGS = 3, 4, 2
+_KINDS = {"float": "float32", "double": "float64"}
 _ORT_ERRORS = tuple(
     kind for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
     if (kind := getattr(ort.capi.onnxruntime_pybind11_state, name, None)) is not None
@@ -52,6 +53,22 @@ class Session:
     def device(self) -> str:
         """`cpu` or `cuda`."""
         return DEVICES[self.provider]
+
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Types of the inputs by name.
+
+        Raises:
+            UnsupportedError: numpy does not know one.
+        """
+        found = {}
+        for port in self.inner.get_inputs():
+            kind = port.type.removeprefix("tensor(").removesuffix(")")
+            try:
+                found[port.name] = np.dtype(_KINDS.get(kind, kind))
+            except TypeError as error:
+                message = f"{self.name}: input {port.name!r} is {port.type}, which numpy does not know"
+                raise UnsupportedError(message) from error
+        return found
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs for the given inputs, by name.

@@ -63,7 +63,7 @@ def compare_with_fused(
         picked = rows(source)
         feeds = {name: array[picked] for name, array in source.inputs.items()}
         samples = len(next(iter(feeds.values())))
-        wanted, shipped = run_rows(session, feeds), run(feeds)
+        wanted, shipped = run_rows(session, feeds), run(prepared.fed(feeds))
         for task in source.tasks:
             names = prepared.outputs_of[task]
             theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}

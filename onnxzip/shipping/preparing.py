@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
@@ -34,6 +35,7 @@ class Prepared:
         fused: the file that it comes from.
         feeds: what the tasks in it are fed with.
         outputs_of: task -> {output in the fused file: output in the model}.
+        inputs_of: input in the model -> input in the fused file.
     """
 
     model: ModelProto
@@ -42,6 +44,15 @@ class Prepared:
     fused: Path
     feeds: Mapping[str, Feed]
     outputs_of: Mapping[str, Mapping[str, str]]
+    inputs_of: Mapping[str, str]
+
+    def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the model is fed with, of what the fused file is; zeros for inputs of tasks that the samples are not for."""
+        count, found = len(next(iter(feeds.values()))), dict[str, np.ndarray]()
+        for port in self.inputs:
+            name = self.inputs_of[port.name]
+            found[port.name] = feeds[name] if name in feeds else np.zeros((count, *port.shape[1:]), port.dtype)
+        return found
 
 
 def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | None) -> Prepared:
@@ -77,6 +88,7 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
         fused,
         feeds,
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
+        {new: name for t in after for name, own in before[t].inputs.items() for new, o in after[t].inputs.items() if o == own},
     )
 
 

@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from onnxzip.calibration.sources import Samples
 from onnxzip.shipping.preparing import Prepared
-from onnxzip.shipping.records import Job, Tensor
+from onnxzip.shipping.records import Job
 
 _ADVICE = "root"  # the logger by which onnxruntime recommends steps that a fused net has behind it
 
@@ -25,18 +25,18 @@ _ADVICE = "root"  # the logger by which onnxruntime recommends steps that a fuse
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Samples that show ranges, in portions of the net's batch."""
 
-    def __init__(self, samples: Samples, inputs: tuple[Tensor, ...]) -> None:
-        self._portions = _portions(samples, inputs)
+    def __init__(self, samples: Samples, prepared: Prepared) -> None:
+        self._portions = _portions(samples, prepared)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._portions, None)
 
 
-def _portions(samples: Samples, inputs: tuple[Tensor, ...]) -> Iterator[dict[str, np.ndarray]]:
-    job = Job(Path(), Path(), inputs, (), {})
+def _portions(samples: Samples, prepared: Prepared) -> Iterator[dict[str, np.ndarray]]:
+    job = Job(Path(), Path(), prepared.inputs, (), {})
     for source in samples.sources:
         shown = {name: array[~source.held()] for name, array in source.inputs.items()}
-        for _, portion in job.portions(shown):
+        for _, portion in job.portions(prepared.fed(shown)):
             yield portion
 
 
@@ -51,7 +51,7 @@ def quantized(prepared: Prepared, samples: Samples) -> Prepared:
             quantize_static(
                 prepared.model,
                 path,
-                _Reader(samples, prepared.inputs),
+                _Reader(samples, prepared),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QInt8,
