@@ -1,6 +1,7 @@
 """The learning rate: the usual one for so good a start, or the highest below it that does no lasting harm.
 
     usual rate = POOR * relative error of the outputs at the start, mean of all tasks; between GOOD and POOR
+                 of what that is above GOOD, SHORT / steps in courses of more
 
 In the coordinates of `onnxzip.retraining.coordinates` one rate serves courses of any length. Held-out loss over the start's,
 zips of six families, halves of `fashion`, one seed: after 30 steps 0.004 and 0.0055 are best (0.837 / 0.841 LeNet-300-100,
@@ -8,7 +9,8 @@ zips of six families, halves of `fashion`, one seed: after 30 steps 0.004 and 0.
 after 300 0.003 to 0.004 for LeNet-300-100 and LSTM (0.40 and 0.30; at 0.008 0.55 and 0.44), 0.006 for LeNet-5 (0.51; at 0.004
 0.53), 0.005 and 0.008 alike for the MobileNetV2-like net (0.315), of which 1,000 steps at 0.005 leave 0.262, at 0.008 0.282.
 From random weights, 300 steps at 0.005 / 0.01 / 0.02, points of test error: LeNet-300-100 3.8 / 1.3 / 0.5, LeNet-5 1.7 / 0.8
-/ 0.6, VGG-like 2.0 / 1.3 / 0.9, LSTM 41 / 20 / 10, but MobileNetV2-like 2.2 / 2.2 / 7.4.
+/ 0.6, VGG-like 2.0 / 1.3 / 0.9, LSTM 41 / 20 / 10, but MobileNetV2-like 2.2 / 2.2 / 7.4; that one 0.7 / 1.1 after
+1,000, and 4.6 after 3,000 at 0.01.
 
 A rate that is too high destroys a good start within a few steps; one that is low looks best in a short trial and then learns
 less in the whole course. So a trial asks for no gain, only that the held-out loss after it is below `HARMLESS` times the
@@ -24,7 +26,7 @@ import numpy as np
 
 from onnxzip.retraining.loop import Job, begun
 
-GOOD, POOR = 0.005, 0.01  # of a tensor's size a step
+GOOD, POOR, SHORT = 0.005, 0.01, 300  # two fractions of a tensor's size a step; steps
 FALL, LOWEST = 1 / 2, 1e-4  # from one trial to the next, and where trials end
 PART, LEAST_TRIAL, LONGEST_TRIAL = 1 / 20, 5, 50
 HARMLESS = 1.1
@@ -65,15 +67,16 @@ def find_rate(job: Job, steps: int, asked: Asked, tick: Callable[[int], None]) -
         tick(length)
         return trials[rate] <= HARMLESS
 
-    rate = usual_rate([judged.relative_error for judged in job.start.values()])
+    rate = usual_rate([judged.relative_error for judged in job.start.values()], steps)
     while length >= LEAST_TRIAL and rate > LOWEST and not asked() and not harmless(rate):
         rate *= FALL
     return Found(rate, length * len(trials), trials)
 
 
-def usual_rate(errors: Sequence[float]) -> float:
-    """The rate for a start with these relative errors that is tried first."""
-    return float(np.clip(POOR * np.nan_to_num(np.mean(errors), nan=1.0), GOOD, POOR))
+def usual_rate(errors: Sequence[float], steps: int) -> float:
+    """The rate for a start with these relative errors, and for so many steps, that is tried first."""
+    rate = float(np.clip(POOR * np.nan_to_num(np.mean(errors), nan=1.0), GOOD, POOR))
+    return GOOD + (rate - GOOD) * min(1.0, SHORT / max(steps, 1))
 
 
 def _trial(job: Job, rate: float, length: int, asked: Asked) -> float:
