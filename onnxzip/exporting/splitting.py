@@ -63,8 +63,7 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     said = said_by_task(entries_of(model), fields_of(model), origins, where)[task]
     outputs = {original: names[fused] for original, fused in origin.outputs.items()}
     inputs = {ports[fused]: own for fused, own in origin.inputs.items()}
-    _describe(alone, task, replace(origin, inputs=inputs, outputs=outputs, entries={}, fields={}), said)
-    _name_sizes(alone, task, ports)
+    _describe(alone, task, replace(origin, inputs=inputs, outputs=outputs, entries={}, fields={}), said, ports)
     return alone
 
 
@@ -76,15 +75,6 @@ def _input_names(origin: Origin, partly: Collection[str]) -> dict[str, str]:
 
 def _all_inputs(origins: Mapping[str, Origin]) -> set[str]:
     return {name for origin in origins.values() for name in origin.inputs}
-
-
-def _name_sizes(model: ModelProto, task: str, ports: Mapping[str, str]) -> None:
-    """The entry of sizes for one task, by its own names of inputs."""
-    entries = entries_of(model)
-    if RECORDED in entries:
-        sizes = json.loads(entries[RECORDED]).get(task, [])
-        entries[RECORDED] = to_json({task: [[ports[name], axis, size] for name, axis, size in sizes if name in ports]})
-        helper.set_model_props(model, entries)
 
 
 def _renames(ports: Mapping[str, str], nodes: list[NodeProto], origin: Origin) -> dict[str, str]:
@@ -115,8 +105,8 @@ def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
     return new
 
 
-def _describe(model: ModelProto, task: str, origin: Origin, said: Said) -> None:
-    """Metadata for one task, and what its original says of itself."""
+def _describe(model: ModelProto, task: str, origin: Origin, said: Said, ports: Mapping[str, str]) -> None:
+    """Metadata for one task, whose inputs have new names, and what its original says of itself."""
     entries = {k: v for k, v in entries_of(model).items() if k.startswith(PREFIX)} | dict(said.entries)
     nodes, params = [n.name for n in model.graph.node], [t.name for t in model.graph.initializer]
     entries[PREFIX + "tasks"] = to_json([task])
@@ -126,6 +116,9 @@ def _describe(model: ModelProto, task: str, origin: Origin, said: Said) -> None:
         entries[PREFIX + "tails"] = to_json({task: last})
     else:
         entries.pop(PREFIX + "tails", None)
+    if RECORDED in entries:
+        sizes = json.loads(entries[RECORDED]).get(task, [])
+        entries[RECORDED] = to_json({task: [[ports[name], axis, size] for name, axis, size in sizes if name in ports]})
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
     put_fields(model, said.fields)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from onnxzip.net import Node
+from onnxzip.ops import find
+from onnxzip.ops.records import View
 from onnxzip.ops.recurrent import GATES
 
 POSITIONS, ROWS_A_COLUMN = 16, 1 / 16  # of a sample's patches, at least: the same ones in any part of a batch
@@ -51,27 +53,23 @@ def layer_inputs(node: Node, place: int, inputs: Values, outputs: Sequence[Tenso
         return None
     x, weights = inputs[0], inputs[1]
     assert x is not None and weights is not None
-    return _READERS[node.op](node, x.float(), weights)
+    return _READERS[node.op](node, x.float(), weights, outputs[0])
 
 
-def _of_conv(node: Node, x: Tensor, weights: Tensor) -> LayerInputs:
-    groups, rank = int(node.attrs["group"]), x.ndim - 2
-    columns, kernel = weights[0].numel(), weights.shape[2:]
-    pads, strides, dilations = (tuple(node.attrs[k]) for k in ("pads", "strides", "dilations"))
-    pairs = [p for axis in reversed(range(rank)) for p in (pads[axis], pads[axis + rank])]
-    padded = torch.nn.functional.pad(x, pairs)
-    taps = torch.zeros(1, 1, dtype=torch.int64)  # [positions, taps] -> place in the padded input
-    for size, k, stride, dilation in zip(padded.shape[2:], kernel, strides, dilations, strict=True):
-        starts = torch.arange((size - dilation * (k - 1) - 1) // stride + 1) * stride
-        places = starts[:, None] + torch.arange(k) * dilation
-        taps = (taps[:, None, :, None] * size + places[None, :, None, :]).flatten(2).flatten(0, 1)
+def _of_conv(node: Node, x: Tensor, weights: Tensor, y: Tensor) -> LayerInputs:
+    operator, groups, columns = find(node.op), int(node.attrs["group"]), weights[0].numel()
+    assert operator is not None and operator.linear is not None
+    shapes = (tuple(x.shape), tuple(weights.shape))
+    taps = torch.from_numpy(operator.linear.taps(View(node, shapes, (tuple(y.shape),), (False, True))))
     some = taps[_some(len(taps), columns)]
-    patches = padded.flatten(2).index_select(2, some.flatten().to(x.device)).reshape(*x.shape[:2], *some.shape)
+    padded = torch.nn.functional.pad(x.flatten(2), (0, 1))  # the zero behind the last position is the padding's
+    places = some.where(some >= 0, padded.shape[2] - 1).flatten().to(x.device)
+    patches = padded.index_select(2, places).reshape(*x.shape[:2], *some.shape)
     rows = patches.transpose(1, 2).reshape(-1, groups, columns).transpose(0, 1)
     return LayerInputs(rows, len(x) * len(taps), False, len(weights))
 
 
-def _of_transposed(node: Node, x: Tensor, weights: Tensor) -> LayerInputs:
+def _of_transposed(node: Node, x: Tensor, weights: Tensor, y: Tensor) -> LayerInputs:
     columns = len(weights) // int(node.attrs["group"])
     flat = x.flatten(2)
     some = _some(flat.shape[2], columns).to(x.device)
@@ -79,11 +77,11 @@ def _of_transposed(node: Node, x: Tensor, weights: Tensor) -> LayerInputs:
     return LayerInputs(rows, len(x) * flat.shape[2], True, len(weights))
 
 
-def _of_gemm(node: Node, x: Tensor, weights: Tensor) -> LayerInputs:
+def _of_gemm(node: Node, x: Tensor, weights: Tensor, y: Tensor) -> LayerInputs:
     return _of_rows(x.T if node.attrs["transA"] else x, weights, not node.attrs["transB"])
 
 
-def _of_matmul(node: Node, x: Tensor, weights: Tensor) -> LayerInputs | None:
+def _of_matmul(node: Node, x: Tensor, weights: Tensor, y: Tensor) -> LayerInputs | None:
     return _of_rows(x, weights, True) if weights.ndim == 2 else None
 
 
@@ -116,6 +114,6 @@ def _some(positions: int, columns: int) -> Tensor:
     return torch.randperm(positions, generator=torch.Generator().manual_seed(0))[:wanted].sort().values
 
 
-_READERS: dict[str, Callable[[Node, Tensor, Tensor], LayerInputs | None]] = {
+_READERS: dict[str, Callable[[Node, Tensor, Tensor, Tensor], LayerInputs | None]] = {
     "Conv": _of_conv, "ConvTranspose": _of_transposed, "Gemm": _of_gemm, "MatMul": _of_matmul,
 }
