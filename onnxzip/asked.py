@@ -12,10 +12,10 @@ from onnxzip.calibration.checking import Feed
 from onnxzip.calibration.reading import files_given
 from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
-from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
+from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
 from onnxzip.exporting.metadata import Origin, features_of
-from onnxzip.exporting.shown import saying_scores
+from onnxzip.exporting.shown import made_in, telling
 from onnxzip.foreign import module_files
 from onnxzip.fusion.assembling import check_ports
 from onnxzip.net import Classes, Port, classes_of, picked_from
@@ -32,7 +32,7 @@ def read_beside(data: Any, options: RetrainOptions) -> tuple[Path, ...]:
     return (*files_given(data), *(file.absolute() for file in modules))
 
 
-def checked_plan(plan: Plan, options: Options, peers: Peers) -> dict[str, Classes]:
+def checked_plan(plan: Plan, files: Mapping[str, Path], options: Options, peers: Peers) -> dict[str, Classes]:
     """What the outputs of each net of a plan say of classes, if the nets can be fed, told apart and, where asked for, taught.
 
     Raises:
@@ -43,7 +43,7 @@ def checked_plan(plan: Plan, options: Options, peers: Peers) -> dict[str, Classe
     _check_channels(plan)
     classes = _classes(plan, kept, kinds_from(options.retrain.head))
     if options.steps.retrain:
-        _check_retraining(plan, kept, options, peers)
+        _check_retraining(plan, files, kept, options, peers)
     return classes
 
 
@@ -78,8 +78,8 @@ def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: 
     for task, net in plan.nets.items():
         outputs = {p.name: p.name for p in net.outputs if teaches(p, net.inputs[0].shape[0])}
         alone: Path | bytes = files[task]
-        if not outputs:
-            alone, outputs = saying_scores(files[task], [p.name for p in net.outputs])
+        if net.tail is not None or not outputs:
+            alone, outputs = telling(files[task], net, outputs)
         originals[task] = alone, Origin("", "", plan.overlay.inputs[task], outputs)
     lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
     check_loss(lesson, options.retrain, device_for(options.run.device))
@@ -124,21 +124,21 @@ def _check_channels(plan: Plan) -> None:
                 )
 
 
-def _check_retraining(plan: Plan, kept: Kept, options: Options, peers: Peers) -> None:
+def _check_retraining(plan: Plan, files: Mapping[str, Path], kept: Kept, options: Options, peers: Peers) -> None:
     """Refuse what `retrain_content` would refuse after the zip, of all that can be told before."""
     for net in plan.nets.values():
-        if net.tail is not None:
-            node, why = net.tail.begins[0]
-            raise UnsupportedError(f"net {net.name!r} cannot be run in torch: node {node!r}: {why}. Merge without --retrain.")
         check_runnable(net)
     execute(torch)
     from onnxzip.retraining.request import check_request
 
     outputs, named = dict[str, list[Port]](), namer(kept)
     for name, net in plan.nets.items():
-        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs}
+        read = net.ends if net.tail is None else {*net.ends, *made_in(files[name])}
+        ports = {p.name: p._replace(name=named(name, p.name)) for p in net.outputs if p.name in read}
         tasks = kept[name].items() if name in kept else ()
         picks = {n: Port(v, net.dtypes[v], net.shapes[v]) for n in ports if (v := picked_from(net.nodes, n)) is not None}
-        of = {task: [*origin.outputs.values()] for task, origin in tasks} or {name: [*ports]}
-        outputs |= {task: [*(ports[o] for o in own), *(picks[o] for o in own if o in picks)] for task, own in of.items()}
+        of = {task: [*origin.outputs.values(), *origin.before_tail.values()] for task, origin in tasks} or {name: [*ports]}
+        outputs |= {
+            task: [*(ports[o] for o in own if o in ports), *(picks[o] for o in own if o in picks)] for task, own in of.items()
+        }
     check_request(outputs, plan.inputs[0].shape[0], options.retrain, options.run, peers)

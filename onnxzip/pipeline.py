@@ -128,7 +128,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = _planned(loaded, options.plan, progress)
-    classes = checked_plan(plan, options, peers)
+    classes = checked_plan(plan, files, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
         given = collect(data, feeds, options.data, rng, progress.note, limit=_limit(options))

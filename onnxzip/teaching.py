@@ -23,7 +23,7 @@ from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, Re
 from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.naming import files_by_task, path_of
-from onnxzip.exporting.originals import Originals, check_no_tail, classes_in, fed_by, originals_of, ports_in
+from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of, ports_in
 from onnxzip.exporting.report import (
     SCHEMA_VERSION,
     evidence_entry,
@@ -148,9 +148,7 @@ def _asked(
     from onnxzip.retraining.request import check_request
 
     says, teaching = shown(content, originals)
-    model = ModelProto.FromString(says)
-    check_no_tail(model, path, "operators without a torch function")
-    ports, batch = ports_in(model)
+    ports, batch = ports_in(ModelProto.FromString(says))
     outputs = {task: [ports[new] for new in origin.outputs.values()] for task, (_, origin) in teaching.items()}
     check_request(outputs, batch, settings.retrain, settings.run, peers)
     return says, teaching

@@ -93,7 +93,8 @@ def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origi
             inputs = {new: inner.inputs[mid] for new, mid in outer.inputs.items() if mid in inner.inputs}
             outputs = {original: outer.outputs[mid] for original, mid in inner.outputs.items()}
             features = tuple(n for n, mid in inner.outputs.items() if n in inner.features or mid in outer.features)
-            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features)
+            read = {v: outer.before_tail[mid] for v, mid in inner.before_tail.items() if mid in outer.before_tail}
+            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features, before_tail=read)
     return found
 
 

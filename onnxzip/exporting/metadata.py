@@ -45,6 +45,7 @@ class Origin:
         entries, fields: entry of the original's metadata_props, or field of its model, where not all tasks have the same
             -> the entry of the fused file that holds it.
         features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
+        before_tail: value of the original that its tail reads -> the fused net's.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Origin:
     entries: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     features: Sequence[str] = ()
+    before_tail: Mapping[str, str] = field(default_factory=dict)
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original is fed with, of what the fused net is."""
@@ -84,11 +86,15 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
     names = iter(fused.ends)
     found = {}
     for task, net in plan.nets.items():
-        inputs = {p.name: own[p.name] for p in fused.inputs if p.name in (own := plan.overlay.inputs[task])}
+        own = plan.overlay.inputs[task]
+        inputs = {p.name: own[p.name] for p in fused.inputs if p.name in own}
         outputs = {name: next(names) for name in net.ends}
         name, digest, size = files[task]
         sizes = size["params"], size["bytes"], size["macs"]
-        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features_of(net, plan.added(task)))
+        pairs = zip(net.roots(net.made), fused.roots(outputs[name] for name in net.made), strict=True)
+        read = {value: called for value, called in pairs if value not in own.values()}
+        features = features_of(net, plan.added(task))
+        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features, before_tail=read)
     return found
 
 

@@ -1,69 +1,122 @@
-"""What classes are picked from, as further outputs: a task that says nothing but classes has none that could teach."""
+"""What teaches beyond the outputs of a task, as further outputs.
+
+    a task that says nothing but classes    what these are picked from
+    a task with a tail                      what its tail reads; the tail itself is left out
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, shape_inference
 
-from onnxzip.exporting.metadata import Origin
-from onnxzip.exporting.originals import Originals, ports_in
+from onnxzip.exporting.metadata import Origin, entries_of, read_origins, read_tails
+from onnxzip.exporting.originals import Originals
 from onnxzip.loading.files import read
-from onnxzip.net import Node, picked_from
+from onnxzip.net import Net, Node, picked_from
+from onnxzip.runtime import needed_nodes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 Teaching = Mapping[str, tuple[Path | bytes, Origin]]  # task -> its original, or what would be in such a file
 
 
 def shown(content: bytes, originals: Originals) -> tuple[bytes, Teaching]:
-    """A fused net and its originals; those of tasks without any output of floats say what an ArgMax or TopK picks from, too.
+    """A fused net and its originals, with outputs for all that teaches, and without tails.
 
     Args:
         content: of a fused file.
         originals: of its tasks.
     """
-    model, found, values = ModelProto.FromString(content), dict[str, tuple[Path | bytes, Origin]](), dict[str, None]()
-    ports, _ = ports_in(model)
+    fused = _Values(ModelProto.FromString(content))
+    tails, found, all_outputs = _of_tails(fused.model), dict[str, tuple[Path | bytes, Origin]](), list[str]()
     for task, (file, origin) in originals.items():
-        found[task] = file, origin
-        if any(ports[new].dtype.kind not in "iub" for new in origin.outputs.values()):
-            continue
-        alone = read(file)
-        ours, theirs = picks_in(model, origin.outputs.values()), picks_in(alone, origin.outputs)
-        pairs = {theirs[name]: ours[new] for name, new in origin.outputs.items() if name in theirs and new in ours}
-        if pairs:
-            found[task] = _saying(alone, pairs), replace(origin, outputs={**origin.outputs, **pairs})
-            values |= dict.fromkeys(pairs.values())
-    return _saying(model, values) if values else content, found
+        alone = _Values(read(file))
+        outputs = {name: new for name, new in origin.outputs.items() if new not in tails}
+        before = {v: new for v, new in origin.before_tail.items() if v in alone.made and new not in outputs.values()}
+        more = {v: new for v, new in before.items() if alone.is_float(v) and fused.is_float(new)}
+        if not more and not any(map(fused.is_float, outputs.values())):
+            more = _picks(alone, fused, outputs | before)
+        outputs |= more
+        same = outputs == origin.outputs
+        found[task] = (file, origin) if same else (alone.telling(outputs), replace(origin, outputs=outputs))
+        all_outputs += outputs.values()
+    return content if all_outputs == fused.outputs else fused.telling(all_outputs), found
 
 
-def saying_scores(file: Path, outputs: Iterable[str]) -> tuple[bytes, dict[str, str]]:
-    """What is in an original's file, with what its outputs are picked from as outputs, too; and these, by their names."""
-    alone = read(file)
-    values = picks_in(alone, outputs).values()
-    return _saying(alone, values), {v: v for v in values}
+def telling(file: Path, net: Net, teaching: Iterable[str]) -> tuple[bytes, dict[str, str]]:
+    """What is in an original's file, with all that teaches as its outputs, and without its tail; and these, by their names.
+
+    Args:
+        net: as it was loaded: what a tail reads is among its outputs.
+        teaching: those of its outputs that teach; where none does, what classes are picked from teaches.
+    """
+    alone = _Values(read(file))
+    names = [v for v in teaching if v in alone.made] or list(alone.picks(p.name for p in net.outputs).values())
+    return alone.telling(names), {v: v for v in names}
 
 
-def picks_in(model: ModelProto, outputs: Iterable[str]) -> dict[str, str]:
-    """Outputs of a model that are picked from floats -> these."""
-    nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in model.graph.node]
-    found = {name: value for name in outputs if (value := picked_from(nodes, name)) is not None}
-    known = _known(model) if found else {}
-    return {n: v for n, v in found.items() if v in known and known[v].type.tensor_type.elem_type in _FLOATS}
+def made_in(file: Path) -> set[str]:
+    """Names of the values that the nodes of a file make."""
+    return _Values(read(file)).made
 
 
-def _saying(model: ModelProto, values: Iterable[str]) -> bytes:
-    """What is in a model with some values as outputs behind its own."""
-    known = _known(model)
-    whole = ModelProto()
-    whole.CopyFrom(model)
-    whole.graph.output.extend(known[value] for value in values)
-    return bytes(whole.SerializeToString(deterministic=True))
+class _Values:
+    """The values of a model.
+
+    Attributes:
+        outputs: names of its outputs.
+        made: names of what its nodes make.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.outputs = [p.name for p in model.graph.output]
+        self.made = {v for n in model.graph.node for v in n.output if v}
+
+    @cached_property
+    def _inferred(self) -> dict[str, ValueInfoProto]:
+        graph = shape_inference.infer_shapes(self.model).graph
+        return {v.name: v for v in (*graph.value_info, *graph.input, *graph.output)}
+
+    def _told(self, value: str) -> ValueInfoProto | None:
+        declared = (p for p in self.model.graph.output if p.name == value)
+        return next(declared, None) or self._inferred.get(value)
+
+    def is_float(self, value: str) -> bool:
+        """Whether a value holds floats, as far as can be told."""
+        told = self._told(value)
+        return told is not None and told.type.tensor_type.elem_type in _FLOATS
+
+    def picks(self, values: Iterable[str]) -> dict[str, str]:
+        """Values that an ArgMax or TopK has picked from floats -> these."""
+        nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in self.model.graph.node]
+        found = {name: value for name in values if (value := picked_from(nodes, name)) is not None}
+        return {name: value for name, value in found.items() if self.is_float(value)}
+
+    def telling(self, outputs: Iterable[str]) -> bytes:
+        """What would be in the file of the model with other outputs, and with the nodes that these need."""
+        ports = [port for value in outputs if (port := self._told(value)) is not None]
+        whole = ModelProto()
+        whole.CopyFrom(self.model)
+        nodes = needed_nodes(self.model.graph, [p.name for p in ports])
+        whole.graph.ClearField("output")
+        whole.graph.output.extend(ports)
+        whole.graph.ClearField("node")
+        whole.graph.node.extend(nodes)
+        return bytes(whole.SerializeToString(deterministic=True))
 
 
-def _known(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Types of inputs and inner values."""
-    graph = shape_inference.infer_shapes(model).graph
-    return {v.name: v for v in (*graph.value_info, *graph.input)}
+def _of_tails(model: ModelProto) -> set[str]:
+    """The outputs of a fused net that tails compute."""
+    entries = entries_of(model)
+    origins = read_origins(entries, "the fused net")
+    return {origins[task].outputs[name] for task, names in read_tails(entries).items() for name in names}
+
+
+def _picks(alone: _Values, fused: _Values, values: Mapping[str, str]) -> dict[str, str]:
+    """What some values of an original and of the fused net are picked from."""
+    theirs, ours = alone.picks(values), fused.picks(values.values())
+    return {theirs[name]: ours[new] for name, new in values.items() if name in theirs and new in ours}

@@ -63,7 +63,9 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     said = said_by_task(entries_of(model), fields_of(model), origins, where)[task]
     outputs = {original: names[fused] for original, fused in origin.outputs.items()}
     inputs = {ports[fused]: own for fused, own in origin.inputs.items()}
-    _describe(alone, task, replace(origin, inputs=inputs, outputs=outputs, entries={}, fields={}), said, ports)
+    read = {original: names.get(fused, fused) for original, fused in origin.before_tail.items()}
+    moved = replace(origin, inputs=inputs, outputs=outputs, before_tail=read, entries={}, fields={})
+    _describe(alone, task, moved, said, ports)
     return alone
 
 
