@@ -188,13 +188,25 @@ class TestEveryEnd:
             check_same(folder / "abc.onnx", task, folder / f"{original}.onnx", 1e-5)
 
 
-@an_end
-class TestCommands:
-    def test_other_runtimes_are_refused(self, folder: Path) -> None:
-        merged(folder, {"a": "a.onnx", "b": "b.onnx"}, 1.0)
-        failed(3, "export", "m.onnx", "--target", "ort", "-o", "m.ort", words=("NonMaxSuppression", "--task"))
-        assert not (folder / "m.ort").exists()
+class TestExport:
+    @every_end
+    def test_other_runtimes_are_given_what_stands_before_it(self, folder: Path) -> None:
+        merged(folder, TWO, 1.0)
+        command = "export", "m.onnx", "--target", "onnx-mobile", "-o", "p.onnx", "--data", "d.npy"
+        failed(3, *command, words=("--before-end", "--task"))
+        assert not Path("p.onnx").exists()
+        for options in ([], ["--task", "b"]):
+            ran = run(*command, "--before-end", "--force", "--json", *options)
+            assert all(task["max_error"] < 1e-5 for task in json.loads(ran.out)["tasks"].values()), ran
+            origin = json.loads(entries(folder / "m.onnx")["onnxzip.sources"])["b"]
+            loose = json.loads(entries(folder / "m.onnx")["onnxzip.tails"])["b"]
+            wanted = {*origin["outputs"], *origin["before_tail"]} - {*loose}
+            found = {p.name for p in onnx.load("p.onnx").graph.output}
+            assert wanted == found if options else {f"{t}_{n}" for t in "ab" for n in wanted} == found
 
+
+@an_end
+class TestBesideOthers:
     def test_beside_a_net_without(self, folder: Path) -> None:
         onnx.save(model("Compress", 4), "c.onnx")
         plain = model("NonZero", 5)

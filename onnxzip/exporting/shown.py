@@ -1,19 +1,19 @@
-"""What teaches beyond the outputs of a task, as further outputs.
+"""Other values of nets as their outputs: what teaches, and what tails read.
 
-    a task that says nothing but classes    what these are picked from
-    a task with a tail                      what its tail reads; the tail itself is left out
+    a task that says nothing but classes    is taught by what these are picked from, too
+    a task with a tail                      by what its tail reads; the tail itself is left out
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, shape_inference
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
-from onnxzip.exporting.metadata import Origin, entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, read_tails, to_json
 from onnxzip.exporting.originals import Originals
 from onnxzip.loading.files import read
 from onnxzip.net import Net, Node, picked_from
@@ -31,7 +31,7 @@ def shown(content: bytes, originals: Originals) -> tuple[bytes, Teaching]:
         originals: of its tasks.
     """
     fused = _Values(ModelProto.FromString(content))
-    tails, found, all_outputs = _of_tails(fused.model), dict[str, tuple[Path | bytes, Origin]](), list[str]()
+    tails, found, ends = _of_tails(fused.model), dict[str, tuple[Path | bytes, Origin]](), dict[str, None]()
     for task, (file, origin) in originals.items():
         alone = _Values(read(file))
         outputs = {name: new for name, new in origin.outputs.items() if new not in tails}
@@ -42,8 +42,8 @@ def shown(content: bytes, originals: Originals) -> tuple[bytes, Teaching]:
         outputs |= more
         same = outputs == origin.outputs
         found[task] = (file, origin) if same else (alone.telling(outputs), replace(origin, outputs=outputs))
-        all_outputs += outputs.values()
-    return content if all_outputs == fused.outputs else fused.telling(all_outputs), found
+        ends |= dict.fromkeys(outputs.values())
+    return content if list(ends) == fused.outputs else fused.telling(ends), found
 
 
 def telling(file: Path, net: Net, teaching: Iterable[str]) -> tuple[bytes, dict[str, str]]:
@@ -56,6 +56,22 @@ def telling(file: Path, net: Net, teaching: Iterable[str]) -> tuple[bytes, dict[
     alone = _Values(read(file))
     names = [v for v in teaching if v in alone.made] or list(alone.picks(p.name for p in net.outputs).values())
     return alone.telling(names), {v: v for v in names}
+
+
+def without_tails(model: ModelProto) -> ModelProto:
+    """A fused net that ends in what its tails read."""
+    entries, gone, values = entries_of(model), _of_tails(model), _Values(model)
+    origins = read_origins(entries, "the fused net")
+    for task, origin in origins.items():
+        kept = {name: new for name, new in origin.outputs.items() if new not in gone}
+        read_too = {v: new for v, new in origin.before_tail.items() if new in values.made and new not in kept.values()}
+        origins[task] = replace(origin, outputs=kept | read_too, before_tail={})
+    ends = dict.fromkeys(new for origin in origins.values() for new in origin.outputs.values())
+    whole: ModelProto = ModelProto.FromString(values.telling(ends))
+    entries[PREFIX + "sources"] = to_json({task: asdict(origin) for task, origin in origins.items()})
+    entries.pop(PREFIX + "tails", None)
+    helper.set_model_props(whole, entries)
+    return whole
 
 
 def made_in(file: Path) -> set[str]:

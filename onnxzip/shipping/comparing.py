@@ -57,7 +57,7 @@ def compare_with_fused(
     Raises:
         VerificationError: an output has another shape, or is further off.
     """
-    session = open_file("fused", prepared.fused, "cpu")
+    session = open_file("fused", prepared.reference, "cpu")
     found = {}
     for source in sources:
         picked = rows(source)

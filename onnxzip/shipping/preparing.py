@@ -17,6 +17,7 @@ from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
 from onnxzip.exporting.originals import check_no_tail, feeds_for, ports_of
+from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
@@ -33,6 +34,7 @@ class Prepared:
         model: the net.
         inputs, outputs: of the model, in its order.
         fused: the file that it comes from.
+        reference: what it has to compute as: that file, or what would be in a file that ends where it does.
         feeds: what the tasks in it are fed with.
         outputs_of: task -> {output in the fused file: output in the model}.
         inputs_of: input in the model -> input in the fused file.
@@ -42,6 +44,7 @@ class Prepared:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     fused: Path
+    reference: Path | bytes
     feeds: Mapping[str, Feed]
     outputs_of: Mapping[str, Mapping[str, str]]
     inputs_of: Mapping[str, str]
@@ -55,7 +58,9 @@ class Prepared:
         return found
 
 
-def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | None) -> Prepared:
+def prepare_net(
+    fused: Path, task: str | None, batch: int | None, opset: int | None, before_end: bool = False
+) -> Prepared:
     """The net that a target is handed.
 
     Args:
@@ -63,12 +68,14 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
         task: which alone; None for all.
         batch: samples it takes at once; None for any number, as the fused file.
         opset: None for the fused file's own.
+        before_end: whether it ends in what tails read.
 
     Raises:
         InvalidModelError, UnsupportedError: the file was not made by onnxzip, or cannot be brought to that opset.
         UsageError: it has no such task.
     """
-    model = read(fused)
+    model = without_tails(read(fused)) if before_end else read(fused)
+    reference = bytes(model.SerializeToString()) if before_end else fused
     before = read_origins(entries_of(model), str(fused))
     wanted = {t: o for t, o in before.items() if task in (None, t)}
     check_outputs(wanted, [p.name for p in model.graph.output], str(fused))
@@ -76,16 +83,21 @@ def prepare_net(fused: Path, task: str | None, batch: int | None, opset: int | N
     if task is not None:
         model = split_model(model, task, str(fused))
     after = read_origins(entries_of(model), str(fused))
-    check_no_tail(model, fused, "operators that no target is given; `--task NAME` exports a task that has none")
+    check_no_tail(
+        model, fused, "operators that no target is given; `--before-end` exports up to what the first of them read, "
+        "`--task NAME` a task that has none"
+    )
     net = load_model(model, fused, task, opset if opset is not None and opset > opset_of(model) else None)
     if opset is not None and opset < net.opset:
         net = at_older_opset(net, opset, str(fused))
     prepared = _checked(to_model(net if batch is None else fixed_batch(net, batch)), str(fused))
+    ends = zip(ports_of(prepared.graph.output), net.outputs, strict=True)
     return Prepared(
         prepared,
         tuple(_tensor(p) for p in ports_of(prepared.graph.input)),
-        tuple(_output(p, free) for p, free in zip(ports_of(prepared.graph.output), net.outputs, strict=True)),
+        tuple(_output(port, free, net.inputs[0].shape[0]) for port, free in ends),
         fused,
+        reference,
         feeds,
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
         {new: name for t in after for name, own in before[t].inputs.items() for new, o in after[t].inputs.items() if o == own},
@@ -96,9 +108,10 @@ def _tensor(port: Port) -> Tensor:
     return Tensor(port.name, port.shape, str(port.dtype))
 
 
-def _output(port: Port, free: Port) -> Tensor:
-    """An output; `free` is the same one for any number of samples."""
-    axis, rows = next(((k, -size) for k, size in enumerate(free.shape) if size < 0), (0, 1))
+def _output(port: Port, free: Port, batch: int) -> Tensor:
+    """An output; `free` is the same one of the net, for any number of samples, or for `batch`."""
+    fixed = (0, free.shape[0] // batch if batch > 0 and free.shape and not free.shape[0] % batch else 1)
+    axis, rows = next(((k, -size) for k, size in enumerate(free.shape) if size < 0), fixed)
     return replace(_tensor(port), axis=axis, rows=rows)
 
 

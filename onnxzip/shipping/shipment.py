@@ -41,6 +41,7 @@ def export(
     data: Any = None,
     *,
     task: str | None = ExportOptions.task,
+    before_end: bool = ExportOptions.before_end,
     static_batch: int | None = ExportOptions.static_batch,
     opset: int | None = ExportOptions.opset,
     quantize: bool = ExportOptions.quantize,
@@ -62,6 +63,7 @@ def export(
         path: main file of the result, with the target's ending; others stand beside it.
         data, samples, mean, std, size, seed, progress: as of `merge`.
         task: which alone; None for all.
+        before_end: whether the file ends in what an end reads that is kept as it is (boxes before a NonMaxSuppression).
         static_batch: samples that the file takes at once; None for 1, or any number for `ort` and `openvino`.
         opset: of the ONNX file that the target is made from, or is.
         quantize: whether to use int8 weights and activations; needs data, a fifth of which tell how close the result is.
@@ -77,7 +79,8 @@ def export(
         BackendMissingError: packages of the target are missing; the message says how to get them.
         UsageError, UnsupportedError: see `onnxzip.errors`.
     """
-    options = ExportOptions(task, static_batch, opset, quantize, tolerance, python)  # type: ignore[arg-type]  # it makes a Path of text
+    shape = task, before_end, static_batch, opset
+    options = ExportOptions(*shape, quantize, tolerance, python)  # type: ignore[arg-type]  # it makes a Path of text
     data_options, run = ExportData(samples=samples, mean=mean, std=std, size=size), RunOptions(seed)
     file, output = path_of(fused, "fused net"), Path(path)
     return export_files(file, target, output, data, options, data_options, run, told(progress), force)
@@ -105,7 +108,7 @@ def export_files(
     backend = backend_for(target, options.python)
     with stages.stage("load"):
         batch = options.static_batch or target.batch
-        prepared = prepare_net(fused, options.task, batch, options.opset or target.opset)
+        prepared = prepare_net(fused, options.task, batch, options.opset or target.opset, options.before_end)
         samples = _samples(prepared, data, options, data_options, run, progress)
     if options.quantize:
         with stages.stage("quantize"):
