@@ -86,3 +86,19 @@ class TestFlows:
 
         with pytest.raises(UnsupportedError, match=r"cannot be run in torch: (Loop|If) is not registered"):
             onnxzip.merge({"a": tmp_path / "a.onnx", "b": tmp_path / "b.onnx"}, unread(), retrain=10)
+
+
+def test_shapes_that_a_file_declares_wrongly_inside(tmp_path: Path) -> None:
+    """No runtime minds them; PaddlePaddle's converter writes such."""
+    made = model("nested", 1)
+    loop = next(n for n in made.graph.node if n.op_type == "Loop")
+    (choice,) = (n for n in loop.attribute[0].g.node if n.op_type == "If")
+    for branch in choice.attribute:
+        branch.g.output[0].type.tensor_type.shape.CopyFrom(onnx.TensorShapeProto())
+    loop.attribute[0].g.value_info.add().CopyFrom(onnx.helper.make_tensor_value_info("o", onnx.TensorProto.BOOL, [7]))
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.shape_inference.infer_shapes(made, strict_mode=True)
+    net = net_of(tmp_path, made, "a")
+    feeds = samples_for(net, 7)
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    check_close(outputs(net, feeds)["y"], session.run(None, feeds)[0], 1e-5)

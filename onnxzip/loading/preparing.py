@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -130,13 +130,34 @@ def _name_everything(model: ModelProto) -> None:
 
 
 def _plain_constants(model: ModelProto) -> None:
-    """Numbers in attributes of Constant nodes become tensors: graphsurgeon reads them in other types than ONNX does."""
+    """Numbers in attributes of Constant nodes become tensors: graphsurgeon reads them in other types than ONNX does.
+
+    Those of the graph itself become initializers, as what PaddlePaddle writes has all its weights in Constant nodes.
+    """
     types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
     for node in _nodes(model.graph):
         for attribute in node.attribute if node.op_type == "Constant" and not node.domain else ():
             if attribute.name in types:
                 value = np.array(helper.get_attribute_value(attribute), types[attribute.name])
                 attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+    outputs = {p.name for p in model.graph.output}
+    held = [n for n in model.graph.node if _is_tensor(n) and n.output[0] not in outputs]
+    for node in held:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+    _put_nodes(model.graph, [n for n in model.graph.node if not _is_tensor(n) or n.output[0] in outputs])
+
+
+def _is_tensor(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and not node.domain and any(a.name == "value" for a in node.attribute)
+
+
+def _put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Let a graph have other nodes, some of its own among them."""
+    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _expand_constants(model: ModelProto) -> None:
@@ -163,9 +184,7 @@ def _slice_shapes(model: ModelProto) -> None:
         nodes.append(helper.make_node("Shape", list(node.input), [names["whole"]], name=names["whole"]))
         inputs = [names["whole"], names["starts"], names["ends"]]
         nodes.append(helper.make_node("Slice", inputs, list(node.output), name=node.name))
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    _put_nodes(model.graph, nodes)
 
 
 def opset_imports(model: ModelProto) -> dict[str, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, TensorProto, helper, shape_inference
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -31,7 +31,7 @@ from onnxzip.runtime import quiet
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
-_FOLDED_FROM_SHAPES = frozenset({"Shape", "Size", "Cast"})
+_OF_SHAPES, _OF_TYPES = frozenset({"Shape", "Size"}), frozenset({"Cast", "CastLike"})
 GROWING = frozenset({"Expand", "Tile"})
 
 
@@ -153,8 +153,8 @@ def _folded(
         if isinstance(port, gs.Variable) and port.name not in given:
             port.shape = None
     before, now = None, _progress(path, graph)
-    while now != before:
-        if _may_fold(graph):
+    while now != before and (before is None or _may_fold(graph)):
+        if before is not None or any(n.op in _OF_TYPES for n in graph.nodes) or _may_fold(graph):
             with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
                 graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
         graph.cleanup().toposort()
@@ -177,8 +177,11 @@ def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
 
 
 def _may_fold(graph: gs.Graph) -> bool:
-    """Whether there can be anything to fold: looking for it takes longer than all else that loading does."""
-    return any(n.op in _FOLDED_FROM_SHAPES or any(n.subgraphs()) or all(map(_is_constant, n.inputs)) for n in graph.nodes)
+    """Whether there can be anything to fold, of types that are known: looking for it takes longer than all else does."""
+    return any(
+        (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
+        or all(map(_is_constant, n.inputs)) for n in graph.nodes
+    )
 
 
 def _is_constant(tensor: gs.Tensor) -> bool:
@@ -212,6 +215,7 @@ def _infer(path: Path, graph: gs.Graph) -> None:
         tensor.values = LazyValues(TensorProto(name=tensor.name, data_type=kind, dims=array.shape))
     skeleton = gs.export_onnx(graph)
     _as_identities(skeleton)
+    _undeclared(skeleton.graph)
     for tensor, array in zip(large, arrays, strict=True):
         tensor.values = array
     try:
@@ -219,9 +223,10 @@ def _infer(path: Path, graph: gs.Graph) -> None:
     except shape_inference.InferenceError as error:
         raise InvalidModelError(f"{path}: its shapes contradict each other: {plain(error)}. Export the net again.") from error
     for info in (*inferred.graph.value_info, *inferred.graph.output):
-        found = OnnxImporter.import_tensor(info)
-        if isinstance(tensors.get(info.name), gs.Variable):
-            tensors[info.name].shape, tensors[info.name].dtype = found.shape, found.dtype
+        tensor = tensors.get(info.name)
+        if isinstance(tensor, gs.Variable) and not (_is_static(tensor.shape) and tensor.dtype is not None):
+            found = OnnxImporter.import_tensor(info)
+            tensor.shape, tensor.dtype = found.shape, found.dtype
 
 
 def _as_identities(model: ModelProto) -> None:
@@ -230,6 +235,15 @@ def _as_identities(model: ModelProto) -> None:
         if node.op_type in _SHAPED_AS_READ and not node.domain:
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
+
+
+def _undeclared(graph: GraphProto) -> None:
+    """Without what subgraphs say of the shapes of their values: some exporters write wrong ones, which no runtime minds."""
+    for inner in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
+        del inner.value_info[:]
+        for port in inner.output:
+            port.type.tensor_type.ClearField("shape")
+        _undeclared(inner)
 
 
 def _grown_constants(runs: Runs) -> set[str]:
