@@ -138,16 +138,18 @@ class TestNeverWorse:
         done = pair.retrain(300, learning_rate=None).report["retrain"]
         assert done["trial_steps"] >= 15 and done["steps"] <= 300 and done["kept_step"] > 0
         falls = done["trial_steps"] // 15 - 1
-        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()], 300)
+        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()], 300, 16)
         assert done["learning_rate"] in (pytest.approx(usual * FALL**k) for k in (falls, falls + 1))
 
     def test_poor_starts_have_higher_rates(self, pair: Pair) -> None:
-        rates = [usual_rate(errors, 300) for errors in ([0, 0.1], [0.4, 0.6], [0.6, 1.0], [0.9, 1.1], [1, 1e9], [1, np.nan])]
+        starts = [0, 0.1], [0.4, 0.6], [0.6, 1.0], [0.9, 1.1], [1, 1e9], [1, np.nan]
+        rates = [usual_rate(errors, 300, 64) for errors in starts]
         assert rates == [GOOD, GOOD, pytest.approx(0.008), POOR, POOR, POOR]
         done = pair.retrain(30, learning_rate=None).report["retrain"]
-        assert [usual_rate([1.0], n) for n in (1, 600, 3000)] == [POOR, pytest.approx(0.0075), pytest.approx(0.0055)]
-        assert usual_rate([0.1], 1) == usual_rate([0.1], 3000) == GOOD
-        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()], 30)
+        assert [usual_rate([1.0], n, 32) for n in (1, 600, 3000)] == [POOR, pytest.approx(0.0075), pytest.approx(0.0055)]
+        assert usual_rate([0.1], 1, 64) == usual_rate([0.1], 3000, 64) == GOOD
+        assert usual_rate([0.1], 300, 8) == GOOD / 4
+        usual = usual_rate([task["start"]["relative_error"] for task in done["tasks"].values()], 30, 16)
         assert done["learning_rate"] == usual and done["trial_steps"] == 0
 
     def test_only_a_low_rate_tells_that_more_steps_would_not_pay(self) -> None:

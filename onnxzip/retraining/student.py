@@ -268,7 +268,7 @@ def _begun(
         progress.advance(course.step + trials)
         return course, trials
     found = Found(options.learning_rate, 0, {}) if options.learning_rate is not None else find_rate(
-        job, steps, wish.asked, progress.advance
+        job, steps, options.batch, wish.asked, progress.advance
     )
     return begun(job, found.rate, steps - found.steps), found.steps
 
