@@ -18,6 +18,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
 
 from onnxzip.analysis import Plan
+from onnxzip.analysis.kinship import notes_on_kinship
 from onnxzip.analysis.states import notes_on_states
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.calibration.sources import Samples
@@ -260,7 +261,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "sizes": sizes_entry(plan),
         "stored": stored_entry(plan),
         "layout": layout,
-        "notes": list(notes_on_states(plan)),
+        "notes": [*notes_on_states(plan), *notes_on_kinship(plan)],
     }
 
 
