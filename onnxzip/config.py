@@ -82,9 +82,7 @@ class ExportOptions:
     """What is shipped, and in which form."""
 
     task: str | None = option(None, "Which task alone. Default: all.", str, "NAME")
-    before_end: bool = option(
-        False, "Up to what an end reads that is kept as it is: boxes and scores before a NonMaxSuppression.", yes_or_no
-    )
+    before_end: bool = option(False, "Up to what an end reads that no target is given (NonMaxSuppression).", yes_or_no)
     static_batch: int | None = option(
         None, "Samples that the file takes at once. Default: 1 for phones, any number for ort and openvino.", whole_number, "N"
     )

@@ -268,8 +268,8 @@ def _check(plan: Plan, evidence: Mapping[str, Evidence], retrained: bool) -> Non
     for task, found in evidence.items():
         rounded = {plan.stored, plan.nets[task].computed} != {FLOAT32}
         allowed = ROUNDED_ERROR if rounded else UNSHARED_ERROR
-        if task not in sharing and not found.relative_error < allowed:
+        if task not in sharing and not found.deviation < allowed:
             raise VerificationError(
-                f"task {task!r}: nothing is shared with it, yet the fused net is off by {found.relative_error:.2g} of its "
+                f"task {task!r}: nothing is shared with it, yet the fused net is off by {found.deviation:.2g} of its "
                 f"output (allowed: {allowed:g}). Nothing was written. Please report this with the nets."
             )

@@ -12,10 +12,14 @@ import pytest
 from merging import failed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
+import onnxzip
+from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins
-from onnxzip.exporting.originals import classes_in
+from onnxzip.exporting.originals import classes_in, nodes_of
 from onnxzip.exporting.shown import shown
-from onnxzip.net import rows_per_sample
+from onnxzip.exporting.tally import Tally
+from onnxzip.exporting.trial import check_alike
+from onnxzip.net import rows_per_sample, within_one
 from onnxzip.retraining.heads import heads_of
 from onnxzip.retraining.module import read_module
 
@@ -228,3 +232,41 @@ class TestShapes:
         command = "merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "r.onnx", "--retrain", "4"
         failed(3, *command, words=("'a'", "'a_y'", "nothing can teach"))
         assert not Path("r.onnx").exists() and "zip" not in run(*command).err.split()
+
+
+class TestSmallNumbers:
+    """What a Sigmoid makes is rounded as numbers near 1 are, however small it is."""
+
+    def test_deviations(self) -> None:
+        tally, (found, wanted) = Tally(), np.array([[1e-7, 3e-7], [2e-7, 1e-7]])
+        tally.add(found, wanted)
+        assert tally.relative_error > 0.5 and tally.deviation(0.0) == tally.relative_error
+        assert tally.deviation(0.1) == pytest.approx(np.linalg.norm(found - wanted) / (0.1 * np.sqrt(2)))
+        assert check_alike("it", {"y": found}, {"y": wanted}, bounded=["y"])["y"] == pytest.approx(2e-6)
+        with pytest.raises(VerificationError, match="'y' is off by"):
+            check_alike("it", {"y": found}, {"y": wanted})
+        with pytest.raises(VerificationError, match="'y' is off by"):
+            check_alike("it", {"y": found + 1e-4}, {"y": wanted}, bounded=["y"])
+
+    @pytest.mark.parametrize("nodes, bounded", [
+        ("y = Sigmoid (s)", True), ("r = Softmax (s) y = Identity (r)", True), ("y = Relu (s)", False), ("y = Neg (s)", False),
+    ])
+    def test_which_outputs(self, nodes: str, bounded: bool) -> None:
+        graph = parser.parse_graph(f"g (float[N,2] s) => (float[N,2] y) {{ {nodes} }}")
+        assert within_one(nodes_of(graph), ["y"]) == (["y"] if bounded else [])
+
+    @pytest.mark.parametrize("size, files", [("8,8", 1), ("H,W", 2)])
+    def test_a_detector_that_sees_nothing_merges(self, size: str, files: int, tmp_path: Path) -> None:
+        text = f"""<ir_version: 8, opset_import: ["": 17]> net (float[N,1,{size}] x) => (float[N,1,{size}] y) {{
+            a = Conv <pads = [1,1,1,1]> (x, w) n = BatchNormalization (a, g, zero, zero, g) b = Relu (n)
+            c = Conv (b, v, bias) y = Sigmoid (c) }}"""
+        rng = np.random.default_rng(0)
+        for name in "ab":
+            made = parser.parse_model(text)
+            arrays = {"w": rng.standard_normal((8, 1, 3, 3)), "v": rng.standard_normal((1, 8, 1, 1))}
+            arrays |= {"bias": np.array([-16.0]), "g": rng.uniform(0.5, 1.5, 8), "zero": np.zeros(8)}
+            made.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), k) for k, a in arrays.items())
+            onnx.save(made, tmp_path / f"{name}.onnx")
+        nets, x = {t: tmp_path / f"{t}.onnx" for t in "ab"}, rng.standard_normal((60, 1, 8, 8), np.float32)
+        report = onnxzip.merge(nets, x / 10, share=0.0).report
+        assert len(report["sizes"]) == 2 * (files - 1)

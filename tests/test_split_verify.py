@@ -303,7 +303,7 @@ class TestVerificationOfMerges:
         compare = onnxzip.pipeline.compare
 
         def blurred(*arguments: Any) -> dict[str, Evidence]:
-            return {t: replace(e, relative_error=e.relative_error + 1e-4) for t, e in compare(*arguments).items()}
+            return {t: replace(e, deviation=e.deviation + 1e-4) for t, e in compare(*arguments).items()}
 
         monkeypatch.setattr(onnxzip.pipeline, "compare", blurred)
         with pytest.raises(VerificationError, match="task 'c': nothing is shared"):

@@ -29,7 +29,7 @@ from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.weights import FLOAT32
-from onnxzip.net import Axis, Net
+from onnxzip.net import Axis, Net, within_one
 from onnxzip.peers import Peers
 from onnxzip.runtime import open_file, open_session, put_docs, to_model
 
@@ -125,7 +125,7 @@ def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> 
             free = open_file("fused", content if shelf is None else shelf.graph, "cpu", 1)
         else:  # what the tails read is compared
             free = open_session(net, "cpu", 1)
-        check_other_size(free, planned, other.inputs)
+        check_other_size(free, planned, other.inputs, within_one(other.nodes, [p.name for p in other.outputs]))
     return content
 
 

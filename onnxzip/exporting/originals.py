@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
@@ -104,13 +104,18 @@ def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str]
     """
     ports, batch = ports_in(model)
     tails = read_tails(entries_of(model))
-    nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in model.graph.node]
+    nodes = nodes_of(model.graph)
     found = {}
     for task, (_, origin) in originals.items():
         loose = tails.get(task, ())
         mine = {name: ports[new] for name, new in origin.outputs.items() if name not in loose}
         found[task] = replace(classes_of(mine, nodes, batch, origin.kinds(given)), loose=loose)
     return found
+
+
+def nodes_of(graph: GraphProto) -> list[Node]:
+    """The nodes of a graph, without attributes."""
+    return [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in graph.node]
 
 
 def check_no_tail(model: ModelProto, where: Path, why: str) -> None:

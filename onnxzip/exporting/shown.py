@@ -14,9 +14,9 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, read_tails, to_json
-from onnxzip.exporting.originals import Originals
+from onnxzip.exporting.originals import Originals, nodes_of
 from onnxzip.loading.files import read
-from onnxzip.net import Net, Node, picked_from
+from onnxzip.net import Net, picked_from
 from onnxzip.runtime import needed_nodes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -108,7 +108,7 @@ class _Values:
 
     def picks(self, values: Iterable[str]) -> dict[str, str]:
         """Values that an ArgMax or TopK has picked from floats -> these."""
-        nodes = [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in self.model.graph.node]
+        nodes = nodes_of(self.model.graph)
         found = {name: value for name in values if (value := picked_from(nodes, name)) is not None}
         return {name: value for name, value in found.items() if self.is_float(value)}
 

@@ -62,9 +62,13 @@ class Tally:
 
     @property
     def relative_error(self) -> float:
+        return self.deviation(0.0)
+
+    def deviation(self, least: float) -> float:
+        """The relative error; the root mean square of the original counts as `least` at least."""
         usual = self.energy / max(self.finite, 1) if self.energy > 0 else 1.0
         wrong, energy = (x + self.parted * usual for x in (self.wrong, self.energy))
-        return 0.0 if wrong == 0 else float(np.sqrt(wrong / max(energy, TINY)))
+        return 0.0 if wrong == 0 else float(np.sqrt(wrong / max(energy, least**2 * self.finite, TINY)))
 
     @property
     def agreement(self) -> float | None:

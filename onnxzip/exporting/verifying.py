@@ -16,6 +16,7 @@ from onnxzip.calibration.samples import Source
 from onnxzip.errors import InvalidDataError, VerificationError
 from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.tally import Tally
+from onnxzip.exporting.trial import LEAST
 from onnxzip.net import Classes, rows_per_sample
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import Session, open_file
@@ -36,6 +37,7 @@ class Evidence:
         agreement: top-1 of scores, or fraction of equal class numbers, or of samples for which a tail computes the same (of
             floats: as many), of the worst such output; None where there is none.
         before, after: accuracies of the original and of the fused net; None without labels.
+        deviation: relative_error without what small numbers near 0 are rounded by (`trial`): tells a net from its copy.
     """
 
     samples: int
@@ -43,6 +45,7 @@ class Evidence:
     agreement: float | None
     before: float | None
     after: float | None
+    deviation: float
 
 
 @dataclass
@@ -112,13 +115,15 @@ class _Comparison:
         agreements = [t.agreement for t in self.tallies.values() if t.agreement is not None]
         before, after = (r / self.labelled if self.labelled else None for r in self.right)
         numbers = {*self.classes.numbers, *(n for n in self.classes.loose if not self.tallies[n].floats)}
-        errors = [t.relative_error for n, t in self.tallies.items() if n not in numbers]
+        floats = {n: t for n, t in self.tallies.items() if n not in numbers}
+        differing = 1 - min(agreements, default=1.0)
         return Evidence(
             self.samples,
-            max(errors) if errors else 1 - min(agreements, default=1.0),
+            max((t.relative_error for t in floats.values()), default=differing),
             min(agreements) if agreements else None,
             before,
             after,
+            max((t.deviation(LEAST if n in self.classes.bounded else 0.0) for n, t in floats.items()), default=differing),
         )
 
 

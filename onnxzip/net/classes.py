@@ -21,6 +21,7 @@ from onnxzip.net.walk import producers
 LOGITS, PROBABILITIES, VALUES = "logits", "probabilities", "values"
 SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Clip", "Softmax", "Relu", "Softsign"})
+WITHIN_ONE = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Softsign"})
 _PICKING = frozenset({"ArgMax", "TopK"})
 _GUARDING = frozenset({"Clip", "Max", "Add", "Expand"})
 _SAME = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
@@ -41,6 +42,7 @@ class Classes:
         count: how many classes that one has; 0 where it gives numbers and nobody says.
         doubtful: outputs that could have been meant as well, `labelled` being the last; empty where it is the only one.
         loose: outputs that a tail computes: samples may have them in different sizes, and they need be no numbers.
+        bounded: outputs that lie between -1 and 1 by the operator that makes them.
     """
 
     scores: tuple[str, ...] = ()
@@ -49,6 +51,7 @@ class Classes:
     count: int = 0
     doubtful: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
+    bounded: tuple[str, ...] = ()
 
 
 def rows_per_sample(shape: Shape, batch: int) -> int:
@@ -62,6 +65,12 @@ def rows_per_sample(shape: Shape, batch: int) -> int:
     if batch > 0:
         return 0 if shape[0] % batch else shape[0] // batch
     return -shape[0] if shape[0] < 0 and min(shape[1:], default=0) >= 0 else 0
+
+
+def within_one(nodes: Iterable[Node], outputs: Iterable[str]) -> list[str]:
+    """Those of some outputs that lie between -1 and 1 by the operator that makes them."""
+    graph = _Graph(nodes)
+    return [name for name in outputs if graph.maker(name, _SAME) in WITHIN_ONE]
 
 
 def picked_from(nodes: Iterable[Node], output: str) -> str | None:
@@ -81,6 +90,7 @@ def classes_of(
         batch: first axis of the net's inputs.
         given: what the user says of outputs of the graph: logits, probabilities or values.
     """
+    nodes = tuple(nodes)
     graph, called = _Graph(nodes), {p.name: name for name, p in outputs.items()}
     mine = [p for p in outputs.values() if rows_per_sample(p.shape, batch) == 1 and given.get(p.name) != VALUES]
     told = {p.name for p in mine if p.name in given}
@@ -100,6 +110,7 @@ def classes_of(
         called[left[-1]] if left else None,
         next((p.shape[1] for p in scores if p.name == left[-1]), 0) if left else 0,
         tuple(called[n] for n in left) if len(left) > 1 else (),
+        bounded=tuple(called[n] for n in within_one(nodes, called)),
     )
 
 

@@ -67,7 +67,7 @@ def compare_with_fused(
         for task in source.tasks:
             names = prepared.outputs_of[task]
             theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}
-            errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance)
+            errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance, prepared.bounded(task))
             found[task] = _likeness([(theirs[f], ours[f]) for f in names], samples, max(errors.values()))
     return found
 

@@ -16,12 +16,12 @@ from onnx import ModelProto
 from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
-from onnxzip.exporting.originals import check_no_tail, feeds_for, ports_of
+from onnxzip.exporting.originals import check_no_tail, feeds_for, nodes_of, ports_of
 from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
-from onnxzip.net import Port
+from onnxzip.net import Port, within_one
 from onnxzip.runtime import at_older_opset, fixed_batch, to_model
 from onnxzip.shipping.records import Tensor
 
@@ -48,6 +48,11 @@ class Prepared:
     feeds: Mapping[str, Feed]
     outputs_of: Mapping[str, Mapping[str, str]]
     inputs_of: Mapping[str, str]
+
+    def bounded(self, task: str) -> set[str]:
+        """Outputs of a task, by their names in the fused file, that lie between -1 and 1."""
+        found = within_one(nodes_of(self.model.graph), self.outputs_of[task].values())
+        return {fused for fused, name in self.outputs_of[task].items() if name in found}
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the model is fed with, of what the fused file is; zeros for inputs of tasks that the samples are not for."""
