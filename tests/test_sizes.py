@@ -395,6 +395,21 @@ class TestTwoSizes:
             onnxzip.merge(files, pictures(40, 3, 24, 24)["x"])
 
 
+class TestTooSmall:
+    def test_data_that_leave_nothing_of_a_feature_map(self, tmp_path: Path) -> None:
+        text = """<ir_version: 8, opset_import: ["": 17]> net (float[N,1,H,W] x) => (float[N,2] y) {
+            a = Conv (x, w) b = Relu (a) c = Conv <strides = [2,2]> (b, v) d = GlobalAveragePool (c) y = Flatten (d) }"""
+        for name in "ab":
+            made, rng = parser.parse_model(text), np.random.default_rng(ord(name))
+            for key, shape in (("w", (4, 1, 3, 3)), ("v", (2, 4, 3, 3))):
+                made.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), key))
+            onnx.save(made, tmp_path / f"{name}.onnx")
+        nets, rng = {t: tmp_path / f"{t}.onnx" for t in "ab"}, np.random.default_rng(0)
+        with pytest.raises(UnsupportedError, match=r"'a' would have the shape \[2, 4, 0, 7\]: an input of this size"):
+            onnxzip.merge(nets, rng.standard_normal((40, 1, 2, 9), np.float32))
+        assert onnxzip.merge(nets, rng.standard_normal((40, 1, 9, 9), np.float32)).report["sizes"]
+
+
 class TestComputedConstants:
     def test_are_computed_for_every_length(self, tmp_path: Path) -> None:
         path = written(tmp_path, CAUSAL % 1, 17)
@@ -481,9 +496,9 @@ class TestTrial:
         wrong.graph.initializer.append(numpy_helper.from_array(np.array([4]), "four"))
         sessions = [open_file("net", m.SerializeToString(), "cpu", 1) for m in (right, wrong)]
         port = Port("x", np.dtype(np.float32), (-1, 2, 4))
-        check_other_size(sessions[1], sessions[0], [port])
+        check_other_size(sessions[1], sessions[0], [port], ())
         with pytest.raises(VerificationError, match="another size"):
-            check_other_size(sessions[1], sessions[0], [port._replace(shape=(-1, 2, 6))])
+            check_other_size(sessions[1], sessions[0], [port._replace(shape=(-1, 2, 6))], ())
 
 
 class TestLoading:

@@ -26,6 +26,7 @@ Arrays = dict[str, np.ndarray]
 _FLOATS: frozenset[np.dtype] = frozenset({np.dtype(np.float32)})
 
 # attributes that stand for one number even where a file holds them as a list of one
+_WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})  # which give nothing of an image that is too small
 _SCALARS = frozenset({"min", "max", "constant_value", "axis", "k", "depth", "dft_length", "frame_step", "frame_length"})
 
 _BOUNDS = frozenset({("Slice", "starts"), ("Slice", "ends")})
@@ -177,6 +178,11 @@ def _shape(path: Path, first: gs.Tensor, second: gs.Tensor) -> Shape:
             raise UnsupportedError(
                 f"{path}: value {tensor.name!r} of {node} has no static shape; it may depend on the data, or its operator "
                 "is not known. Export the net with fixed sizes, or cut that part off."
+            )
+        if min(tensor.shape, default=1) < (tensor.inputs[0].op in _WINDOWS if tensor.inputs else 0):
+            raise UnsupportedError(
+                f"{path}: value {tensor.name!r} would have the shape {tensor.shape}: an input of this size is too small for "
+                "the net. Give a larger one."
             )
     return joined(path, first.name, tuple(first.shape), tuple(second.shape))
 
