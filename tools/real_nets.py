@@ -2,6 +2,7 @@
 
     python tools/real_nets.py               prints the table
     python tools/real_nets.py --write       puts it into README.md between its two markers
+    python tools/real_nets.py --only 4 --retrain 120 --batch 16     what retraining makes of one row
 
 Nets and speech are fetched on first use (`real_data`). Each row is merged with everything shared that can be; the error is
 ||fused - original|| / ||original|| over all outputs of a task, on speech that the merge has not seen. Probabilities are
@@ -14,7 +15,9 @@ import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime as ort
@@ -39,12 +42,14 @@ class Case:
         nets: task -> file.
         data: number of clips -> samples to merge on, samples to judge on.
         score: outputs -> what is compared.
+        read: outputs -> the characters of each line, where lines are read.
     """
 
     name: str
     nets: Mapping[str, Path]
     data: Callable[[int], tuple[np.ndarray, np.ndarray]]
     score: Callable[[np.ndarray], np.ndarray] = np.asarray
+    read: Callable[[np.ndarray], list[list[int]]] | None = None
 
 
 def log_odds(p: np.ndarray) -> np.ndarray:
@@ -99,7 +104,13 @@ def readers() -> Case:
         x = text_lines(HELD_OUT + 25 * count, 1)
         return x[HELD_OUT:], x[:HELD_OUT]
 
-    return Case("PP-OCRv4: English + Chinese", {"english": english, "chinese": chinese}, data)
+    return Case("PP-OCRv4: English + Chinese", {"english": english, "chinese": chinese}, data, read=characters)
+
+
+def characters(probabilities: np.ndarray) -> list[list[int]]:
+    """What a net reads that tells a character, or none (0), for each place of a line: characters that change."""
+    lines = probabilities.argmax(axis=-1).tolist()
+    return [[c for before, c in zip([0, *line], line, strict=False) if c not in (0, before)] for line in lines]
 
 
 CASES: tuple[Callable[[], Case], ...] = (
@@ -132,6 +143,32 @@ def errors(case: Case, wanted: Mapping[str, np.ndarray], merged: onnxzip.Merged,
     return [float(np.linalg.norm(fused - y) / np.linalg.norm(y)) for y, fused in pairs]
 
 
+def read_otherwise(case: Case, wanted: Mapping[str, np.ndarray], merged: onnxzip.Merged, x: np.ndarray) -> list[float]:
+    """Part of the characters that a task reads in another way than its original, by the longest parts that are alike."""
+    if case.read is None:
+        return []
+    pairs = zip(wanted.values(), outputs(merged.content, x), strict=True)
+    lines = [list(zip(case.read(y), case.read(fused), strict=True)) for y, fused in pairs]
+    return [1 - float(np.mean([SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in both])) for both in lines]
+
+
+def retrained(case: Case, count: int, steps: int, batch: int) -> str:
+    """One line of what retraining makes of the zip."""
+    calibration, test = case.data(count)
+    wanted = {task: outputs(str(file), test)[0] for task, file in case.nets.items()}
+    merged = onnxzip.merge(case.nets, calibration, memory="1500M")
+    with TemporaryDirectory() as folder:
+        merged.save(Path(folder) / "fused.onnx")
+        better = onnxzip.retrain(
+            Path(folder) / "fused.onnx", case.nets, calibration, steps=steps, options=onnxzip.RetrainOptions(batch=batch)
+        )
+    told = []
+    for measure in (errors, read_otherwise):
+        both = [" / ".join(f"{100 * e:.2g}" for e in measure(case, wanted, net, test)) for net in (merged, better)]
+        told += [f"{' -> '.join(both)} %"] if any(both) else []
+    return f"{case.name}, {steps} steps of {batch}: {', read otherwise '.join(told)}"
+
+
 def row(case: Case, count: int) -> list[str]:
     """One line of the table."""
     calibration, test = case.data(count)
@@ -162,7 +199,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32, help="clips of 9 s that the DNSMOS nets are merged on")
     parser.add_argument("--only", type=int, nargs="+", default=range(len(CASES)), help="which rows")
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--retrain", type=int, default=0, help="steps; prints what they make of the zips, and no table")
+    parser.add_argument("--batch", type=int, default=16, help="samples of each task a step")
     arguments = parser.parse_args()
+    if arguments.retrain:
+        for k in arguments.only:
+            print(retrained(CASES[k](), arguments.clips, arguments.retrain, arguments.batch), flush=True)
+        return
     text = table((CASES[k]() for k in arguments.only), arguments.clips)
     if arguments.write:
         put_into_readme(BEGIN, text, END)
