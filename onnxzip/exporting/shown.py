@@ -13,6 +13,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
+from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, read_tails, to_json
 from onnxzip.exporting.originals import Originals, nodes_of
 from onnxzip.loading.files import read
@@ -59,12 +60,18 @@ def telling(file: Path, net: Net, teaching: Iterable[str]) -> tuple[bytes, dict[
 
 
 def without_tails(model: ModelProto) -> ModelProto:
-    """A fused net that ends in what its tails read."""
+    """A fused net that ends in what its tails read.
+
+    Raises:
+        UnsupportedError: a task has a tail, and its metadata do not tell what that reads.
+    """
     entries, gone, values = entries_of(model), _of_tails(model), _Values(model)
     origins = read_origins(entries, "the fused net")
     for task, origin in origins.items():
         kept = {name: new for name, new in origin.outputs.items() if new not in gone}
         read_too = {v: new for v, new in origin.before_tail.items() if new in values.made and new not in kept.values()}
+        if not kept | read_too:
+            raise UnsupportedError(f"task {task!r}: the file does not tell what its end reads. Merge the nets again.")
         origins[task] = replace(origin, outputs=kept | read_too, before_tail={})
     ends = dict.fromkeys(new for origin in origins.values() for new in origin.outputs.values())
     whole: ModelProto = ModelProto.FromString(values.telling(ends))

@@ -153,10 +153,13 @@ def _folded(
         if isinstance(port, gs.Variable) and port.name not in given:
             port.shape = None
     before, now = None, _progress(path, graph)
-    while now != before and (before is None or _may_fold(graph)):
-        if before is not None or any(n.op in _OF_TYPES for n in graph.nodes) or _may_fold(graph):
+    while now != before:
+        first = before is None
+        if _may_fold(graph) or (first and any(n.op in _OF_TYPES for n in graph.nodes)):
             with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
                 graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
+        elif not first:
+            break
         graph.cleanup().toposort()
         _plain_casts(graph)
         with_state_shapes(graph)
@@ -177,7 +180,7 @@ def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
 
 
 def _may_fold(graph: gs.Graph) -> bool:
-    """Whether there can be anything to fold, of types that are known: looking for it takes longer than all else does."""
+    """Whether there can be anything to fold but Casts: looking for it takes longer than all else that loading does."""
     return any(
         (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
         or all(map(_is_constant, n.inputs)) for n in graph.nodes
