@@ -86,7 +86,7 @@ class ExportOptions:
     static_batch: int | None = option(
         None, "Samples that the file takes at once. Default: 1 for phones, any number for ort and openvino.", whole_number, "N"
     )
-    opset: int | None = option(None, "Opset of ort and onnx-mobile. Default: the net's own, and 13.", whole_number, "N")
+    opset: int | None = option(None, "Opset of ort and onnx-mobile. Default: the net's own; from 13 on.", whole_number, "N")
     quantize: bool = option(False, "Weights and activations in int8, calibrated with --data.", yes_or_no)
     tolerance: float | None = option(
         None, "Largest deviation that passes, over an output's largest value. Default: 1e-4, ncnn 1e-3; any with --quantize.",

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from merging import MODELS, failed, images, outputs_of, run, snapshot, write_net
 from netfiles import originals_outputs, random_feeds, written
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper, parser
 
 import onnxzip
 from onnxzip.errors import BackendMissingError, UnsupportedError
@@ -142,6 +142,23 @@ class TestQuantize:
         failed(2, "export", "m.onnx", "--target", "ort", "-o", "q.ort", "--quantize", words=("--data",))
         command = ("export", "m.onnx", "--target", "ncnn", "-o", "q.param", "--quantize", "--data", "d.npz")
         failed(2, *command, words=("ncnn", "openvino"))
+
+
+def test_the_oldest_opset_that_holds_the_net(tmp_path: Path) -> None:
+    """HardSwish is an operator since 14: with --opset 13 its net is refused, without it is written at 14."""
+    text = """<ir_version: 8, opset_import: ["": 17]> net (float[N,3,6,6] x) => (float[N,2] y) {
+        a = Conv (x, w) b = HardSwish (a) c = GlobalAveragePool (b) d = Flatten (c) y = MatMul (d, v) }"""
+    for name in "ab":
+        made, rng = parser.parse_model(text), np.random.default_rng(ord(name))
+        arrays = {"w": rng.standard_normal((8, 3, 3, 3), np.float32), "v": rng.standard_normal((8, 2), np.float32)}
+        made.graph.initializer.extend(numpy_helper.from_array(a, k) for k, a in arrays.items())
+        onnx.save(made, tmp_path / f"{name}.onnx")
+    x = np.random.default_rng(0).standard_normal((40, 3, 6, 6), np.float32)
+    onnxzip.merge({t: tmp_path / f"{t}.onnx" for t in "ab"}, x).save(tmp_path / "m.onnx")
+    onnxzip.export(tmp_path / "m.onnx", "onnx-mobile", tmp_path / "p.onnx", x)
+    assert onnx.load(tmp_path / "p.onnx").opset_import[0].version == 14
+    with pytest.raises(UnsupportedError, match=r"HardSwish.* does not exist in opset 13. Use --opset 14"):
+        onnxzip.export(tmp_path / "m.onnx", "onnx-mobile", tmp_path / "q.onnx", x, opset=13)
 
 
 class TestRefusals:

@@ -5,7 +5,7 @@ A static net has nothing left that computes shapes: no Shape, no Gather. Chips t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
-from onnxzip.net import Port, within_one
+from onnxzip.net import Net, Port, within_one
 from onnxzip.runtime import at_older_opset, fixed_batch, to_model
 from onnxzip.shipping.records import Tensor
 
@@ -64,7 +64,7 @@ class Prepared:
 
 
 def prepare_net(
-    fused: Path, task: str | None, batch: int | None, opset: int | None, before_end: bool = False
+    fused: Path, task: str | None, batch: int | None, opset: int | None, before_end: bool = False, oldest: int | None = None
 ) -> Prepared:
     """The net that a target is handed.
 
@@ -72,8 +72,9 @@ def prepare_net(
         fused: a file that `merge` or `split` has made.
         task: which alone; None for all.
         batch: samples it takes at once; None for any number, as the fused file.
-        opset: None for the fused file's own.
+        opset: None for the oldest from `oldest` on that can say all that the net says.
         before_end: whether it ends in what tails read.
+        oldest: None for the fused file's own.
 
     Raises:
         InvalidModelError, UnsupportedError: the file was not made by onnxzip, or cannot be brought to that opset.
@@ -92,9 +93,12 @@ def prepare_net(
         model, fused, "operators that no target is given; `--before-end` exports up to what the first of them read, "
         "`--task NAME` a task that has none"
     )
-    net = load_model(model, fused, task, opset if opset is not None and opset > opset_of(model) else None)
+    least = oldest if opset is None else opset
+    net = load_model(model, fused, task, least if least is not None and least > opset_of(model) else None)
     if opset is not None and opset < net.opset:
         net = at_older_opset(net, opset, str(fused))
+    elif opset is None and oldest is not None:
+        net = next(_at_opsets(net, oldest, str(fused)), net)
     prepared = _checked(to_model(net if batch is None else fixed_batch(net, batch)), str(fused))
     ends = zip(ports_of(prepared.graph.output), net.outputs, strict=True)
     return Prepared(
@@ -107,6 +111,15 @@ def prepare_net(
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
         {new: name for t in after for name, own in before[t].inputs.items() for new, o in after[t].inputs.items() if o == own},
     )
+
+
+def _at_opsets(net: Net, oldest: int, where: str) -> Iterator[Net]:
+    """The net at those older opsets that can say all that it says, the oldest first."""
+    for opset in range(oldest, net.opset):
+        try:
+            yield at_older_opset(net, opset, where)
+        except UnsupportedError:
+            continue
 
 
 def _tensor(port: Port) -> Tensor:

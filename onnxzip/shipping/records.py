@@ -108,7 +108,7 @@ class Target:
         source: ONNX or PROGRAM.
         batch: samples that the file takes at once, unless the user says otherwise; None for any number.
         batches: which numbers can be asked for; None for all.
-        opset: that the net is brought to, unless the user says otherwise; None for its own.
+        opset: the oldest that the net is brought to, unless the user says otherwise; None for its own.
         packages: that convert and run, as they are imported; all must be there.
         extra: of onnxzip that installs them; empty where they come with onnxzip itself.
         tolerance: largest error of an output that passes.

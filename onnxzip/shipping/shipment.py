@@ -108,7 +108,7 @@ def export_files(
     backend = backend_for(target, options.python)
     with stages.stage("load"):
         batch = options.static_batch or target.batch
-        prepared = prepare_net(fused, options.task, batch, options.opset or target.opset, options.before_end)
+        prepared = prepare_net(fused, options.task, batch, options.opset, options.before_end, target.opset)
         samples = _samples(prepared, data, options, data_options, run, progress)
     if options.quantize:
         with stages.stage("quantize"):
