@@ -45,11 +45,12 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 def started(
     folder: Path, *arguments: object, stdout: int | IO[str] = subprocess.PIPE, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A Python process in a session of its own, none of which survives the test."""
+    """A Python process in a session of its own, none of which survives the test; its stdout is buffered, as it usually is."""
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**usual, "OMP_NUM_THREADS": "1", **environment},
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,

@@ -124,7 +124,7 @@ class TestTogether:
         merged.save("m.onnx")
         options = RetrainOptions(loss="losses:loss", learning_rate=0.01)
         done = onnxzip.retrain("m.onnx", nets, "d.npz", steps=1, options=options, device="cpu")
-        before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+        before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         for name in ("a.onnx", "d.npz", "link.npz"):

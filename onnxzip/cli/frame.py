@@ -108,7 +108,7 @@ class _Reported:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(own_version())
+        print(own_version(), flush=True)
         raise typer.Exit
 
 
