@@ -34,17 +34,22 @@ def shown(content: bytes, originals: Originals) -> tuple[bytes, Teaching]:
     fused = _Values(ModelProto.FromString(content))
     tails, found, ends = _of_tails(fused.model), dict[str, tuple[Path | bytes, Origin]](), dict[str, None]()
     for task, (file, origin) in originals.items():
-        alone = _Values(read(file))
         outputs = {name: new for name, new in origin.outputs.items() if new not in tails}
-        before = {v: new for v, new in origin.before_tail.items() if v in alone.made and new not in outputs.values()}
-        more = {v: new for v, new in before.items() if alone.is_float(v) and fused.is_float(new)}
-        if not more and not any(map(fused.is_float, outputs.values())):
-            more = _picks(alone, fused, outputs | before)
-        outputs |= more
-        same = outputs == origin.outputs
-        found[task] = (file, origin) if same else (alone.telling(outputs), replace(origin, outputs=outputs))
-        ends |= dict.fromkeys(outputs.values())
+        whole = outputs == origin.outputs and any(map(fused.is_float, outputs.values()))
+        found[task] = (file, origin) if whole else _taught_by_more(fused, file, replace(origin, outputs=outputs))
+        ends |= dict.fromkeys(found[task][1].outputs.values())
     return content if list(ends) == fused.outputs else fused.telling(ends), found
+
+
+def _taught_by_more(fused: _Values, file: Path, origin: Origin) -> tuple[bytes, Origin]:
+    """An original, and what the fused net calls its outputs, with what its tail reads, or what classes are picked from."""
+    alone, outputs = _Values(read(file)), origin.outputs
+    before = {v: new for v, new in origin.before_tail.items() if v in alone.made and new not in outputs.values()}
+    more = {v: new for v, new in before.items() if alone.is_float(v) and fused.is_float(new)}
+    if not more and not any(map(fused.is_float, outputs.values())):
+        more = _picks(alone, fused, {**outputs, **before})
+    taught = {**outputs, **more}
+    return alone.telling(taught), replace(origin, outputs=taught)
 
 
 def telling(file: Path, net: Net, teaching: Iterable[str]) -> tuple[bytes, dict[str, str]]:
