@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.layout import Piece, Placed, Sizes, Taken, Weights
+from onnxzip.analysis.layout import Hearing, Piece, Placed, Sizes, Taken, Weights
 from onnxzip.analysis.roles import Overlay, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.strands import Owners, SpacePlan
@@ -23,6 +23,7 @@ class Draft:
     pieces: dict[str, dict[Owners, Piece]] = field(default_factory=dict)
     weights: list[Weights] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
+    hearings: dict[str, Hearing] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
     starved: dict[tuple[int, Owners], str] = field(default_factory=dict)
     apart: dict[str, str] = field(default_factory=dict)  # laid-over value -> why each task has its own

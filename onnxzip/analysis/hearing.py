@@ -8,13 +8,11 @@ So units that are shared read each other alone, as shared rows do everywhere in 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
 
 from onnxzip.analysis.drafting import Draft
-from onnxzip.analysis.layout import Layout, Piece, Taken
+from onnxzip.analysis.layout import Hearing, Piece, Taken
 from onnxzip.analysis.roles import Role, unique
 from onnxzip.analysis.strands import Owners
-from onnxzip.net import Node
 from onnxzip.ops.recurrent import may_part
 
 UNITS = 3  # the axis of units among a node's outputs over time
@@ -36,8 +34,9 @@ def heard(draft: Draft, role: Role, key: Owners, owners: Owners) -> dict[str, Pi
     said, both = (unique(f"{gates.name}_{word}", "fused", draft.value_names) for word in ("said", "heard"))
     for value in (said, both):
         draft.shapes[value] = draft.shapes[gates.name]
-    draft.place("MatMul", said, [before, weights], (said,), {}, owners, None)
+    draft.place("MatMul", said, [before, weights.name], (said,), {}, owners, None)
     draft.place("Add", both, [gates.name, said], (both,), {}, owners, None)
+    draft.hearings[both] = Hearing(gates.name, tuple(p.name for p in others), weights)
     return {gates.laid: Piece(both, gates.laid, gates.task, gates.keys, owners)}
 
 
@@ -59,37 +58,10 @@ def _before(draft: Draft, role: Role, states: str, owners: Owners) -> str:
     return before
 
 
-def _weights(draft: Draft, laid: str, gates: Piece, speakers: tuple[Owners, ...]) -> str:
+def _weights(draft: Draft, laid: str, gates: Piece, speakers: tuple[Owners, ...]) -> Taken:
     """Announce what units of some strands say to those of a strand."""
     _, rows, units = draft.overlay.exprs(laid, gates.task)
     name = draft.fresh(f"{draft.base_name(laid, gates.owners)}_heard", gates.owners, False, draft.value_names)
     draft.shapes[name] = (draft.sizes.restrict(units, speakers).size, draft.sizes.restrict(rows, gates.keys).size)
     draft.taken.append(Taken(name, laid, gates.keys, gates.owners, speakers))
-    return name
-
-
-class Hearing(NamedTuple):
-    """What a fused recurrent node hears of units that run apart from its own.
-
-    Attributes:
-        gates: what its own layer makes.
-        states: of the others, over time.
-        weights: the param by which they come into the gates.
-    """
-
-    gates: str
-    states: tuple[str, ...]
-    weights: Taken
-
-
-def hearing_of(layout: Layout, node: Node) -> Hearing | None:
-    """What a node hears; None where it is nothing."""
-    makers = {v: p.node for p in layout.placed for v in p.node.outputs}
-    known = {t.name: t for t in layout.taken if t.heard}
-    both = makers.get(str(node.inputs[0]))
-    said = makers.get(str(both.inputs[1])) if both is not None and both.op == "Add" else None
-    weights = known.get(str(said.inputs[1])) if said is not None and said.op == "MatMul" else None
-    if both is None or weights is None:
-        return None
-    pieces = next(by_key for by_key in layout.pieces.values() if any(p.name == node.outputs[0] for p in by_key.values()))
-    return Hearing(str(both.inputs[0]), tuple(p.name for k, p in pieces.items() if set(p.keys) <= set(weights.heard)), weights)
+    return draft.taken[-1]

@@ -294,6 +294,6 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
         rules.add(role)
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}
     return Layout(
-        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.shapes, outputs,
+        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes, outputs,
         draft.starved, draft.torn,
     )

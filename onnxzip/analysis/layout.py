@@ -67,6 +67,21 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Hearing:
+    """What hidden units of one strand hear of those of others.
+
+    Attributes:
+        gates: what their own layer makes.
+        states: of the others, over time.
+        weights: the param by which they come into the gates.
+    """
+
+    gates: str
+    states: tuple[str, ...]
+    weights: Taken
+
+
+@dataclass(frozen=True)
 class Placed:
     """A node of the fused net: the tasks that need it and the role it was made from (None for Concat and Split)."""
 
@@ -83,6 +98,7 @@ class Layout:
         placed: nodes in topological order.
         pieces: laid-over value -> pieces by the key of the strand (or the readers) they stand for.
         weights: params to be fitted; taken: params that are taken over.
+        hearings: value that a recurrent node reads -> what its units hear, where they hear any.
         shapes: of every value and param of the fused net.
         outputs: task -> (name, piece) per output of its net.
         starved: (space, key) of strands whose rows have nothing to read -> the node that keeps it apart, or nothing.
@@ -93,6 +109,7 @@ class Layout:
     pieces: Mapping[str, Mapping[Owners, Piece]]
     weights: tuple[Weights, ...]
     taken: tuple[Taken, ...]
+    hearings: Mapping[str, Hearing]
     shapes: Mapping[str, Shape]
     outputs: Mapping[str, tuple[tuple[str, Piece], ...]]
     starved: Mapping[tuple[int, Owners], str]

@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.hearing import Hearing, hearing_of
-from onnxzip.analysis.layout import Placed
+from onnxzip.analysis.layout import Hearing, Placed
 from onnxzip.analysis.roles import Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.fusion.keeping import by_leaders
@@ -58,10 +57,10 @@ class Units:
         """What the originals' nodes are to each other."""
         return next(r for r in self.plan.overlay.roles if r.name == self.placed.role)
 
-    @cached_property
+    @property
     def hearing(self) -> Hearing | None:
         """What they hear of units that run apart from them."""
-        return hearing_of(self.plan.layout, self.placed.node)
+        return self.plan.layout.hearings.get(str(self.placed.node.inputs[0]))
 
     @property
     def tasks(self) -> list[str]:
