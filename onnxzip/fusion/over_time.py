@@ -30,7 +30,7 @@ from onnxzip.fusion.sharing import add_up
 from onnxzip.fusion.solving import Chosen, fit_linear
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.units import Some, Units
-from onnxzip.linalg.moments import DenseSums, Moments
+from onnxzip.linalg.moments import DenseSums
 from onnxzip.matching.methods import Method
 from onnxzip.net import Node
 from onnxzip.peers import Peers
@@ -181,11 +181,7 @@ class StepInTime:
                 for one in sums.values():
                     one.settle()
         add_up(self.peers, f"{self.node.name}, {task}, round {k}", list(sums.values()))
-        return {s: TaskStatistics(_means(one.moments(False)), _means(one.moments(True))) for s, one in sums.items()}
-
-
-def _means(m: Moments) -> Moments:
-    return Moments(m.count, (1 / m.count) * m.zz, m.zp / m.count, m.pp / m.count)
+        return {s: TaskStatistics(one.moments(False).means(), one.moments(True).means()) for s, one in sums.items()}
 
 
 def _missed(chosen: Chosen, mine: np.ndarray) -> float:

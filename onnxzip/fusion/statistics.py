@@ -233,9 +233,9 @@ def _cut(m: Moments | ChannelMoments, at: np.ndarray, targets: slice, dual: bool
     """Means over the rows, for some columns and some targets."""
     assert isinstance(m, Moments)
     if dual:
-        return Moments(m.count, m.zz, m.zp, m.pp[targets] / m.count)
+        return Moments(m.count, m.zz, m.zp, m.pp[targets]).means()
     zp = m.zp[:, targets] if len(at) == len(m.zz) and (np.diff(at) == 1).all() else m.zp[at, targets]
-    return Moments(m.count, m.zz.cut(at) / m.count, zp / m.count, m.pp[targets] / m.count)
+    return Moments(m.count, m.zz.cut(at), zp, m.pp[targets]).means()
 
 
 def _cut_channels(m: Moments | ChannelMoments, channels: slice, targets: slice) -> ChannelMoments:

@@ -37,6 +37,10 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.zz + other.zz, self.zp + other.zp, self.pp + other.pp)
 
+    def means(self) -> Moments:
+        """Means over the rows, of these sums over them."""
+        return Moments(self.count, self.zz / self.count, self.zp / self.count, self.pp / self.count)
+
     def as_arrays(self) -> Arrays:
         """The same as arrays by name, as they go to files."""
         return {"count": np.array([self.count], np.int64), "zz": np.asarray(self.zz), "zp": self.zp, "pp": self.pp}
