@@ -339,7 +339,7 @@ class TestProcess:
         )
         command = [sys.executable, "-m", "onnxzip", "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "slow:batches"]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_default_interrupt
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=os.setpgrp
         )
         for _ in range(300):
             if (folder / "started").exists():
@@ -356,7 +356,7 @@ class TestProcess:
         """Python says on stderr which module it has loaded; what follows is still to come then."""
         command = "-X", "importtime", "-m", "onnxzip", "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "d.npz"
         process = subprocess.Popen(
-            [sys.executable, *command], stderr=subprocess.PIPE, text=True, preexec_fn=_default_interrupt
+            [sys.executable, *command], stderr=subprocess.PIPE, text=True, preexec_fn=os.setpgrp
         )
         assert process.stderr is not None
         for line in process.stderr:
@@ -372,7 +372,7 @@ class TestProcess:
     def test_whatever_ends_it_no_no_scratch_is_left(self, folder: Path, name: str) -> None:
         code = (
             "import os, signal, sys, time\nimport onnxzip.cli\nfrom onnxzip.calibration.frontier import Frontier\n"
-            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
             "plain = Frontier.advance\n"
             "def advance(self, *arguments, **named):\n    plain(self, *arguments, **named)\n"
             "    open('started', 'w').close()\n    time.sleep(60)\n"
@@ -420,25 +420,18 @@ class TestProcess:
     def test_an_interrupt_while_torch_is_imported(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / "late.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
         monkeypatch.syspath_prepend(folder)
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             module = lazy_module("late")
             with pytest.raises(KeyboardInterrupt):
                 execute(module)
             assert module.whole
         finally:
-            signal.signal(signal.SIGINT, before)
             del sys.modules["late"]
 
     def test_main_returns_the_code(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == onnxzip.__version__
         assert main(["no-such-command"]) == 2 and main([]) == 2
         assert main(["merge", "--help"]) == 0
-
-
-def _default_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.setpgrp()
 
 
 def test_bars_appear_on_a_terminal_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,7 +338,6 @@ def unreachable(*arguments: object, **named: object) -> None:
 
 
 def _alone() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.setpgrp()
 
