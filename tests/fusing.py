@@ -150,9 +150,9 @@ def permuted(net: Net, seed: int, name: str | None = None) -> Net:
                 moved = np.take(moved, positions(coupling.axes[Axis(param, dim)], order), axis=dim)
         params[param] = np.array(moved)
     for node in net.nodes:
-        operator, view = linear_view(net, node) or (None, None)
-        if operator is not None and operator.linear is not None and not operator.linear.diagonal(view):
-            params |= _grouped_weights(net, node, operator.linear, view, coupling, order)
+        linear, view = linear_view(net, node) or (None, None)
+        if linear is not None and not linear.diagonal(view):
+            params |= _grouped_weights(net, node, linear, view, coupling, order)
     return replace(net, params=params, name=name or net.name)
 
 

@@ -225,8 +225,8 @@ def test_unfolded_rows_times_the_matrix_are_the_nodes_outputs(tmp_path: Path, ki
     net = load(written(tmp_path, f"g ({ports}) => (float[N,{outs},H,W] y) {{ y = {call} }}"))
     (node,) = net.nodes
     found = linear_view(net, node)
-    assert found is not None and found[0].linear is not None
-    linear, view = found[0].linear, found[1]
+    assert found is not None
+    linear, view = found
     x = np.random.default_rng(6).standard_normal((4, 3, 8, 7)).astype(np.float32)
     (y,) = open_session(net, "cpu", 1).run({net.inputs[0].name: x}).values()
     taps = linear.taps(view)

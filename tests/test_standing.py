@@ -52,8 +52,8 @@ def test_rows_of_a_sample_are_those_that_it_has_alone(tmp_path: Path, kind: str)
     net = load(written(tmp_path, f"g ({ends}) {NUMBERS} {{ {made}\ny = {call} }}"))
     node = net.nodes[-1]
     found = linear_view(net, node)
-    assert found is not None and found[0].linear is not None
-    linear, view = found[0].linear, found[1]
+    assert found is not None
+    linear, view = found
     channel, taps, coupling = linear.channel(view), taps_of(linear, view), couple(net)
     values = str(node.inputs[0]), node.outputs[0]
     assert {in_front(v, coupling.exprs(v), channel) for v in values} == {before}

@@ -51,8 +51,8 @@ def named(net: Net, name: str) -> Node:
 def made(net: Net, node: Node, values: Values) -> np.ndarray:
     """The channels that a node with weights makes: [channels, samples * positions]."""
     found = linear_view(net, node)
-    assert found is not None and found[0].linear is not None
-    axis = found[0].linear.channel(found[1])
+    assert found is not None
+    axis = found[0].channel(found[1])
     value = np.moveaxis(values[sum_of(net, node)].astype(np.float64), axis, 0)
     return value.reshape(len(value), -1)
 

@@ -14,18 +14,13 @@ import numpy as np
 
 from onnxzip.analysis.coupling import linear_view
 from onnxzip.net import Names, Net, Node
-from onnxzip.ops import Linear, View
+from onnxzip.ops import Linear
 
 
 def with_biases(nets: Sequence[Net]) -> tuple[Net, ...]:
     """The nets, with biases of zero at all nodes with weights of operators that have a bias somewhere in one of the nets."""
-    ops = {n.op for net in nets for n in net.nodes if (found := _linear(net, n)) is not None and _has_bias(n, found[0])}
+    ops = {n.op for net in nets for n in net.nodes if (found := linear_view(net, n)) is not None and _has_bias(n, found[0])}
     return tuple(_given(net, ops) for net in nets)
-
-
-def _linear(net: Net, node: Node) -> tuple[Linear, View] | None:
-    operator, view = linear_view(net, node) or (None, None)
-    return None if operator is None or operator.linear is None or view is None else (operator.linear, view)
 
 
 def _has_bias(node: Node, linear: Linear) -> bool:
@@ -36,7 +31,7 @@ def _given(net: Net, ops: set[str]) -> Net:
     names, given = Names({*net.shapes}), dict[str, str]()
     nodes, zeros = list[Node](), dict[str, np.ndarray]()
     for node in net.nodes:
-        linear, view = (_linear(net, node) if node.op in ops else None) or (None, None)
+        linear, view = (linear_view(net, node) if node.op in ops else None) or (None, None)
         if linear is not None and view is not None and not _has_bias(node, linear):
             weight = str(node.inputs[linear.weight])
             if weight not in given:

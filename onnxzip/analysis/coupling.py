@@ -15,7 +15,7 @@ from onnxzip.analysis.spaces import Expr, Space, finish
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, meet
 from onnxzip.net import Axis, Net, Node, consumers, follow_each_other
-from onnxzip.ops import Line, Operator, Symmetry, View, find, why_unknown
+from onnxzip.ops import Line, Linear, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, is_remaining, parse
 
 
@@ -56,8 +56,8 @@ class Coupling:
         return tuple(self.axes[Axis(value, d)] for d in range(len(self.net.shapes[value])))
 
     @cached_property
-    def weighted(self) -> Mapping[str, tuple[Operator, View]]:
-        """By name, operator and view of each node with weights of its own."""
+    def weighted(self) -> Mapping[str, tuple[Linear, View]]:
+        """By name, each node with weights of its own: how it is a matrix product."""
         return {n.name: found for n in self.net.nodes if (found := linear_view(self.net, n)) is not None}
 
 
@@ -71,8 +71,8 @@ def view_of(net: Net, node: Node) -> View:
     )
 
 
-def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
-    """Operator and view of a node with weights of its own; None for every other node."""
+def linear_view(net: Net, node: Node) -> tuple[Linear, View] | None:
+    """How a node with weights of its own is a matrix product; None for every other node."""
     operator = find(node.op)
     if operator is None or operator.linear is None:
         return None
@@ -83,15 +83,15 @@ def linear_view(net: Net, node: Node) -> tuple[Operator, View] | None:
     biased = len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None
     if biased and (not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1):
         return None
-    return operator, view
+    return linear, view
 
 
 def makes_kept(coupling: Coupling, node: Node) -> bool:
     """Whether a node has weights of its own that are not fitted: all that they make keeps its order."""
-    operator, view = coupling.weighted.get(node.name, (None, None))
-    if operator is None or operator.linear is None or view is None:
+    linear, view = coupling.weighted.get(node.name, (None, None))
+    if linear is None or view is None:
         return False
-    return coupling.kept.issuperset(coupling.axes[Axis(node.outputs[0], operator.linear.channel(view))].atoms())
+    return coupling.kept.issuperset(coupling.axes[Axis(node.outputs[0], linear.channel(view))].atoms())
 
 
 @dataclass
@@ -275,8 +275,7 @@ def _makes(net: Net) -> dict[str, Makes]:
     """What nodes with weights read and make, but for those whose channels are those of the input at the same place."""
     found: dict[str, Makes] = {}
     for node in net.nodes:
-        operator, view = linear_view(net, node) or (None, None)
-        linear = operator.linear if operator is not None else None
+        linear, view = linear_view(net, node) or (None, None)
         if linear is not None and view is not None and not linear.diagonal(view):
             found[node.name] = Axis(str(node.inputs[0]), linear.channel(view)), Axis(node.outputs[0], linear.channel(view))
     return found

@@ -71,10 +71,10 @@ class Deepened:
 
 def _shares(coupling: Coupling, node: Node) -> bool:
     """Whether a node has weights whose output channels may be matched."""
-    found = coupling.weighted.get(node.name)
-    if found is None or found[0].linear is None:
+    linear, view = coupling.weighted.get(node.name, (None, None))
+    if linear is None or view is None:
         return False
-    axis = Axis(node.outputs[0], found[0].linear.channel(found[1]))
+    axis = Axis(node.outputs[0], linear.channel(view))
     return any(a in coupling.produced and a not in coupling.pinned for a in coupling.axes[axis].atoms())
 
 

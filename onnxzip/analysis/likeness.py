@@ -50,8 +50,7 @@ def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
 
 def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
     """Positions of the params that a least squares finds, so that nodes may be alike whatever these are."""
-    operator, view = coupling.weighted.get(node.name, (None, None))
-    linear = operator.linear if operator is not None else None
+    linear, view = coupling.weighted.get(node.name, (None, None))
     if linear is None or view is None or linear.diagonal(view) or makes_kept(coupling, node):
         return set()
     return {linear.weight, linear.bias}

@@ -79,8 +79,8 @@ def neutral(source: Net, segment: tuple[Node, ...], start: str, net: Net, at: st
 def _single(source: Net, node: Node, net: Net, at: str, prefix: str) -> tuple[Node, dict[str, np.ndarray]]:
     out = (f"{prefix}{node.outputs[0]}",)
     linear = linear_view(source, node)
-    if linear is not None and linear[0].linear is not None:
-        return _identity(source, node, linear[0].linear, linear[1], net, at, prefix)
+    if linear is not None:
+        return _identity(source, node, *linear, net, at, prefix)
     operator = find(node.op)
     if operator is None or operator.bounds is None or len(node.inputs) != 1:
         raise NotNeutralError(f"{node.op} {node.name!r} changes what passes through it")
@@ -137,9 +137,9 @@ def _branch(
     (inner,) = [v for v in adder.inputs if v != start] or [start]
     last = next((n for n in segment if inner in n.outputs), None)
     found = linear_view(source, last) if last is not None else None
-    if last is None or found is None or found[0].linear is None or found[0].linear.diagonal(found[1]):
+    if last is None or found is None or found[0].diagonal(found[1]):
         raise NotNeutralError(f"the branch that is added in {adder.name!r} does not end in a layer with weights")
-    zeroed = {str(last.inputs[k]) for k in (found[0].linear.weight, found[0].linear.bias) if k < len(last.inputs)}
+    zeroed = {str(last.inputs[k]) for k in (found[0].weight, found[0].bias) if k < len(last.inputs)}
     params, copies = dict[str, np.ndarray](), []
     for node in segment:
         inputs: list[str | None] = []
@@ -172,7 +172,7 @@ def bounds_of(net: Net, value: str) -> tuple[float, float]:
     if node.op == "Concat":
         inner = [bounds_of(net, str(v)) for v in node.inputs]
         return min(b[0] for b in inner), max(b[1] for b in inner)
-    if linear_view(net, node) is not None and _is_identity(net, node):
+    if _is_identity(net, node):
         return bounds_of(net, str(node.inputs[0]))
     return _bounds_of_sum(net, node)
 
@@ -195,10 +195,9 @@ def _is_zero(net: Net, value: str) -> bool:
 
 def _is_identity(net: Net, node: Node) -> bool:
     """Whether a layer with weights hands its input through."""
-    operator, view = linear_view(net, node) or (None, None)
-    if operator is None or view is None or operator.linear is None:
+    linear, view = linear_view(net, node) or (None, None)
+    if linear is None or view is None:
         return False
-    linear = operator.linear
     matrix = linear.to_matrix(view, net.params[str(node.inputs[linear.weight])])
     taps = linear.taps(view)
     centre = [k for k in range(taps.shape[1]) if np.array_equal(taps[:, k], np.arange(len(taps)))]

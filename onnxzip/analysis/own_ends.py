@@ -88,10 +88,9 @@ def _read_inside(coupling: Coupling) -> set[int]:
     for node in coupling.net.nodes:
         if takes_gates(node.op, node.inputs):
             found.update(coupling.exprs(str(node.inputs[2]))[2].atoms())
-        weighted = coupling.weighted.get(node.name)
-        if weighted is not None and weighted[0].linear is not None and not weighted[0].linear.diagonal(weighted[1]):
-            channel = weighted[0].linear.channel(weighted[1])
-            found.update(coupling.axes[Axis(str(node.inputs[0]), channel)].atoms())
+        linear, view = coupling.weighted.get(node.name, (None, None))
+        if linear is not None and view is not None and not linear.diagonal(view):
+            found.update(coupling.axes[Axis(str(node.inputs[0]), linear.channel(view))].atoms())
     return found
 
 

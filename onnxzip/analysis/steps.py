@@ -51,8 +51,7 @@ class Step:
 def weights_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View] | None:
     """How one task's member of a role is a matrix product; None where it has no weights, or none that are fitted."""
     coupling, node = overlay.couplings[task], role.members[task]
-    found = coupling.weighted.get(node.name)
-    return None if found is None or found[0].linear is None or makes_kept(coupling, node) else (found[0].linear, found[1])
+    return None if makes_kept(coupling, node) else coupling.weighted.get(node.name)
 
 
 def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:

@@ -45,9 +45,7 @@ def _is_linear(net: Net, coupling: Coupling, node: Node, atom: int) -> bool:
         return _is_alone(net, node)
     found = linear_view(net, node)
     if found is not None:
-        operator, view = found
-        assert operator.linear is not None
-        return _is_dense(net, node, operator.linear, view) and _is_alone(net, node)
+        return _is_dense(net, node, *found) and _is_alone(net, node)
     known = find(node.op)
     if known is None or touched & set(net.params) or atom in coupling.whole.get(node.name, ()):
         return False
@@ -80,10 +78,9 @@ def turned_params(plan: Plan, number: int, task: str, axes: np.ndarray) -> Mappi
             table = np.moveaxis(net.params[columns.value], columns.dim, -1)
             turned = np.moveaxis((table.astype(np.float64) @ axes.T).astype(table.dtype), -1, columns.dim)
             found[columns.value] = np.ascontiguousarray(turned)
-        operator, view = linear_view(net, node) or (None, None)
-        if operator is None or operator.linear is None or view is None:
+        linear, view = linear_view(net, node) or (None, None)
+        if linear is None or view is None:
             continue
-        linear = operator.linear
         channels = [coupling.exprs(str(v))[linear.channel(view)].atoms() for v in (node.inputs[0], node.outputs[0])]
         reads, makes = (atom in atoms for atoms in channels)
         if not reads and not makes:

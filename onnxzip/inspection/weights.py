@@ -102,16 +102,16 @@ def _compared(new: np.ndarray, original: np.ndarray) -> Change:
 def matrix_of(net: Net, node: Node) -> np.ndarray | None:
     """Weights of a node, float64 [groups, outputs, taps, inputs]; None where it has none."""
     found = linear_view(net, node)
-    if found is None or found[0].linear is None:
+    if found is None:
         return None
-    linear, view = found[0].linear, found[1]
+    linear, view = found
     return np.asarray(linear.to_matrix(view, net.params[str(node.inputs[linear.weight])]).astype(np.float64))
 
 
 def bias_of(net: Net, node: Node) -> np.ndarray:
     """Bias of a node with weights, float64 [outputs]; one zero where it has none."""
     found = linear_view(net, node)
-    at = found[0].linear.bias if found is not None and found[0].linear is not None else len(node.inputs)
+    at = found[0].bias if found is not None else len(node.inputs)
     name = node.inputs[at] if len(node.inputs) > at else None
     return np.zeros(1) if name is None else np.asarray(net.params[name].astype(np.float64).reshape(-1))
 
