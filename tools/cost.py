@@ -71,8 +71,7 @@ def moment_products(files: dict[str, Path], samples: int) -> float:
                 found = weights_of(plan.overlay, part, task)
                 assert found is not None
                 linear, view = found
-                weight = plan.nets[task].params[str(part.members[task].inputs[linear.weight])]
-                groups, outputs, taps, inputs = linear.to_matrix(view, weight).shape
+                groups, outputs, taps, inputs = linear.matrix(view, plan.nets[task].params).shape
                 columns, rows, positions = columns + taps * inputs, outputs * groups, len(taps_of(linear, view))
             sampled = samples * positions_per_image(samples, positions, columns)
             total += sampled * columns * (columns + rows)

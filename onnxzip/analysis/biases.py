@@ -14,17 +14,13 @@ import numpy as np
 
 from onnxzip.analysis.coupling import linear_view
 from onnxzip.net import Names, Net, Node
-from onnxzip.ops import Linear
 
 
 def with_biases(nets: Sequence[Net]) -> tuple[Net, ...]:
     """The nets, with biases of zero at all nodes with weights of operators that have a bias somewhere in one of the nets."""
-    ops = {n.op for net in nets for n in net.nodes if (found := linear_view(net, n)) is not None and _has_bias(n, found[0])}
+    weighted = [(n, found[0]) for net in nets for n in net.nodes if (found := linear_view(net, n)) is not None]
+    ops = {node.op for node, linear in weighted if node.input(linear.bias) is not None}
     return tuple(_given(net, ops) for net in nets)
-
-
-def _has_bias(node: Node, linear: Linear) -> bool:
-    return len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None
 
 
 def _given(net: Net, ops: set[str]) -> Net:
@@ -32,7 +28,7 @@ def _given(net: Net, ops: set[str]) -> Net:
     nodes, zeros = list[Node](), dict[str, np.ndarray]()
     for node in net.nodes:
         linear, view = (linear_view(net, node) if node.op in ops else None) or (None, None)
-        if linear is not None and view is not None and not _has_bias(node, linear):
+        if linear is not None and view is not None and node.input(linear.bias) is None:
             weight = str(node.inputs[linear.weight])
             if weight not in given:
                 given[weight] = names.fresh(f"{node.name}.bias")

@@ -80,8 +80,7 @@ def linear_view(net: Net, node: Node) -> tuple[Linear, View] | None:
     linear = operator.linear
     if not view.constant[linear.weight] or view.constant[0] or operator.symmetry_for(view) < Symmetry.SCALING:
         return None
-    biased = len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None
-    if biased and (not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1):
+    if node.input(linear.bias) is not None and (not view.constant[linear.bias] or len(view.inputs[linear.bias] or ()) != 1):
         return None
     return linear, view
 
@@ -125,9 +124,7 @@ class _Builder:
         if operator is None:
             return self.refuse(node, str(why_unknown(node.op)))
         present = [v for v in node.inputs if v is not None]
-        if operator.constants and any(
-            k < len(node.inputs) and node.inputs[k] is not None for k in operator.constants
-        ):
+        if any(node.input(k) is not None for k in operator.constants):
             return self.refuse(node, "an input that must be constant is computed")
         try:
             line = operator.line_for(view_of(self.net, node))

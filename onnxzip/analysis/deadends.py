@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxzip.analysis.roles import Overlay
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, channels_at
 
 
 def led_by(laid: Overlay, steps: Sequence[Step], whole: Iterable[int]) -> set[int]:
@@ -42,7 +42,6 @@ def _readers(laid: Overlay, steps: Sequence[Step]) -> dict[int, set[int]]:
         written = set(step.spaces) or {-1}
         for part in () if step.diagonal else step.parts:
             for task in part.members:
-                linear, view = linear_of(laid, part, task)
-                for number in laid.exprs(str(part.inputs[0]), task)[linear.channel(view)].atoms():
+                for number in channels_at(laid, part, task, str(part.inputs[0])).atoms():
                     found.setdefault(number, set()).update(written)
     return found

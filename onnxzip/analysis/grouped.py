@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnxzip.analysis.layout import Sizes
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.spaces import Expr
-from onnxzip.analysis.steps import Step, groups_of, linear_of
+from onnxzip.analysis.steps import Step, channels_at, groups_of
 from onnxzip.analysis.strands import SpacePlan
 
 UNEVEN = "a node works on it in groups, of which not all would share as many channels"
@@ -23,11 +23,7 @@ def grouped_axes(laid: Overlay, steps: Sequence[Step]) -> list[Groups]:
     found: list[Groups] = []
     for part in (p for step in steps if not step.diagonal for p in step.parts):
         for value in (str(part.inputs[0]), part.outputs[0]):
-            by_task = {}
-            for task in part.members:
-                linear, view = linear_of(laid, part, task)
-                axis = laid.exprs(value, task)[linear.channel(view)]
-                by_task[task] = _groups(axis, groups_of(laid, part, task))
+            by_task = {t: _groups(channels_at(laid, part, t, value), groups_of(laid, part, t)) for t in part.members}
             if any(len(groups) > 1 for groups in by_task.values()):
                 found.append(by_task)
     return found

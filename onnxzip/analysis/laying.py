@@ -138,9 +138,7 @@ class _Rules:
     def weight_shape(self, role: Role, step: Step, task: str, key: Owners, pieces: tuple[Piece, ...], out: Piece) -> Shape:
         """The fused weights' shape: the original's with its channel axes cut to what is read and what is written."""
         linear, view = linear_of(self.draft.overlay, role, task)
-        weight = str(role.members[task].inputs[linear.weight])
-        net = self.draft.overlay.couplings[task].net
-        groups, _, taps, _ = linear.to_matrix(view, net.params[weight]).shape
+        groups, _, taps, _ = linear.matrix(view, self.draft.overlay.couplings[task].net.params).shape
         written = self.draft.shapes[out.name][linear.channel(view)]
         read = sum(self.draft.shapes[p.name][linear.channel(view)] for p in pieces)
         fused_groups = read if step.diagonal else groups

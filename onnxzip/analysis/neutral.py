@@ -100,7 +100,7 @@ def _identity(
     spatial = [d for k, d in enumerate(source.shapes[node.outputs[0]]) if k != linear.channel(view)]
     if centre is None or spatial != [d for k, d in enumerate(net.shapes[at]) if k != linear.channel(view)]:
         raise NotNeutralError(f"{node.op} {node.name!r} changes the size of what passes through it")
-    groups, rows = linear.to_matrix(view, source.params[str(node.inputs[linear.weight])]).shape[:2]
+    groups, rows = linear.matrix(view, source.params).shape[:2]
     channels = net.shapes[at][linear.channel(view)]
     if linear.diagonal(view):
         if rows != 1:
@@ -198,7 +198,7 @@ def _is_identity(net: Net, node: Node) -> bool:
     linear, view = linear_view(net, node) or (None, None)
     if linear is None or view is None:
         return False
-    matrix = linear.to_matrix(view, net.params[str(node.inputs[linear.weight])])
+    matrix = linear.matrix(view, net.params)
     taps = linear.taps(view)
     centre = [k for k in range(taps.shape[1]) if np.array_equal(taps[:, k], np.arange(len(taps)))]
     if not centre or matrix.shape[1] != matrix.shape[3] or any(net.params[str(v)].any() for v in node.inputs[2:] if v):

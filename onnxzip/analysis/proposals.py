@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, channels_at
 from onnxzip.analysis.strands import lookups, sharers
 from onnxzip.analysis.twins import twins_of
 from onnxzip.analysis.weaving import woven_spaces
@@ -138,8 +138,7 @@ def _made_beside(laid: Overlay, steps: Sequence[Step], produced: set[int]) -> se
     found: set[int] = set()
     for part in (p for step in steps if not step.diagonal for p in step.parts):
         for task in part.members:
-            linear, view = linear_of(laid, part, task)
-            numbers = set(laid.exprs(part.outputs[0], task)[linear.channel(view)].atoms())
+            numbers = set(channels_at(laid, part, task, part.outputs[0]).atoms())
             found |= numbers if numbers & produced else set()
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxzip.analysis.coupling import makes_kept
 from onnxzip.analysis.roles import Overlay, Role
+from onnxzip.analysis.spaces import Expr
 from onnxzip.ops import Linear, View, find
 
 Origin = frozenset[tuple[str, str]]  # of each task, its param
@@ -66,6 +67,12 @@ def linear_of(overlay: Overlay, role: Role, task: str) -> tuple[Linear, View]:
     return found
 
 
+def channels_at(overlay: Overlay, role: Role, task: str, laid: str) -> Expr:
+    """The axis of channels of a laid-over value that one task's member of a role of a step reads, or makes."""
+    linear, view = linear_of(overlay, role, task)
+    return overlay.exprs(laid, task)[linear.channel(view)]
+
+
 def endless_rows(overlay: Overlay, step: Step, task: str) -> np.ndarray:
     """Which outputs of a step are infinite in one task whatever it is fed with, by its biases: bool [outputs].
 
@@ -76,16 +83,15 @@ def endless_rows(overlay: Overlay, step: Step, task: str) -> np.ndarray:
         linear, view = linear_of(overlay, part, task)
         node, params = part.members[task], overlay.couplings[task].net.params
         found = found | np.zeros(abs(view.outputs[0][linear.channel(view)]), bool)
-        if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-            found = found | np.isinf(params[str(node.inputs[linear.bias])].reshape(-1))
+        if (bias := node.input(linear.bias)) is not None:
+            found = found | np.isinf(params[bias].reshape(-1))
     return found
 
 
 def groups_of(overlay: Overlay, role: Role, task: str) -> int:
     """In how many groups one task's member of a role of a step works."""
     linear, view = linear_of(overlay, role, task)
-    weight = overlay.couplings[task].net.params[str(role.members[task].inputs[linear.weight])]
-    return int(linear.to_matrix(view, weight).shape[0])
+    return int(linear.matrix(view, overlay.couplings[task].net.params).shape[0])
 
 
 def find_steps(overlay: Overlay) -> tuple[Step, ...]:

@@ -53,8 +53,7 @@ def _is_linear(net: Net, coupling: Coupling, node: Node, atom: int) -> bool:
 
 
 def _is_dense(net: Net, node: Node, linear: Linear, view: View) -> bool:
-    weight = net.params[str(node.inputs[linear.weight])]
-    return not linear.diagonal(view) and linear.to_matrix(view, weight).shape[0] == 1
+    return not linear.diagonal(view) and linear.matrix(view, net.params).shape[0] == 1
 
 
 def _is_alone(net: Net, node: Node) -> bool:
@@ -85,8 +84,8 @@ def turned_params(plan: Plan, number: int, task: str, axes: np.ndarray) -> Mappi
         reads, makes = (atom in atoms for atoms in channels)
         if not reads and not makes:
             continue
-        name, bias = str(node.inputs[linear.weight]), node.inputs[linear.bias] if len(node.inputs) > linear.bias else None
-        matrix = linear.to_matrix(view, net.params[name]).astype(np.float64)
+        name, bias = str(node.inputs[linear.weight]), node.input(linear.bias)
+        matrix = linear.matrix(view, net.params).astype(np.float64)
         if reads:
             matrix = matrix @ axes.T
         if makes:

@@ -119,8 +119,7 @@ class Frontier:
         task = next(t for t in step.tasks if self.source_of[t] == k)
         for part in step.parts:
             linear, view = linear_of(self.plan.overlay, part, task)
-            weight = self.plan.nets[task].params[str(part.members[task].inputs[linear.weight])]
-            total += int(np.prod(linear.to_matrix(view, weight).shape[2:]))
+            total += int(np.prod(linear.matrix(view, self.plan.nets[task].params).shape[2:]))
         return total
 
     def sweep(self, steps: Sequence[Step], with_skips: bool, tick: Tick) -> None:

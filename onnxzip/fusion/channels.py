@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.fusion.duplicates import equal_rows
 from onnxzip.fusion.keeping import by_leaders, emphasis
 from onnxzip.fusion.problem import Reads, original_channels
@@ -51,8 +51,7 @@ def _membership(
     """For each channel of the strand, whether it stands for one of a task (0, else -1), and whether it follows it."""
     part, present, leads = work.step.parts[0], dict[str, np.ndarray](), dict[str, np.ndarray]()
     for task in owners:
-        linear, view = linear_of(work.plan.overlay, part, task)
-        expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+        expr = channels_at(work.plan.overlay, part, task, str(part.inputs[0]))
         at = located(work.plan.overlay, expr, task, reads.blocks[0].piece.keys, matches)
         present[task] = np.where(at >= 0, 0, -1)
         leads[task] = (at >= 0) & leads_along(work.plan, expr, task, matches)[np.maximum(at, 0)]

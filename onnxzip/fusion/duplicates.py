@@ -11,7 +11,7 @@ from functools import reduce
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.work import Exact, Work
@@ -100,8 +100,7 @@ def reads_exactly(work: Work, reads: Reads, task: str, exact: Exact, matches: Ma
     if not work.is_exact(reads, task, exact):
         return False
     for k, part in enumerate(work.step.parts):
-        linear, view = linear_of(work.plan.overlay, part, task)
-        expr = work.plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+        expr = channels_at(work.plan.overlay, part, task, str(part.inputs[0]))
         keys = tuple(dict.fromkeys(key for b in reads.blocks if b.part == k for key in b.piece.keys))
         at = located(work.plan.overlay, expr, task, keys, matches)
         if len(np.unique(at[at >= 0])) < abs(expr.size):

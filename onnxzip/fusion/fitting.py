@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
@@ -135,8 +135,7 @@ def _by_leader(
     """
     leads = []
     for task, at in places.items():
-        linear, view = linear_of(work.plan.overlay, work.step.parts[0], task)
-        expr = work.plan.overlay.exprs(work.step.parts[0].outputs[0], task)[linear.channel(view)]
+        expr = channels_at(work.plan.overlay, work.step.parts[0], task, work.step.parts[0].outputs[0])
         first = group * (abs(expr.size) // work.reads[0].groups)
         leads.append(leads_along(work.plan, expr, task, matches)[first + at])
     return by_leaders(list(places), leads, np.arange(len(leads[0])))

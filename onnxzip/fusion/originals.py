@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, channels_at
 from onnxzip.fusion.problem import Reads, original_channels, original_rows
 from onnxzip.fusion.statistics import StepStatistics, TaskStatistics
 from onnxzip.linalg.moments import ChannelMoments, Moments
@@ -99,8 +99,7 @@ class OriginalStatistics:
 
     def _located(self, plan: Plan, keys: Sequence[frozenset[str]], part: int, task: str, matches: Matches) -> np.ndarray:
         role = self.step.parts[part]
-        linear, view = linear_of(plan.overlay, role, task)
-        expr = plan.overlay.exprs(str(role.inputs[0]), task)[linear.channel(view)]
+        expr = channels_at(plan.overlay, role, task, str(role.inputs[0]))
         return located(plan.overlay, expr, task, tuple(keys), matches)
 
     def _channels(self, plan: Plan, reads: Reads, task: str, matches: Matches) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.duplicates import same_groups, same_inside
 from onnxzip.fusion.keeping import Ranking, kept_channels, ranked, room_of
@@ -189,8 +189,7 @@ def _inside_channels(
 def _places_inside(work: Work, space: SpacePlan, number: int, task: str) -> np.ndarray:
     """Of each channel that a depthwise step reads, which rows made of it are whose: int [channels, inside, rows of each]."""
     part = work.step.parts[0]
-    linear, view = linear_of(work.plan.overlay, part, task)
-    made, read = (work.plan.overlay.exprs(str(v), task)[linear.channel(view)] for v in (part.outputs[0], part.inputs[0]))
+    made, read = (channels_at(work.plan.overlay, part, task, str(v)) for v in (part.outputs[0], part.inputs[0]))
     return inner_places(work.plan, made, space, number, task) % (made.size // read.size)
 
 

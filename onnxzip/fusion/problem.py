@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan
 from onnxzip.analysis.layout import Piece, Weights
-from onnxzip.analysis.steps import Step, endless_rows, linear_of
+from onnxzip.analysis.steps import Step, channels_at, endless_rows, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.errors import UnsupportedError
 from onnxzip.matching.match import Matches, located_all
@@ -74,8 +74,7 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
         names.append(w.name)
         task = w.pieces[0].task if w.pieces[0].task in step.parts[part].members else next(iter(step.parts[part].members))
         linear, view = linear_of(plan.overlay, step.parts[part], task)
-        original = plan.nets[task].params[str(step.parts[part].members[task].inputs[linear.weight])]
-        shape = linear.to_matrix(view, original).shape
+        shape = linear.matrix(view, plan.nets[task].params).shape
         groups = 1 if step.diagonal else shape[0]
         for piece in w.pieces:
             channels = plan.layout.shapes[piece.name][linear.channel(view)] // groups
@@ -105,8 +104,7 @@ def check_finite(plan: Plan, step: Step, reads: Sequence[Reads]) -> None:
 def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Matches) -> list[np.ndarray]:
     """Which original output channel each fused one of a strand stands for (negative: none): first members of groups, second
     ones, and so on."""
-    linear, view = linear_of(plan.overlay, step.parts[0], task)
-    expr = plan.overlay.exprs(step.parts[0].outputs[0], task)[linear.channel(view)]
+    expr = channels_at(plan.overlay, step.parts[0], task, step.parts[0].outputs[0])
     keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
     return located_all(plan.overlay, expr, task, keys, matches)
 
@@ -138,13 +136,13 @@ def original_rows(plan: Plan, step: Step, reads: Reads, group: int, task: str, m
     for k, part in enumerate(step.parts):
         linear, view = linear_of(plan.overlay, part, task)
         node, params = part.members[task], plan.nets[task].params
-        matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[group]
+        matrix = linear.matrix(view, params)[group]
         rows, taps = matrix.shape[:2]
         if not k:
             found = np.zeros((rows, reads.columns))
-        if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-            found[:, -1] += params[str(node.inputs[linear.bias])][group * rows : (group + 1) * rows]
-        expr = plan.overlay.exprs(str(part.inputs[0]), task)[linear.channel(view)]
+        if (bias := node.input(linear.bias)) is not None:
+            found[:, -1] += params[bias][group * rows : (group + 1) * rows]
+        expr = channels_at(plan.overlay, part, task, str(part.inputs[0]))
         for block in (b for b in reads.blocks if b.part == k):
             mine = slice(group * block.channels, (group + 1) * block.channels)
             columns = found[:, start : start + block.size].reshape(rows, taps, block.channels)  # a view
@@ -160,12 +158,12 @@ def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: M
     part = step.parts[0]
     linear, view = linear_of(plan.overlay, part, task)
     node, params = part.members[task], plan.nets[task].params
-    matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])])[:, :, :, 0].astype(np.float64)
+    matrix = linear.matrix(view, params)[:, :, :, 0].astype(np.float64)
     bias = np.zeros(matrix.shape[:2])
-    if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-        bias = params[str(node.inputs[linear.bias])].astype(np.float64).reshape(matrix.shape[:2])
+    if (name := node.input(linear.bias)) is not None:
+        bias = params[name].astype(np.float64).reshape(matrix.shape[:2])
     whole = np.concatenate([matrix, bias[:, :, None]], axis=2)
-    expr = plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
+    expr = channels_at(plan.overlay, part, task, part.outputs[0])
     keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
     total, members = np.zeros(()), np.zeros(())
     for at in located_all(plan.overlay, expr, task, keys, matches):

@@ -71,7 +71,7 @@ def _joined(node: Node, layer: Node, params: dict[str, np.ndarray]) -> Node:
     """The node with its layer's weights, which take their places among the params; without a bias where that is known to be
     zero."""
     weight, *rest = (str(v) for v in layer.inputs[1:])
-    recurrence, own = str(node.inputs[2]), node.inputs[3] if len(node.inputs) > 3 else None
+    recurrence, own = str(node.inputs[2]), node.input(3)
     bias = rest[0] if rest else own
     if weight in params:
         params[weight] = np.ascontiguousarray(params[weight].T[None])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import Step, linear_of
+from onnxzip.analysis.steps import Step, channels_at
 from onnxzip.calibration.activations import activation_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.recipe import Recipe
@@ -148,8 +148,7 @@ class StepStatistics:
         """
         total, overlay = np.zeros(()), self.plan.overlay
         for step in (s for s in self.plan.steps if number in s.spaces and task in s.tasks and not s.diagonal):
-            linear, view = linear_of(overlay, step.parts[0], task)
-            expr = overlay.exprs(step.sink, task)[linear.channel(view)]
+            expr = channels_at(overlay, step.parts[0], task, step.sink)
             reader = next((r for r in overlay.roles if r.inputs[:1] == (step.sink,) and takes_gates(r.op, r.inputs)), None)
             if reader is not None and task in reader.members:
                 expr = overlay.exprs(str(reader.inputs[2]), task)[2]

@@ -12,7 +12,7 @@ from operator import add
 
 import numpy as np
 
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.solving import power_of_two
@@ -58,10 +58,9 @@ def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, di
     part, found = work.step.parts[0], dict[str, Rows]()
     group = 0
     for task in tasks:
-        linear, view = linear_of(work.plan.overlay, part, task)
-        expr = work.plan.overlay.exprs(part.outputs[0], task)[linear.channel(view)]
+        expr = channels_at(work.plan.overlay, part, task, part.outputs[0])
         places = {n: inner_places(work.plan, expr, space, n, task) for n in (*space.inside, None)}
-        each = view.outputs[0][linear.channel(view)] // work.reads[0].groups
+        each = expr.size // work.reads[0].groups
         group = int(next(p for p in places.values() if p.size).min()) // each
         found[task] = {n: _within(p, group * each, each) for n, p in places.items() if p.size}
     return group, found

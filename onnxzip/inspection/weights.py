@@ -105,14 +105,13 @@ def matrix_of(net: Net, node: Node) -> np.ndarray | None:
     if found is None:
         return None
     linear, view = found
-    return np.asarray(linear.to_matrix(view, net.params[str(node.inputs[linear.weight])]).astype(np.float64))
+    return np.asarray(linear.matrix(view, net.params).astype(np.float64))
 
 
 def bias_of(net: Net, node: Node) -> np.ndarray:
     """Bias of a node with weights, float64 [outputs]; one zero where it has none."""
     found = linear_view(net, node)
-    at = found[0].bias if found is not None else len(node.inputs)
-    name = node.inputs[at] if len(node.inputs) > at else None
+    name = node.input(found[0].bias) if found is not None else None
     return np.zeros(1) if name is None else np.asarray(net.params[name].astype(np.float64).reshape(-1))
 
 

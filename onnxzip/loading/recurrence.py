@@ -71,18 +71,14 @@ def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:
     """Whether a recurrent node has all of its weights, for itself, and time as its first axis."""
     if node.op not in GATES or node.attrs.get("layout", 0):
         return False
-    own = [v for k in (1, 2, 3, 7) if (v := _input(node, k)) is not None]
-    return _input(node, 1) is not None and all(v in net.params and readers[v] == 1 for v in own)
-
-
-def _input(node: Node, at: int) -> str | None:
-    return node.inputs[at] if at < len(node.inputs) else None
+    own = [v for k in (1, 2, 3, 7) if (v := node.input(k)) is not None]
+    return node.input(1) is not None and all(v in net.params and readers[v] == 1 for v in own)
 
 
 def _states(net: Net, node: Node) -> list[str | None] | None:
     """What a node's states begin with, nothing for zeros; None where a node of two directions has something that would have to
     be dealt out."""
-    found = [v if v is not None and not _is_zero(net, v) else None for k in _STATES for v in [_input(node, k)]]
+    found = [v if v is not None and not _is_zero(net, v) else None for k in _STATES for v in [node.input(k)]]
     dealt = any(found) or any(node.attrs.get(k) for k in ("activation_alpha", "activation_beta"))
     return None if node.attrs["direction"] == "bidirectional" and dealt else found
 
@@ -156,7 +152,7 @@ def _write_direction(
         """A param of this direction, under the old name where there is no other direction."""
         return params.added(f"{wish}.{d}", array) if both else params.replaced(old, wish, array)
 
-    x, w, r, b, lengths, *_ = (_input(node, k) for k in range(8))
+    x, w, r, b, lengths, *_ = (node.input(k) for k in range(8))
     weights, recurrence = (net.params[str(v)][d] for v in (w, r))
     bias = np.zeros(2 * len(weights), np.float32) if b is None else net.params[b][d]
     inner, own = np.split(bias, 2)
@@ -164,7 +160,7 @@ def _write_direction(
     bias_name = put(b, b or f"{node.name}.bias", inner)
     layer = (x, put(w, str(w), weights.T), bias_name)
     writer.put("MatMul", layer, (gates,), layer_of(name))
-    peepholes = _input(node, 7)
+    peepholes = node.input(7)
     read = [gates, None, put(r, str(r), recurrence[None]), params.added(f"{bias_name}.own", own[None]), lengths, *states]
     read.append(None if peepholes is None else put(peepholes, peepholes, net.params[peepholes][d][None]))
     while read[-1] is None:

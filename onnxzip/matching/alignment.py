@@ -110,7 +110,7 @@ def _weights(plan: Plan, role: Role, task: str) -> _Weights | None:
         return None
     linear, view = found
     node, params = role.members[task], plan.nets[task].params
-    matrix = linear.to_matrix(view, params[str(node.inputs[linear.weight])]).astype(np.float64)
+    matrix = linear.matrix(view, params).astype(np.float64)
     groups, outputs, taps, inputs = matrix.shape
     diagonal = linear.diagonal(view)
     rows = np.zeros((groups * outputs, taps, inputs if diagonal else groups * inputs))
@@ -118,8 +118,8 @@ def _weights(plan: Plan, role: Role, task: str) -> _Weights | None:
         read = slice(inputs) if diagonal else slice(g * inputs, (g + 1) * inputs)
         rows[g * outputs : (g + 1) * outputs, :, read] = matrix[g]
     bias = np.zeros(len(rows))
-    if len(node.inputs) > linear.bias and node.inputs[linear.bias] is not None:
-        bias = params[str(node.inputs[linear.bias])].astype(np.float64).reshape(-1)
+    if (name := node.input(linear.bias)) is not None:
+        bias = params[name].astype(np.float64).reshape(-1)
     axis = linear.channel(view)
     exprs = [plan.overlay.exprs(str(v), task)[axis] for v in (role.outputs[0], role.inputs[0])]
     return _Weights(rows, bias, exprs[0], exprs[1], diagonal)

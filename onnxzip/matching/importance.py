@@ -45,8 +45,7 @@ def _read_by(plan: Plan, space: SpacePlan, task: str, role: Role) -> np.ndarray 
     expr = plan.overlay.exprs(str(role.inputs[0]), task)[linear.channel(view)]
     if space.number not in expr.atoms():
         return None
-    weights = plan.nets[task].params[str(role.members[task].inputs[linear.weight])]
-    columns: np.ndarray = (linear.to_matrix(view, weights).astype(np.float64) ** 2).sum(axis=(1, 2)).reshape(-1)
+    columns: np.ndarray = (linear.matrix(view, plan.nets[task].params).astype(np.float64) ** 2).sum(axis=(1, 2)).reshape(-1)
     return np.asarray(columns[channel_places(plan, expr, space, task)].sum(axis=1))
 
 

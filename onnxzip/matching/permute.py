@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxzip.analysis import Plan
-from onnxzip.analysis.steps import linear_of
+from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Covariance, Features
 from onnxzip.linalg.assignment import hungarian
@@ -37,10 +37,8 @@ def correlations(plan: Plan, space: SpacePlan, features: Features) -> Likeness:
     """Mean correlation of each two channels, of one net or of two: (task, task) -> [channels, channels]."""
     tasks, total, times = sharing(space), dict[tuple[str, str], np.ndarray](), dict[tuple[str, str], int]()
     for step in (s for s in plan.steps if space.number in s.spaces):
-        places = {}
-        for task in (t for t in tasks if t in step.tasks):
-            linear, view = linear_of(plan.overlay, step.parts[0], task)
-            places[task] = channel_places(plan, plan.overlay.exprs(step.sink, task)[linear.channel(view)], space, task)
+        axes = {t: channels_at(plan.overlay, step.parts[0], t, step.sink) for t in tasks if t in step.tasks}
+        places = {t: channel_places(plan, axis, space, t) for t, axis in axes.items()}
         for t, at in places.items():
             for u, other in places.items():
                 found = _correlation(features[step.name], (t, at), (u, other))

@@ -110,6 +110,10 @@ class Node:
     def __post_init__(self) -> None:
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
 
+    def input(self, at: int) -> str | None:
+        """What it reads at a position; None where it is omitted there."""
+        return self.inputs[at] if at < len(self.inputs) else None
+
 
 @dataclass(frozen=True)
 class Net:

@@ -153,7 +153,7 @@ def _obstacle(node: Node) -> str | None:
         return "is not registered"
     if node.attrs.get("training_mode") and node.attrs.get("ratio") != 0:
         return "is in training mode"
-    computed = [name for k, name in operator.constants.items() if k < len(node.inputs) and node.inputs[k] is not None]
+    computed = [name for k, name in operator.constants.items() if node.input(k) is not None]
     return f"has a computed {computed[0]}, which must be constant" if computed else None
 
 

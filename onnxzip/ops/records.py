@@ -99,6 +99,10 @@ class Linear:
     weight: int = 1
     bias: int = 2
 
+    def matrix(self, view: View, params: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The weights of a node among a net's params: [groups, outputs, K, inputs]."""
+        return self.to_matrix(view, params[str(view.node.inputs[self.weight])])
+
 
 @dataclass(frozen=True)
 class Operator:
