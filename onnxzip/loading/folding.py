@@ -46,8 +46,8 @@ def folded_affine(net: Net) -> Net:
             if value not in before or value in outputs or readers[value] != [node.name]:
                 continue
             host = nodes[before[value]]
-            affine = _affine(net, node, value, _channel_axis(net, host), params) if _can_absorb(net, host, params) else None
-            if affine is not None:
+            able, axis = _can_absorb(net, host, params), _channel_axis(net, host)
+            if able and (affine := affine_of(net, node, value, axis, params.arrays)) is not None:
                 nodes[host.name] = _absorbed(net, host, affine, node.outputs[0], params)
                 before[node.outputs[0]] = host.name
                 del nodes[node.name]
@@ -71,27 +71,26 @@ def _can_absorb(net: Net, host: Node, params: Params) -> bool:
         return canonical and all(params.arrays[v or ""].ndim == 1 for v in host.inputs[2:])
     if host.op == "MatMul":
         return len(net.shape_of(host.inputs[0]) or ()) > 1
-    return host.op != "BatchNormalization" or is_inference(net, host)
+    return host.op != "BatchNormalization" or _is_inference(net, host)
 
 
-def is_inference(net: Net, node: Node) -> bool:
+def _is_inference(net: Net, node: Node) -> bool:
     """Whether a BatchNormalization is a map per channel."""
     return not node.attrs.get("training_mode", 0) and len(node.outputs) == 1 and net.dtypes[node.outputs[0]] == np.float32
 
 
-def _affine(net: Net, node: Node, value: str, axis: int, params: Params) -> Affine | None:
-    """What the node does to each channel of `value`; None where it is no such map."""
+def affine_of(net: Net, node: Node, value: str, axis: int, arrays: Mapping[str, np.ndarray]) -> Affine | None:
+    """What a node does to each channel of a value, by params; None where it is no such map."""
     channels = net.shapes[value][axis]
     if node.op == "BatchNormalization":
-        known = axis == 1 and node.inputs[0] == value and is_inference(net, node)
-        if not known or any(v not in params.arrays for v in node.inputs[1:]):
+        known = axis == 1 and node.inputs[0] == value and _is_inference(net, node)
+        if not known or any(v not in arrays for v in node.inputs[1:]):
             return None
-        scale, bias = (params.arrays[v or ""].astype(np.float64) for v in node.inputs[1:3])
-        return Affine(scale, bias, node.inputs[2])
+        return Affine(*_scale_and_shift(node, arrays), node.inputs[2])
     if node.op not in ("Mul", "Div", "Add", "Sub") or net.shapes[node.outputs[0]] != net.shapes[value]:
         return None
     other = node.inputs[1] if node.inputs[0] == value else node.inputs[0]
-    number = None if other is None else _per_channel(params.arrays.get(other), len(net.shapes[value]), axis, channels)
+    number = None if other is None else per_channel(arrays.get(other), len(net.shapes[value]), axis, channels)
     if number is None:
         return None
     if node.op == "Mul":
@@ -104,7 +103,7 @@ def _affine(net: Net, node: Node, value: str, axis: int, params: Params) -> Affi
     return Affine(None, -number, other) if first else Affine(-np.ones(channels), number, other)
 
 
-def _per_channel(param: np.ndarray | None, rank: int, axis: int, channels: int) -> np.ndarray | None:
+def per_channel(param: np.ndarray | None, rank: int, axis: int, channels: int) -> np.ndarray | None:
     """A param that broadcasts along one axis only, as float64 [channels]."""
     if param is None or param.dtype != np.float32 or param.ndim > rank:
         return None
@@ -146,17 +145,17 @@ def _scaled(host: Node, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 def _plain_normalization(net: Net, node: Node, params: Params) -> Node:
     """BatchNormalization with mean 0, variance 1, epsilon 0."""
-    if node.op != "BatchNormalization" or not is_inference(net, node) or any(v not in params.arrays for v in node.inputs[1:]):
+    if node.op != "BatchNormalization" or not _is_inference(net, node) or any(v not in params.arrays for v in node.inputs[1:]):
         return node
     names = [v or "" for v in node.inputs[1:]]
-    scale, shift = scale_and_shift(node, params.arrays)
+    scale, shift = _scale_and_shift(node, params.arrays)
     arrays = (scale, shift, np.zeros_like(shift), np.ones_like(scale))
     kinds = ("scale", "bias", "mean", "variance")
     new = [params.replaced(old, f"{node.name}.{kind}", a) for old, kind, a in zip(names, kinds, arrays, strict=True)]
     return replace(node, inputs=(node.inputs[0], *new), attrs={**node.attrs, "epsilon": 0.0})
 
 
-def scale_and_shift(node: Node, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _scale_and_shift(node: Node, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """What a BatchNormalization in inference is per channel, float64."""
     gain, bias, mean, variance = (arrays[v or ""].astype(np.float64) for v in node.inputs[1:])
     scale = gain / np.sqrt(variance + float(node.attrs["epsilon"]))

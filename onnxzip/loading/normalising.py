@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxzip.loading.folding import is_inference, scale_and_shift
+from onnxzip.loading.folding import affine_of, per_channel
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Names, Net, Node, consumers, pruned
 
@@ -71,7 +71,7 @@ def turned(net: Net, name: str) -> tuple[Net, str] | None:
         at = next((k for k, v in enumerate(node.inputs) if v in net.params), None)
         if node.op == "BatchNormalization" or at is None or len(node.inputs) != 2:
             return None
-        number = _per_channel(net, str(node.inputs[at]), len(perm), perm[1], net.shapes[name][perm[1]])
+        number = per_channel(net.params[str(node.inputs[at])], len(perm), perm[1], net.shapes[name][perm[1]])
         if number is None or net.shapes[node.outputs[0]] != net.shapes[name]:
             return None
         shape = [-1 if k == 1 else 1 for k in range(len(perm))]
@@ -176,36 +176,11 @@ def _widened(net: Net, joined: Node, found: AffineMap, axis: int) -> AffineMap |
 
 def _applied(net: Net, node: Node, before: AffineMap, axis: int) -> AffineMap | None:
     """One more map; None where it is none of a constant per channel."""
-    scale, shift, out = before.scale, before.shift, node.outputs[0]
-    if node.op == "BatchNormalization":
-        known = axis == 1 and node.inputs[0] == before.value and is_inference(net, node)
-        if not known or any(v not in net.params for v in node.inputs[1:]):
-            return None
-        by, to = scale_and_shift(node, net.params)
-        return AffineMap(scale * by, shift * by + to, out)
-    first = node.inputs[0] == before.value
-    other = node.inputs[1] if first else node.inputs[0]
-    number = None if other is None else _per_channel(net, other, len(net.shapes[before.value]), axis, len(before.scale))
-    if number is None or net.shapes[out] != net.shapes[before.value]:
+    step = affine_of(net, node, before.value, axis, net.params)
+    if step is None:
         return None
-    if node.op == "Mul":
-        return AffineMap(scale * number, shift * number, out)
-    if node.op == "Add":
-        return AffineMap(scale, shift + number, out)
-    if node.op == "Sub":
-        return AffineMap(scale, shift - number, out) if first else AffineMap(-scale, number - shift, out)
-    return AffineMap(scale / number, shift / number, out) if first and np.all(number) else None
-
-
-def _per_channel(net: Net, name: str, rank: int, axis: int, channels: int) -> np.ndarray | None:
-    """A float param that varies along one axis at most: float64 [channels]."""
-    param = net.params.get(name)
-    if param is None or param.dtype != np.float32 or param.ndim > rank:
-        return None
-    shape = (1,) * (rank - param.ndim) + param.shape
-    if any(d != 1 for k, d in enumerate(shape) if k != axis) or shape[axis] not in (1, channels):
-        return None
-    return np.broadcast_to(param.reshape(-1), (channels,)).astype(np.float64)
+    by, to = 1.0 if step.scale is None else step.scale, 0.0 if step.shift is None else step.shift
+    return AffineMap(before.scale * by, before.shift * by + to, node.outputs[0])
 
 
 def _can_absorb(net: Net, node: Node, found: AffineMap) -> bool:
@@ -215,7 +190,7 @@ def _can_absorb(net: Net, node: Node, found: AffineMap) -> bool:
     if node.op == "Conv":
         return node.attrs["group"] == 1 and (not any(node.attrs["pads"]) or not found.shift.any())
     plain = node.op == "MatMul" or (node.attrs["alpha"] == node.attrs["beta"] == 1 and not node.attrs["transA"])
-    bias = net.params.get(str(node.inputs[2])) if len(node.inputs) > 2 else None
+    bias = net.params.get(str(node.input(2)))
     return plain and weight.ndim == 2 and (bias is None or bias.ndim == 1)
 
 
