@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -82,8 +84,8 @@ def _solve(
             both = [_propagated(m, rows[index]) for m in both]
         train.append(_weighted(both[0], weight))
         held.append(_weighted(both[1], weight))
-    (zz, zp, _), rest = _total(train), _total(held)
-    return fit_diagonal(zz, zp, rest, centre, work.method.grid)
+    fitted, rest = reduce(add, train), reduce(add, held)
+    return fit_diagonal(fitted.zz, fitted.zp, (rest.zz, rest.zp, rest.pp), centre, work.method.grid)
 
 
 def _chosen(m: ChannelMoments, index: np.ndarray) -> ChannelMoments:
@@ -98,10 +100,3 @@ def _propagated(m: ChannelMoments, rows: np.ndarray) -> ChannelMoments:
 
 def _weighted(m: ChannelMoments, weight: float) -> ChannelMoments:
     return ChannelMoments(m.count, weight * m.zz, weight * m.zp, weight * m.pp)
-
-
-def _total(parts: Sequence[ChannelMoments]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + part
-    return whole.zz, whole.zp, whole.pp

@@ -23,9 +23,8 @@ from onnxzip.fusion.targets import rows_of, summed, targets_of
 from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.linalg.explained import explained_by_moments
-from onnxzip.matching.grouping import Explained, Terms, group_channels
+from onnxzip.matching.grouping import Assign, Explained, Terms, group_channels
 from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, inner_places, led, members_of, ordered_groups
-from onnxzip.matching.methods import Assign
 from onnxzip.matching.twins import with_twins, without_twins
 
 Made = dict[tuple[int, Owners], Members]

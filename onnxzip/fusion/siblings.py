@@ -25,18 +25,18 @@ ALIKE = 1e-3  # a, wherever they stand
 
 
 def siblings(
-    rows_of: RowsOf, space: SpacePlan, room: Mapping[Owners, int], same: Sequence[Mapping[str, int]]
+    rows_of: RowsOf, space: SpacePlan, room: Mapping[Owners, int], decided: Sequence[Mapping[str, int]]
 ) -> list[dict[str, int]]:
     """Groups of channels that stand in the same place of their nets and are akin, the nearest where there is no room for all.
 
     Args:
         rows_of: original rows of some channels, to be compared.
         room: how many groups each owner set may have.
-        same: groups that are decided already; their channels are in no other.
+        decided: groups whose channels are in no other.
     """
     found = list[dict[str, int]]()
     for owners, count in room.items():
-        taken = {i for group in (*same, *found) for t, i in group.items() if t in owners}
+        taken = {i for group in (*decided, *found) for t, i in group.items() if t in owners}
         free = [i for i in range(min(space.sizes[t] for t in owners)) if i not in taken]
         at = {t: np.array(free, np.int64) for t in sorted(owners)}
         if free and count:

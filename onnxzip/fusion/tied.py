@@ -64,9 +64,9 @@ def _groups(plan: Plan) -> list[list[str]]:
 def _source(plan: Plan, role: Role, task: str, bias: bool) -> tuple[str, str, bool]:
     """The original param of one task behind fitted weights, or their bias: one that it has not goes with the weights."""
     linear, _ = linear_of(plan.overlay, role, task)
-    inputs = role.members[task].inputs
-    given = inputs[linear.bias] if bias and len(inputs) > linear.bias else None
-    return (task, given, False) if given is not None else (task, str(inputs[linear.weight]), bias)
+    node = role.members[task]
+    given = node.input(linear.bias) if bias else None
+    return (task, given, False) if given is not None else (task, str(node.inputs[linear.weight]), bias)
 
 
 def _digest(array: np.ndarray) -> bytes:

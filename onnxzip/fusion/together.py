@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
+from typing import TypeVar
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Use:
     reads: Reads
 
 
+Means = TypeVar("Means", Moments, ChannelMoments)
 Uses = Mapping[tuple[str, Owners], tuple[Use, ...]]  # (step, strand) -> all that can be fitted together, in the zip's order
 
 
@@ -192,7 +194,7 @@ class _Together:
     def of_channels(self, task: str, _: Reads) -> tuple[ChannelMoments, ChannelMoments]:
         """Of a diagonal step: means over the rows of all uses."""
         train, held = zip(*(part.stats.of_channels(task, part.reads) for part in self.parts), strict=True)
-        return _mean_of_channels(train), _mean_of_channels(held)
+        return _mean(train), _mean(held)
 
     def covariance(self, number: int, task: str) -> np.ndarray:
         """Of a space's channels in one original net."""
@@ -207,16 +209,8 @@ def _less(means: Moments, by: np.ndarray, rows: tuple[np.ndarray, np.ndarray] | 
     return replace(means, zp=means.zp - means.zz @ one * by, pp=means.pp - 2 * by * means.zp[-1] + by**2)
 
 
-def _mean(means: Sequence[Moments]) -> Moments:
+def _mean(means: Sequence[Means]) -> Means:
     """Means over the rows of several, from those of each."""
     count = sum(m.count for m in means)
     parts = [(m.count / count, m) for m in means]
-    return Moments(
-        count, reduce(add, [w * m.zz for w, m in parts]), reduce(add, [w * m.zp for w, m in parts]),
-        reduce(add, [w * m.pp for w, m in parts]),
-    )
-
-
-def _mean_of_channels(means: Sequence[ChannelMoments]) -> ChannelMoments:
-    count = sum(m.count for m in means)
-    return reduce(add, [ChannelMoments(m.count, *(m.count / count * x for x in (m.zz, m.zp, m.pp))) for m in means])
+    return reduce(add, [replace(m, zz=w * m.zz, zp=w * m.zp, pp=w * m.pp) for w, m in parts])

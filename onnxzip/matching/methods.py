@@ -12,14 +12,13 @@ from onnxzip.errors import UsageError
 from onnxzip.linalg.assignment import greedy, hungarian
 from onnxzip.linalg.ridge import GRID
 from onnxzip.matching.beforehand import Beforehand
+from onnxzip.matching.grouping import Assign
 from onnxzip.matching.importance import Importance, equal, outgoing
 from onnxzip.matching.otfusion import otfusion
 from onnxzip.matching.permute import permute
 from onnxzip.matching.rebasin import rebasin
 from onnxzip.matching.zipit import zipit
 from onnxzip.values import nearest
-
-Assign = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Rows(Enum):
