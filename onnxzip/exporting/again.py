@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxzip.calibration.reading import Together, without_data
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, is_fused, read_origins, to_json
 from onnxzip.net import output_name
 
 Kept = Mapping[str, Mapping[str, Origin]]
@@ -31,7 +31,7 @@ def kept_tasks(nets: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Ori
     Raises:
         UsageError: two tasks would have one name.
     """
-    inner = {name: read_origins(entries, name) for name, entries in nets.items() if PREFIX + "tasks" in entries}
+    inner = {name: read_origins(entries, name) for name, entries in nets.items() if is_fused(entries)}
     several = {name: origins for name, origins in inner.items() if len(origins) > 1}
     wishes = Counter([*(name for name in nets if name not in several), *(t for o in several.values() for t in o)])
     kept = {

@@ -10,7 +10,6 @@ the page they share, and keeps the bundle of a small net small.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins
+from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins, to_json
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading.beside import with_external_data
 
@@ -147,4 +146,4 @@ def _manifest(files: Mapping[str, bytes], graphs: Mapping[str, str], placed: Map
         own, shared = (sum(p.length for p in mine if (p.owners == (task,)) is alone) for alone in (True, False))
         tasks[task] = {"file": name, "graph_bytes": len(files[name]), "own_bytes": own, "shared_bytes": shared}
     found = {"schema_version": SCHEMA_VERSION, "weights": WEIGHTS, "weights_bytes": len(files[WEIGHTS]), "tasks": tasks}
-    return (json.dumps(found, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+    return f"{to_json(found)}\n".encode()

@@ -163,25 +163,34 @@ def to_json(value: Any) -> str:
 
 def _owners(fused: Net, outputs: Mapping[str, list[str]]) -> list[list[list[str]]]:
     """[tasks, nodes, params] for every set of tasks that need the same."""
-    nodes: dict[str, list[str]] = {}
-    params: dict[str, list[str]] = {}
-    for task, names in outputs.items():
-        needed = reachable(fused, fused.roots(names))
-        last = tail_needs(fused, names)
-        for name in (*(node.name for node in needed), *last[0]):
-            nodes.setdefault(name, []).append(task)
-        for param in dict.fromkeys((*(v for n in needed for v in n.inputs if v in fused.params), *last[1])):
-            params.setdefault(str(param), []).append(task)
     groups: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
-    for which, found in enumerate((nodes, params)):
+    for which, found in enumerate(needed_by(fused, outputs)):
         for name, tasks in found.items():
             groups.setdefault(tuple(tasks), ([], []))[which].append(name)
     return [[list(tasks), *both] for tasks, both in groups.items()]
 
 
+def needed_by(fused: Net, outputs: Mapping[str, Collection[str]]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Node -> the tasks that need it, and param -> the same, tails included; of tasks with these outputs."""
+    nodes, params = dict[str, list[str]](), dict[str, list[str]]()
+    for task, names in outputs.items():
+        needed = reachable(fused, fused.roots(names))
+        last, constants = tail_needs(fused, names)
+        for name in (*(node.name for node in needed), *last):
+            nodes.setdefault(name, []).append(task)
+        for param in dict.fromkeys((*(v for n in needed for v in n.inputs if v in fused.params), *constants)):
+            params.setdefault(str(param), []).append(task)
+    return nodes, params
+
+
 def entries_of(model: ModelProto) -> dict[str, str]:
     """All metadata of a file."""
     return {p.key: p.value for p in model.metadata_props}
+
+
+def is_fused(entries: Mapping[str, str]) -> bool:
+    """Whether metadata are those of a file that onnxzip has made."""
+    return PREFIX + "tasks" in entries
 
 
 def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
@@ -191,7 +200,7 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
         InvalidModelError: it is no file made by onnxzip, or its entries are damaged.
         UnsupportedError: a newer onnxzip has made it, whose entries may mean something else.
     """
-    if PREFIX + "tasks" not in entries:
+    if not is_fused(entries):
         raise InvalidModelError(
             f"{where}: was not made by onnxzip: it has no entry {PREFIX}tasks in its metadata. Merge nets first."
         )

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.errors import InvalidModelError
-from onnxzip.exporting.metadata import PREFIX, Origin, read_origins
+from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
 
 Tasks = tuple[str, ...]
 
@@ -122,19 +122,13 @@ class Trace:
 
 def packed(entries: Mapping[str, Any]) -> str:
     """JSON values as the text of one entry."""
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False)
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    return base64.b64encode(zlib.compress(to_json(entries).encode(), 9)).decode()
 
 
 def unpacked(text: str) -> dict[str, Any]:
     """The inverse of `packed`."""
     found: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(text)))
     return found
-
-
-def is_fused(entries: Mapping[str, str]) -> bool:
-    """Whether metadata are those of a file that onnxzip has made."""
-    return PREFIX + "tasks" in entries
 
 
 def read_trace(entries: Mapping[str, str], where: str) -> Trace:

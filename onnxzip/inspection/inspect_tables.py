@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import in_bytes, number_table, percent, place_tables
+from onnxzip.inspection.tables import in_bytes, number_table, percent, place_tables, size_cells
 
 Report = Mapping[str, Any]
 
@@ -52,25 +52,20 @@ def _cost_table(report: Report) -> Table:
     known = [task["original"] for task in report["tasks"].values() if task["original"] is not None]
     for name, task in report["tasks"].items():
         if task["original"] is not None:
-            table.add_row(f"{name}, original", *_sizes(task["original"]))
-    table.add_row("this file", *_sizes(report["file"]))
+            table.add_row(f"{name}, original", *size_cells(task["original"]))
+    table.add_row("this file", *size_cells(report["file"]))
     if len(known) == len(report["tasks"]):
         sums = {key: sum(size[key] for size in known) for key in ("params", "bytes", "macs")}
         table.add_row("of the sum", *(percent(report["file"][k] / s if s else None) for k, s in sums.items()))
     for name, task in report["tasks"].items():
-        table.add_row(f"{name}, taken out alone", *_sizes(task["alone"]))
+        table.add_row(f"{name}, taken out alone", *size_cells(task["alone"]))
     return table
-
-
-def _sizes(entry: Report) -> Sequence[str]:
-    return f"{entry['params']:,}", in_bytes(entry["bytes"]), f"{entry['macs']:,}"
 
 
 def _owner_table(report: Report) -> Table:
     table = number_table("Who needs what", "tasks", "nodes", "params", "bytes", "multiply-adds")
     for entry in report["owners"]:
-        row = f"{entry['nodes']:,}", f"{entry['params']:,}", in_bytes(entry["bytes"]), f"{entry['macs']:,}"
-        table.add_row(" + ".join(entry["tasks"]), *row)
+        table.add_row(" + ".join(entry["tasks"]), f"{entry['nodes']:,}", *size_cells(entry))
     return table
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxzip.analysis.coupling import couple
+from onnxzip.exporting.metadata import is_fused
 from onnxzip.exporting.report import sha256_of, source_size
 from onnxzip.exporting.splitting import split_model
-from onnxzip.exporting.traces import is_fused, read_trace
+from onnxzip.exporting.traces import read_trace
 from onnxzip.inspection.merged import Needs, merged_entries, owned_entry
 from onnxzip.inspection.parts import node_entries, output_entries, port_entry
 from onnxzip.inspection.plain import plain_entries

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 from itertools import permutations
 from typing import Any
 
-from onnxzip.exporting.metadata import check_outputs
-from onnxzip.exporting.tails import tail_needs
+from onnxzip.exporting.metadata import check_outputs, needed_by
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
 from onnxzip.inspection.parts import params_entry, tail_params, weights_in
 from onnxzip.loading.recurrence import layer_of
-from onnxzip.net import Net, macs_of, reachable
+from onnxzip.net import Net, macs_of
 
 Entry = dict[str, Any]
 
@@ -37,17 +36,10 @@ class Needs:
         self.net, self.tasks = net, trace.tasks
         check_outputs(trace.origins, net.ends, where)
         self.held, self.weights = {**net.params, **tail_params(net)}, weights_in(net)
-        found: dict[str, list[str]] = {n.name: [] for n in net.nodes}
-        params: dict[str, list[str]] = {p: [] for p in self.held}
-        for task, origin in trace.origins.items():
-            needed = reachable(net, net.roots(origin.outputs.values()))
-            last, constants = tail_needs(net, origin.outputs.values())
-            for name in (*(n.name for n in needed), *last):
-                found.setdefault(name, []).append(task)
-            for param in {v for n in needed for v in n.inputs if v in net.params} | set(constants):
-                params[str(param)].append(task)
-        self.nodes = {name: tuple(tasks) for name, tasks in found.items()}
-        self.params = {name: tuple(tasks) for name, tasks in params.items()}
+        nodes, params = needed_by(net, {task: origin.outputs.values() for task, origin in trace.origins.items()})
+        names = dict.fromkeys((*(n.name for n in net.nodes), *nodes))
+        self.nodes = {name: tuple(nodes.get(name, ())) for name in names}
+        self.params = {name: tuple(params.get(name, ())) for name in self.held}
 
     def cost(self, owners: Iterable[Tasks]) -> Entry:
         """Nodes, params, bytes of params and multiply-accumulates of what sets of tasks need together."""

@@ -125,14 +125,15 @@ def _task_table(report: Report) -> Table:
 def _size_table(report: Report) -> Table:
     table = number_table("Size", "net", "params", "file", "multiply-adds")
     for name, task in report["tasks"].items():
-        table.add_row(name, *_sizes(task))
+        table.add_row(name, *size_cells(task))
     merged = report["merged"]
-    table.add_row("merged", *_sizes(merged))
+    table.add_row("merged", *size_cells(merged))
     table.add_row("of the sum", *(percent(merged[f"{key}_ratio"]) for key in ("params", "bytes", "macs")))
     return table
 
 
-def _sizes(entry: Report) -> Sequence[str]:
+def size_cells(entry: Report) -> Sequence[str]:
+    """What a net costs: params, bytes of its file, multiply-accumulates."""
     return f"{entry['params']:,}", in_bytes(entry["bytes"]), f"{entry['macs']:,}"
 
 
