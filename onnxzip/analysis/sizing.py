@@ -47,7 +47,8 @@ def analyse_sized(loaded: Loaded, shares: Sequence[tuple[str, float]] = (), layo
     except UnsupportedError as error:
         if any(loaded.place.values()):
             both = " and ".join(first.tasks)
-            raise UnsupportedError(f"{both} cannot be merged for inputs of different sizes: {error}") from error
+            why = f"{both} cannot be merged for inputs of different sizes: {error}"
+            raise UnsupportedError(f"{why.rstrip('.')}. Give them data of one size.") from error
         numbers = loaded.at[0].sizes
         refusals += [Refusal(g.where, f"keeps its size, {numbers[g.name]}: {error}") for g in loaded.groups]
         return replace(first, refusals=(*first.refusals, *refusals))

@@ -174,7 +174,9 @@ class Frontier:
             found[:, endless_rows(overlay, step, task)] = 0
         if not np.isfinite(found).all():
             value = overlay.values[laid][task]
-            raise InvalidDataError(f"net {task!r}: its value {value!r} holds NaN or Inf on these samples")
+            raise InvalidDataError(
+                f"net {task!r}: its value {value!r} holds NaN or Inf on these samples. Are they scaled as the net wants them?"
+            )
         return found
 
     def covariance(self, step: Step, task: str, peers: Peers, made: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -138,7 +138,9 @@ def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
     places = {} if shelf is None else shelf.places(net.params)
     size = sum(a.nbytes for name, a in net.params.items() if name not in places)
     if size > LARGEST_FILE:
-        raise UnsupportedError(f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold")
+        raise UnsupportedError(
+            f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold. Share more of them."
+        )
     model = to_model(net, places, WEIGHTS) if places else stored_model(net)
     attach(model, net)
     put_docs(model, net.docs)

@@ -215,7 +215,12 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
         tasks, sources = json.loads(entries[PREFIX + "tasks"]), json.loads(entries[PREFIX + "sources"])
         return {t: Origin(**sources[t]) for t in tasks}
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error
+        raise damaged(f"{where}: its onnxzip metadata are", error) from error
+
+
+def damaged(what: str, error: Exception) -> InvalidModelError:
+    """What is said of metadata that cannot be read."""
+    return InvalidModelError(f"{what} damaged ({type(error).__name__}: {error}). Merge the nets again.")
 
 
 def check_outputs(origins: Mapping[str, Origin], outputs: Iterable[str], where: str) -> None:
@@ -247,7 +252,7 @@ def read_tails(entries: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         found = json.loads(entries.get(PREFIX + "tails", "{}"))
         return {task: tuple(outputs) for task, outputs in found.items() if outputs}
     except (ValueError, AttributeError, TypeError) as error:
-        raise InvalidModelError(f"the entry {PREFIX}tails is damaged ({type(error).__name__}: {error})") from error
+        raise damaged(f"the entry {PREFIX}tails is", error) from error
 
 
 def seen_entry(by_tasks: Iterable[tuple[Iterable[str], np.ndarray]]) -> dict[str, str]:
@@ -273,5 +278,5 @@ def read_seen(entries: Mapping[str, str], where: str) -> dict[str, np.ndarray] |
             for task in tasks:
                 found[task] = np.union1d(found.get(task, NOBODY), from_text(text))
     except (ValueError, TypeError) as error:
-        raise InvalidModelError(f"{where}: its entry {PREFIX}seen is damaged ({type(error).__name__}: {error})") from error
+        raise damaged(f"{where}: its entry {PREFIX}seen is", error) from error
     return found

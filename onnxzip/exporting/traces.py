@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.errors import InvalidModelError
-from onnxzip.exporting.metadata import PREFIX, Origin, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, Origin, damaged, read_origins, to_json
 
 Tasks = tuple[str, ...]
 
@@ -141,7 +140,7 @@ def read_trace(entries: Mapping[str, str], where: str) -> Trace:
     try:
         return _trace(origins, {k.removeprefix(PREFIX): v for k, v in entries.items() if k.startswith(PREFIX)})
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
-        raise InvalidModelError(f"{where}: its onnxzip metadata are damaged ({type(error).__name__}: {error})") from error
+        raise damaged(f"{where}: its onnxzip metadata are", error) from error
 
 
 def _trace(origins: Mapping[str, Origin], entries: Mapping[str, str]) -> Trace:

@@ -113,7 +113,7 @@ def check_teaching(outputs: Mapping[str, Sequence[Port]], batch: int) -> None:
             listed = ", ".join(f"{p.name!r} {p.dtype} {list(p.shape)}" for p in own) or "all come from an end that is kept"
             raise UnsupportedError(
                 f"task {task!r}: none of its outputs are floating-point numbers with the batch in front ({listed}, -1 being "
-                "the batch): nothing can teach"
+                "the batch): nothing can teach. Merge it without retraining."
             )
 
 

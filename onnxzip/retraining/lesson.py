@@ -90,7 +90,10 @@ def _in_order(heads: Sequence[Head], lesson: Lesson, note: Note) -> tuple[Head, 
         note(f"output {output!r} does not teach: its rows do not stand sample by sample")
     left = tuple(h for h in heads if h.output not in mixed)
     for task in {h.task for h in heads} - {h.task for h in left}:
-        raise UnsupportedError(f"task {task!r}: the rows of its outputs do not stand sample by sample: nothing can teach")
+        raise UnsupportedError(
+            f"task {task!r}: the rows of its outputs do not stand sample by sample: nothing can teach. Merge it without "
+            "retraining."
+        )
     return left
 
 

@@ -46,7 +46,10 @@ class Teacher:
         found = run_rows(self.session, self.origin.fed(feeds))
         for name, array in found.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
-                raise InvalidDataError(f"task {self.task!r}: the original's output {name!r} holds NaN on these samples")
+                raise InvalidDataError(
+                    f"task {self.task!r}: the original's output {name!r} holds NaN on these samples. Are they scaled as the "
+                    "net wants them?"
+                )
         return {fused: found[name] for name, fused in self.origin.outputs.items() if fused not in self.silent}
 
 

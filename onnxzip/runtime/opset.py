@@ -38,18 +38,18 @@ def _check(node: Node, net: Net, older: Net, where: str) -> None:
     now, then = schema_of(node.op, net), schema_of(node.op, older)
     if now is None or now.domain:
         return
-    place = f"{where}: node {node.name!r} ({node.op})"
+    place, later = f"{where}: node {node.name!r} ({node.op})", f"Use --opset {now.since_version}."
     if then is None:
-        raise UnsupportedError(f"{place} does not exist in opset {older.opset}. Use --opset {now.since_version}.")
+        raise UnsupportedError(f"{place} does not exist in opset {older.opset}. {later}")
     if min(len(node.inputs), now.max_input) > then.max_input:  # a MatMul's bias is written as an Add
-        raise UnsupportedError(f"{place} has {len(node.inputs)} inputs, which opset {older.opset} has not.")
+        raise UnsupportedError(f"{place} has {len(node.inputs)} inputs, which opset {older.opset} has not. {later}")
     record = find(node.op)
     inputs = set() if record is None else {name for at, name in record.constants.items() if at < then.max_input}
     for key, value in node.attrs.items():
         if value is None or key in then.attributes or key in inputs:
             continue
         if key not in now.attributes or value != _default(now.attributes[key]):
-            raise UnsupportedError(f"{place} has {key} = {value}, which opset {older.opset} cannot say.")
+            raise UnsupportedError(f"{place} has {key} = {value}, which opset {older.opset} cannot say. {later}")
 
 
 def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:

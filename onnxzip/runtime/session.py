@@ -81,8 +81,7 @@ class Session:
         try:
             found = self.inner.run(list(self.outputs), dict(feeds), silent)
         except _ORT_ERRORS as error:
-            message = f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}"
-            raise UnsupportedError(message) from error
+            raise _failed(f"failed in the net {self.name!r}", error) from error
         return dict(zip(self.outputs, found, strict=True))
 
     def run_bound(self, feeds: Mapping[str, Value], keep: Iterable[str] = ()) -> dict[str, Value]:
@@ -106,8 +105,7 @@ class Session:
             self.inner.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except _ORT_ERRORS as error:
-            message = f"ONNX Runtime {ort.__version__} failed in the net {self.name!r}: {_plain(error)}"
-            raise UnsupportedError(message) from error
+            raise _failed(f"failed in the net {self.name!r}", error) from error
         values = dict(zip(self.outputs, binding.get_outputs(), strict=True))
         return {name: value if name in kept else value.numpy() for name, value in values.items()}
 
@@ -229,7 +227,7 @@ def _opened(
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:
-        raise UnsupportedError(f"ONNX Runtime {ort.__version__} cannot run the net {name!r}: {_plain(error)}") from error
+        raise _failed(f"cannot run the net {name!r}", error) from error
 
 
 def _options(threads: int, severity: int) -> ort.SessionOptions:
@@ -279,5 +277,5 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _plain(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]
+def _failed(what: str, error: Exception) -> UnsupportedError:
+    return UnsupportedError(f"ONNX Runtime {ort.__version__} {what}: {' '.join(str(error).split())[:400]}")
