@@ -86,16 +86,9 @@ def _given(laid: Overlay, produced: set[int]) -> set[int]:
     """Spaces that no weights produce but that stand beside produced ones in a concatenation."""
     found: set[int] = set()
     for task, coupling in laid.couplings.items():
-        for expr in coupling.axes.values():
-            stack = [expr]
-            while stack:
-                e = stack.pop()
-                stack.extend(e.parts)
-                if e.kind in ("sum", "woven"):
-                    inner = {laid.spaces[task, a] for a in e.atoms()}
-                    if inner & produced:
-                        numbers = {laid.spaces[task, p.atom] for p in e.parts if p.kind == "atom"}
-                        found.update(numbers - produced)
+        for expr in (e for whole in coupling.axes.values() for e in whole.walk() if e.kind in ("sum", "woven")):
+            if not produced.isdisjoint(laid.spaces[task, a] for a in expr.atoms()):
+                found.update({laid.spaces[task, p.atom] for p in expr.parts if p.kind == "atom"} - produced)
     return found - _on_another_axis(laid, produced)
 
 

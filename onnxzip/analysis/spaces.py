@@ -106,6 +106,12 @@ class Expr:
             return (self.atom,)
         return tuple(a for p in self.parts for a in p.atoms())
 
+    def walk(self) -> Iterator[Expr]:
+        """Itself, and all that it is made of."""
+        yield self
+        for part in self.parts:
+            yield from part.walk()
+
     def mapped(self, change: Callable[[Expr], Expr]) -> Expr:
         """The expression with every atom replaced."""
         if self.kind == "atom":

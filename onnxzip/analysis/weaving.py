@@ -20,12 +20,8 @@ def woven_spaces(laid: Overlay) -> set[frozenset[int]]:
     """Sets of spaces whose channels take turns along an axis."""
     found: set[frozenset[int]] = set()
     for task, coupling in laid.couplings.items():
-        stack = list(dict.fromkeys(coupling.axes.values()))
-        while stack:
-            expr = stack.pop()
-            stack.extend(expr.parts)
-            if expr.kind in ("woven", "stack"):
-                found.add(frozenset(laid.expr(expr, task).atoms()))
+        exprs = (e for whole in dict.fromkeys(coupling.axes.values()) for e in whole.walk() if e.kind in ("woven", "stack"))
+        found |= {frozenset(laid.expr(e, task).atoms()) for e in exprs}
     return found
 
 

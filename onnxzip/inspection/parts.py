@@ -12,7 +12,7 @@ from onnxzip.analysis.coupling import Coupling, view_of
 from onnxzip.loading.weights import counts_as_weights, made_into_floats, nodes_of
 from onnxzip.net import Axis, Net, Node, Port, Shape, macs_of, per_sample
 from onnxzip.ops import find
-from onnxzip.runtime import read_by
+from onnxzip.runtime import operator_of, read_by
 
 Entry = dict[str, Any]
 HALF_WIDTHS = {"FLOAT16": 2, "BFLOAT16": 2}
@@ -53,7 +53,7 @@ def _tail_entries(net: Net, refused: Mapping[str, str]) -> list[Entry]:
         seen.update(mine)
         found.append({
             "name": node.name,
-            "op": f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
+            "op": operator_of(node),
             "line": None,
             "inputs": [v for v in read if v not in held],
             "outputs": list(node.output),

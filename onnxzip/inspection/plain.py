@@ -30,17 +30,7 @@ def _in_order(net: Net, coupling: Coupling) -> list[int]:
 def _space(net: Net, coupling: Coupling, atom: int) -> Entry:
     axes = [axis for axis, expr in coupling.axes.items() if atom in expr.atoms()]
     carried = {axis.value for axis in axes}
-    size = next(abs(size) for axis in axes for size in _sizes(coupling, axis, atom))
+    size = next(abs(e.size) for axis in axes for e in coupling.axes[axis].walk() if e.kind == "atom" and e.atom == atom)
     nodes = [n.name for n in net.nodes if carried & {*n.inputs, *n.outputs}]
     first = next(n.name for n in net.nodes if carried & set(n.outputs))
     return {"name": first, "channels": size, "axes": len(axes), "nodes": nodes, "pinned": coupling.pinned.get(atom)}
-
-
-def _sizes(coupling: Coupling, axis: Axis, atom: int) -> list[int]:
-    stack, found = [coupling.axes[axis]], []
-    while stack:
-        expr = stack.pop()
-        stack.extend(expr.parts)
-        if expr.kind == "atom" and expr.atom == atom:
-            found.append(expr.size)
-    return found

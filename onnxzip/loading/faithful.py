@@ -30,6 +30,7 @@ from onnxzip.loading.shapes import Runs, fold_for_both_batches
 from onnxzip.loading.stored import held_by, holders, read_floats
 from onnxzip.net import Axis, Net
 from onnxzip.ops import find
+from onnxzip.runtime import operator_of
 
 LARGEST_FILE = 2**31 - 1
 _COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
@@ -177,7 +178,7 @@ def _settings(graph: GraphProto) -> set[str]:
 
 
 def _constant_inputs(node: NodeProto) -> list[str]:
-    record = find(node.op_type) if not node.domain else find(f"{node.domain}.{node.op_type}")
+    record = find(operator_of(node))
     if record is None:
         return [] if node.op_type in _SHAPES_ONLY else list(node.input)
     return [node.input[at] for at in record.constants if at < len(node.input)]

@@ -25,7 +25,7 @@ from onnxzip.loading.shapes import BATCHES, folded_for
 from onnxzip.net import Tail
 from onnxzip.ops import find, why_unknown
 from onnxzip.ops.listed import COUNTED, OTHER
-from onnxzip.runtime import needed_nodes, read_by
+from onnxzip.runtime import needed_nodes, operator_of, read_by
 
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
 _REWRITTEN = frozenset({"CastLike"})  # loading leaves none, and their shapes are known
@@ -71,16 +71,12 @@ def _may_have_tail(model: ModelProto) -> bool:
         if not (given or _gives_no_tensor(model, node)):
             continue
         data.update(node.output)
-        record = find(_called(node))
+        record = find(operator_of(node))
         if record is None and node.op_type not in _REWRITTEN:
             return True
         if any(at < len(read) and read[at] for at in (record.constants if record is not None else ())):
             return True
     return False
-
-
-def _called(node: NodeProto) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
 
 
 def _gives_no_tensor(model: ModelProto, node: NodeProto) -> bool:
@@ -117,7 +113,7 @@ def _beginnings(graph: GraphProto, late: Container[str], unlike: Mapping[str, st
     """The nodes of a tail that read nothing of it, and why it begins there."""
     made = {v for n in graph.node if n.name in late for v in n.output}
     first = [n for n in graph.node if n.name in unlike and made.isdisjoint(read_by(n))]
-    return tuple((n.name, f"{why_unknown(_called(n)) or f'{n.op_type}: {unlike[n.name]}'}; {KEPT}") for n in first)
+    return tuple((n.name, f"{why_unknown(operator_of(n)) or f'{n.op_type}: {unlike[n.name]}'}; {KEPT}") for n in first)
 
 
 def _numbers(

@@ -1,6 +1,6 @@
 """Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
-from onnxzip.runtime.around import needed_nodes, read_by
+from onnxzip.runtime.around import needed_nodes, operator_of, read_by
 from onnxzip.runtime.batch import fixed_batch
 from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
@@ -40,6 +40,7 @@ __all__ = [
     "newest_versions",
     "open_file",
     "open_session",
+    "operator_of",
     "provider_for",
     "put_docs",
     "put_fields",

@@ -20,6 +20,11 @@ def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
     return [n for n in graph.node if id(n) in seen]
 
 
+def operator_of(node: NodeProto) -> str:
+    """What a node's operator is called, with its domain in front where that is not the default one."""
+    return f"{node.domain}.{node.op_type}" if node.domain else str(node.op_type)
+
+
 def read_by(node: NodeProto) -> Iterator[str]:
     """What a node reads, within its subgraphs too."""
     yield from (v for v in node.input if v)
