@@ -52,11 +52,11 @@ def pin_last(net: Net, made: Mapping[str, frozenset[int]], pinned: dict[int, str
                 continue
             seen.add(node.name)
             last |= made.get(node.name, frozenset())
-            waiting += [] if node.name in made or _mixes(net, node) else [v for v in node.inputs if v is not None]
+            waiting += () if node.name in made or _mixes(net, node) else node.read
         if not last & pinned.keys():
             pinned |= dict.fromkeys(last, OUTPUT)
 
 
 def _mixes(net: Net, node: Node) -> bool:
     """Whether a node has a matrix of its own, as recurrent ones do."""
-    return any(v is not None and v in net.params and sum(n > 1 for n in net.params[v].shape) > 1 for v in node.inputs)
+    return any(v in net.params and sum(n > 1 for n in net.params[v].shape) > 1 for v in node.read)

@@ -96,7 +96,7 @@ def _read_inside(coupling: Coupling) -> set[int]:
 
 def _only_input(net: Net, coupling: Coupling, node: Node) -> str | None:
     """The one value that a node without weights reads beside params; None for other nodes."""
-    read = [v for v in node.inputs if v is not None and v not in net.params]
+    read = [v for v in node.read if v not in net.params]
     alone = len(read) == len(node.outputs) == 1 and read[0] not in {p.name for p in (*net.inputs, *net.outputs)}
     return read[0] if alone and node.name not in coupling.weighted else None
 

@@ -174,15 +174,15 @@ class _Sheet:
 
     def before(self, node: Node) -> Iterator[str]:
         """Values that a node's inputs are made of, the nearest first: whoever needs the node needs them anyway."""
-        waiting = [v for v in node.inputs if v is not None]
+        waiting = list(node.read)
         seen = set(waiting)
         while waiting:
             value = waiting.pop(0)
             if value in self.plan.layout.shapes:
                 yield value
             maker = self.makers.get(value)
-            for v in maker.node.inputs if maker is not None else ():
-                if v is not None and v not in seen:
+            for v in maker.node.read if maker is not None else ():
+                if v not in seen:
                     seen.add(v)
                     waiting.append(v)
 

@@ -154,7 +154,7 @@ class _Finder:
         self.overlay = overlay
         self.maker: Mapping[str, Role] = {v: r for r in overlay.roles for v in r.outputs}
         self.readers: dict[str, list[Role]] = {}
-        self.uses = Counter((t, v) for r in overlay.roles for t, n in r.members.items() for v in n.inputs if v is not None)
+        self.uses = Counter((t, v) for r in overlay.roles for t, n in r.members.items() for v in n.read)
         for role in overlay.roles:
             for value in dict.fromkeys(v for v in role.inputs if v is not None):
                 self.readers.setdefault(value, []).append(role)

@@ -35,7 +35,7 @@ def atoms_of(plan: Plan, number: int, task: str) -> list[int]:
 
 def _is_linear(net: Net, coupling: Coupling, node: Node, atom: int) -> bool:
     """Whether every linear map of an atom's channels goes through a node, or into its weights."""
-    axes = {v: [e for e in coupling.exprs(v) if atom in e.atoms()] for v in (*node.inputs, *node.outputs) if v is not None}
+    axes = {v: [e for e in coupling.exprs(v) if atom in e.atoms()] for v in (*node.read, *node.outputs)}
     touched = {v for v, exprs in axes.items() if exprs}
     if not touched:
         return True
@@ -59,7 +59,7 @@ def _is_dense(net: Net, node: Node, linear: Linear, view: View) -> bool:
 def _is_alone(net: Net, node: Node) -> bool:
     """Whether nobody else has the params of a node."""
     readers = consumers(net.nodes)
-    return all(len(readers[v]) == 1 for v in node.inputs if v is not None and v in net.params)
+    return all(len(readers[v]) == 1 for v in node.read if v in net.params)
 
 
 def turned_params(plan: Plan, number: int, task: str, axes: np.ndarray) -> Mapping[str, np.ndarray]:

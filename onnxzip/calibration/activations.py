@@ -59,7 +59,7 @@ def _function(net: Net, value: str) -> Net | None:
 
 def _is_alone(net: Net, node: Node, inside: set[str]) -> bool:
     """Whether a node makes one value of such values alone, number by number."""
-    operator, given = find(node.op), [v for v in node.inputs if v is not None and v not in inside]
+    operator, given = find(node.op), [v for v in node.read if v not in inside]
     if operator is None or len(node.outputs) != 1 or net.dtypes[node.outputs[0]] != np.float32:
         return False
     if node.op in _ARITHMETIC:

@@ -237,8 +237,7 @@ class Frontier:
         """Nodes that can run now; joins (no role) are run again where they are read again, as they are not kept."""
         known = set(self.alive[k])
         for placed in mine:
-            inputs = [v for v in placed.node.inputs if v is not None]
-            if placed.node.name not in self.done[k] and all(v in known or v in self.params for v in inputs):
+            if placed.node.name not in self.done[k] and all(v in known or v in self.params for v in placed.node.read):
                 known.update(placed.node.outputs)
                 yield placed
 
@@ -246,11 +245,11 @@ class Frontier:
         """Values that nodes to come read, through joins too, and the outputs of the net."""
         maker = {v: p for p in mine for v in p.node.outputs}
         read: set[str] = set()
-        stack = [v for p in later for v in p.node.inputs if v is not None]
+        stack = [v for p in later for v in p.node.read]
         while stack:
             value = stack.pop()
             if value in maker and maker[value].role is None:
-                stack.extend(v for v in maker[value].node.inputs if v is not None)
+                stack.extend(maker[value].node.read)
             else:
                 read.add(value)
         return read
@@ -277,7 +276,7 @@ class Frontier:
         )
         nodes = reachable(whole, outputs)
         made = {v for n in nodes for v in n.outputs}
-        used = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None)
+        used = dict.fromkeys(v for n in nodes for v in n.read)
         feeds = [v for v in used if v not in made and v not in self.params]
         if not feeds:  # params alone, repeated for every sample: the batch is read from any live value
             feeds = [min(self.alive[k], key=lambda v: (BATCH not in shapes[v], v))]

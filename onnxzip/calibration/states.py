@@ -58,7 +58,7 @@ def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, n
     """
     gates, float32 = str(node.inputs[0]), np.dtype(np.float32)
     steps, samples, _ = shape = frontier.plans[k].layout.shapes[gates]
-    own = {str(v): params[str(v)] for v in node.inputs[1:] if v is not None}
+    own = {v: params[v] for v in node.read[1:]}
     made = (steps, 1, samples, own[str(node.inputs[2])].shape[2])
     base = next(iter(frontier.plan.nets.values()))
     net = Net(

@@ -88,7 +88,7 @@ def waiting_params(plan: Plan, values: Sequence[str], known: Mapping[str, object
             continue
         if value in taken:
             found[value] = taken[value]
-        news = {v for v in makers[value].node.inputs if v is not None} - seen if value in makers else set()
+        news = set(makers[value].node.read) - seen if value in makers else set()
         seen |= news
         stack.extend(news)
     return tuple(found.values())

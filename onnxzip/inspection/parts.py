@@ -24,14 +24,14 @@ def node_entries(net: Net, coupling: Coupling) -> list[Entry]:
     seen, weights = set[str](), weights_in(net)
     found = []
     for node in net.nodes:
-        mine = [str(v) for v in dict.fromkeys(node.inputs) if v in net.params and v not in seen]
+        mine = [v for v in dict.fromkeys(node.read) if v in net.params and v not in seen]
         seen.update(mine)
         out = node.outputs[0]
         found.append({
             "name": node.name,
             "op": node.op,
             "line": None if node.name in refused else _line(net, node),
-            "inputs": [v for v in dict.fromkeys(node.inputs) if v is not None and v not in net.params],
+            "inputs": [v for v in dict.fromkeys(node.read) if v not in net.params],
             "outputs": list(node.outputs),
             "shape": shape_entry(net.shapes[out]),
             "channels": channels_of(net, coupling, out),

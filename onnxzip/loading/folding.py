@@ -42,7 +42,7 @@ def folded_affine(net: Net) -> Net:
     readers = {value: [node.name for node in found] for value, found in consumers(net.nodes).items()}
     outputs, before = {p.name for p in net.outputs}, {v: node.name for v, node in producers(net.nodes).items()}
     for node in list(nodes.values()):
-        for value in dict.fromkeys(v for v in node.inputs if v is not None):
+        for value in dict.fromkeys(node.read):
             if value not in before or value in outputs or readers[value] != [node.name]:
                 continue
             host = nodes[before[value]]

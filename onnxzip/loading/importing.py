@@ -52,7 +52,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
         _node(path, node, other, constants, others, opset, opsets)
         for node, other in zip(graph.nodes, runs.second.nodes, strict=True)
     )
-    read = {v for node in nodes for v in node.inputs if v is not None}
+    read = {v for node in nodes for v in node.read}
     values = dict.fromkeys([*(t.name for t in graph.inputs), *(v for node in nodes for v in node.outputs)])
     _refuse_constant_outputs(path, graph, values)
     shapes = {v: _shape(path, first[v], second[v]) for v in values}

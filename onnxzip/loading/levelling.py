@@ -92,7 +92,7 @@ def _beginning(net: Net, name: str) -> _Beginning | None:
 def _told(net: Net, node: Node) -> tuple[str, bool, bytes]:
     """A map, told apart from others: operator, whether the input stands first, constants."""
     first = node.inputs[0] not in net.params
-    return node.op, first, b"".join(net.params[v].tobytes() for v in node.inputs if v is not None and v in net.params)
+    return node.op, first, b"".join(net.params[v].tobytes() for v in node.read if v in net.params)
 
 
 def _layers(net: Net, value: str, readers: Mapping[str, list[Node]]) -> tuple[Node, ...]:

@@ -29,5 +29,5 @@ def _meets_all(net: Net, node: Node, axes: Shape) -> bool:
     """Whether a node repeats a constant with these axes of one along every axis of some value that has more entries there."""
     if node.op not in _BROADCASTING:
         return False
-    values = [net.shapes[v] for v in node.inputs if v is not None and v not in net.params]
+    values = [net.shapes[v] for v in node.read if v not in net.params]
     return any(len(shape) >= len(axes) and 1 not in shape[len(shape) - len(axes) :] for shape in values)

@@ -22,7 +22,7 @@ class Params:
     @staticmethod
     def of(net: Net) -> Params:
         """A working copy of the net's params."""
-        readers = Counter(v for node in net.nodes for v in node.inputs if v is not None)
+        readers = Counter(v for node in net.nodes for v in node.read)
         return Params(dict(net.params), readers, Names(set(net.shapes)))
 
     def replaced(self, old: str | None, wish: str, array: np.ndarray) -> str:
@@ -55,7 +55,7 @@ class Params:
 
 def with_params(net: Net, params: Params) -> Net:
     """The net with its params replaced; shapes and dtypes follow, unread params go."""
-    read = {v for node in net.nodes for v in node.inputs if v is not None}
+    read = {v for node in net.nodes for v in node.read}
     arrays = {k: v for k, v in params.arrays.items() if k in read}
     values = {k: v for k, v in net.shapes.items() if k not in net.params}
     return replace(

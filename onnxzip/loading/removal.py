@@ -17,7 +17,7 @@ _IDLE_OVER_NOTHING = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceM
 def without_idle_nodes(net: Net) -> Net:
     """The net without nodes that hand their input through."""
     outputs, fixed = {p.name for p in net.outputs}, {p.name for p in net.inputs} | set(net.params)
-    read = {v for node in net.nodes for v in node.inputs if v is not None} | outputs
+    read = {v for node in net.nodes for v in node.read} | outputs
     names: dict[str, str] = {}
     kept: list[Node] = []
     for node in net.nodes:
@@ -59,7 +59,7 @@ _OPTIONAL_OUTPUTS = frozenset({"BatchNormalization", "Dropout", "MaxPool", "Laye
 
 
 def _without_spare_outputs(net: Net) -> Net:
-    read = {v for node in net.nodes for v in node.inputs if v is not None} | {p.name for p in net.outputs}
+    read = {v for node in net.nodes for v in node.read} | {p.name for p in net.outputs}
     nodes = []
     for node in net.nodes:
         outputs = list(node.outputs)

@@ -23,7 +23,7 @@ def with_params_for_repeats(net: Net) -> Net:
     same = set(starts)
     inside, layers = dict[str, Node](), set[str]()  # by name; values that come from a layer with weights
     for node in net.nodes:
-        read = {v for v in node.inputs if v is not None and v not in net.params}
+        read = {v for v in node.read if v not in net.params}
         operator = find(node.op)
         if not read or not read <= same or operator is None:
             continue

@@ -200,7 +200,7 @@ class _Graph:
         waiting = [value]
         while waiting:
             node = self.makers.get(waiting.pop())
-            new = {v for v in node.inputs if v is not None} - found if node is not None else set()
+            new = set(node.read) - found if node is not None else set()
             found |= new
             waiting += new
         return found

@@ -13,7 +13,7 @@ def pruned(net: Net, outputs: Iterable[str] | None = None) -> Net:
     """The net with only what the given outputs (default: all of its outputs) need; graph inputs stay."""
     ports = net.outputs if outputs is None else tuple(p for p in net.outputs if p.name in set(outputs))
     nodes = reachable(net, [p.name for p in ports])
-    used = {v for n in nodes for v in n.inputs if v is not None} | {p.name for p in ports}
+    used = {v for n in nodes for v in n.read} | {p.name for p in ports}
     alive = used | {v for n in nodes for v in n.outputs} | {p.name for p in net.inputs}
     return replace(
         net,

@@ -114,6 +114,11 @@ class Node:
         """What it reads at a position; None where it is omitted there."""
         return self.inputs[at] if at < len(self.inputs) else None
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What it reads, without the inputs that are omitted."""
+        return tuple(v for v in self.inputs if v is not None)
+
 
 @dataclass(frozen=True)
 class Net:

@@ -16,7 +16,7 @@ def consumers(nodes: Iterable[Node]) -> dict[str, list[Node]]:
     """The nodes that read each value or param, in graph order; a node that reads it twice stands there once."""
     found: dict[str, list[Node]] = {}
     for node in nodes:
-        for value in dict.fromkeys(v for v in node.inputs if v is not None):
+        for value in dict.fromkeys(node.read):
             found.setdefault(value, []).append(node)
     return found
 
@@ -29,7 +29,7 @@ def follow_each_other(nodes: Iterable[Node], some: Iterable[Node]) -> bool:
     """
     names, made = {node.name for node in some}, set[str]()
     for node in nodes:
-        follows = not made.isdisjoint(v for v in node.inputs if v is not None)
+        follows = not made.isdisjoint(node.read)
         if follows and node.name in names:
             return True
         if follows or node.name in names:
@@ -47,7 +47,7 @@ def reachable(net: Net, outputs: Iterable[str]) -> tuple[Node, ...]:
         if node.name in needed:
             continue
         needed.add(node.name)
-        stack.extend(v for v in node.inputs if v is not None and v in by_output)
+        stack.extend(v for v in node.read if v in by_output)
     return tuple(n for n in net.nodes if n.name in needed)
 
 
@@ -61,7 +61,7 @@ def topological(nodes: Iterable[Node], available: Iterable[str]) -> tuple[Node, 
     while waiting:
         ready = []
         for node in waiting:
-            if all(v is None or v in known for v in node.inputs):
+            if known.issuperset(node.read):
                 known.update(node.outputs)
                 done.append(node)
             else:

@@ -96,7 +96,7 @@ def program_of(net: Net, outputs: Iterable[str] | None = None) -> Program:
     """
     wanted = net if outputs is None else pruned(net, outputs)
     check_runnable(wanted)
-    read = {v for node in wanted.nodes for v in node.inputs if v is not None} | {p.name for p in wanted.outputs}
+    read = {v for node in wanted.nodes for v in node.read} | {p.name for p in wanted.outputs}
     batched = _batch_source(net)
     if any(_grows(node) for node in wanted.nodes):
         read.add(batched[0])
