@@ -208,9 +208,9 @@ class RetrainOptions:
 
     def __post_init__(self) -> None:
         settle(self)
-        for name, least in (("batch", 1), ("checkpoint_every", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is below {least}")
+        for name, count in (("batch", self.batch), ("checkpoint-every", self.checkpoint_every)):
+            if count < 1:
+                raise UsageError(f"--{name} {count} is below 1")
         for name, value in (("learning-rate", self.learning_rate), ("temperature", self.temperature)):
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name} {value:g} is not positive")

@@ -1,4 +1,4 @@
-"""Names of tasks: they become part of the names of outputs, so not every text will do."""
+"""Nets and data as users give them: files by the names of tasks, which become part of the names of outputs."""
 
 from __future__ import annotations
 

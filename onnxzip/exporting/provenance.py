@@ -27,8 +27,6 @@ from onnxzip.matching.match import ABSENT, Matches, Members, located
 from onnxzip.peers import Peers
 
 DIGITS = 4
-
-
 Inner = Mapping[str, Mapping[str, tuple[str, Trace]]]  # net that is a fused file -> task -> (its name there, the file's trace)
 
 

@@ -68,7 +68,7 @@ class Aligned:
     def _rows(self, space: SpacePlan, pairs: Pairs, a: _Weights, b: _Weights) -> np.ndarray:
         if space.number not in a.written.atoms() or space.number not in b.written.atoms():
             return np.zeros(())
-        at, other = (self._places(w.written, space, t) for w, t in zip((a, b), self.tasks, strict=True))
+        at, other = (channel_places(self.plan, w.written, space, t) for w, t in zip((a, b), self.tasks, strict=True))
         left, right = (self._columns_of(w, pairs, side) for side, w in enumerate((a, b)))
         return np.asarray(np.sum([left[i] @ right[j].T for i, j in zip(at.T, other.T, strict=True)], axis=0))
 
@@ -76,7 +76,7 @@ class Aligned:
         number = space.number
         if a.diagonal or number not in a.read.atoms() or number not in b.read.atoms() or _unpaired(a, b, pairs):
             return np.zeros(())
-        at, other = (self._places(w.read, space, t) for w, t in zip((a, b), self.tasks, strict=True))
+        at, other = (channel_places(self.plan, w.read, space, t) for w, t in zip((a, b), self.tasks, strict=True))
         i, j = (positions(w.written, self._chosen(pairs, side)) for side, w in enumerate((a, b)))
         left, right = (np.moveaxis(w.rows[k], 2, 0) for w, k in ((a, i), (b, j)))
         flat = zip(at.T, other.T, strict=True)
@@ -92,15 +92,9 @@ class Aligned:
         nothing = {n: np.zeros(0, np.int64) for n, s in self.plan.spaces.items() if not s.given}
         return {**nothing, **{number: both[side] for number, both in pairs.items()}}
 
-    def _places(self, expr: Expr, space: SpacePlan, task: str) -> np.ndarray:
-        return channel_places(self.plan, expr, space, task)
-
-
 def _unpaired(a: _Weights, b: _Weights, pairs: Pairs) -> bool:
     """Whether rows are written to a space of which nothing tells how the channels of two nets correspond."""
     return any(n not in pairs for n in (*a.written.atoms(), *b.written.atoms()))
-
-
 
 
 def _weights(plan: Plan, role: Role, task: str) -> _Weights | None:

@@ -40,7 +40,7 @@ def _check_sizes(space: SpacePlan) -> None:
         told = ", ".join(f"{n} in {t!r}" for t, n in sizes.items())
         raise UnsupportedError(
             f"method 'otfusion' matches as many channels with as many; {space.name!r} has {told}. Use another method, or a "
-            f"share of 0 there."
+            "share of 0 there."
         )
 
 

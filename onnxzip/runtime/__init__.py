@@ -1,11 +1,11 @@
 """Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
-from onnxzip.runtime.around import needed_nodes, operator_of, read_by
 from onnxzip.runtime.batch import fixed_batch
 from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go
+from onnxzip.runtime.nodes import needed_nodes, operator_of, read_by
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, to_model
 from onnxzip.runtime.session import (

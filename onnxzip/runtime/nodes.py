@@ -1,4 +1,4 @@
-"""Questions asked of a graph in protobuf."""
+"""Questions asked of the nodes of a graph in protobuf."""
 
 from __future__ import annotations
 
