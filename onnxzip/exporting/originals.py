@@ -22,7 +22,7 @@ from onnxzip.loading.files import read
 from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of
 from onnxzip.ops import find, listed
 from onnxzip.ops.listed import REWRITTEN
-from onnxzip.runtime import needed_nodes, operator_of
+from onnxzip.runtime import needed_nodes
 
 NO_SHAPES: dict[str, Shapes] = {}
 NO_SIZES: Mapping[Axis, int] = {}
@@ -131,7 +131,7 @@ def check_no_tail(model: ModelProto, where: Path, why: str) -> None:
     last = needed_nodes(model.graph, [origins[task].outputs[name] for task, names in tails.items() for name in names])
     found: dict[str, list[str]] = {}
     for node in last:
-        op = operator_of(node)
+        op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         if find(op) is None and listed().get(op) != REWRITTEN:
             found.setdefault(op, []).append(repr(node.name))
     if tails:

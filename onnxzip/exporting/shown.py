@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -127,8 +128,7 @@ class _Values:
     def telling(self, outputs: Iterable[str]) -> bytes:
         """What would be in the file of the model with other outputs, and with the nodes that these need."""
         ports = [port for value in outputs if (port := self._told(value)) is not None]
-        whole = ModelProto()
-        whole.CopyFrom(self.model)
+        whole = deepcopy(self.model)
         nodes = needed_nodes(self.model.graph, [p.name for p in ports])
         whole.graph.ClearField("output")
         whole.graph.output.extend(ports)

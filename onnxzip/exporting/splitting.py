@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 
 from onnx import ModelProto, NodeProto, helper
@@ -40,8 +41,7 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     nodes = needed_nodes(model.graph, list(origin.outputs.values()))
     ports = _input_names(origin, partly_had(entries_of(model)))
     names = _renames(ports, nodes, origin)
-    alone = ModelProto()
-    alone.CopyFrom(model)
+    alone = deepcopy(model)
     graph = alone.graph
     used = {v for n in nodes for v in read_by(n)} | {v for n in nodes for v in n.output}
     for part in ("node", "initializer", "sparse_initializer", "value_info", "input", "output"):
@@ -95,8 +95,7 @@ def _renames(ports: Mapping[str, str], nodes: list[NodeProto], origin: Origin) -
 
 
 def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
-    new = NodeProto()
-    new.CopyFrom(node)
+    new = deepcopy(node)
     new.input[:] = [names.get(v, v) for v in node.input]
     new.output[:] = [names.get(v, v) for v in node.output]
     for attribute in new.attribute:

@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxzip.loading.stored import as_tensor, read_floats
 from onnxzip.net import Names, Net
-from onnxzip.runtime import to_model
+from onnxzip.runtime import put_nodes, to_model
 
 
 def stored_model(net: Net) -> ModelProto:
@@ -34,8 +34,6 @@ def stored_model(net: Net) -> ModelProto:
     for node in nodes:
         node.input[:] = [wide.get(v, v) for v in node.input]
     casts = [helper.make_node("Cast", [name], [new], name=new, to=TensorProto.FLOAT) for name, new in wide.items()]
-    kept = [type(n).FromString(n.SerializeToString()) for n in (*casts, *nodes)]
-    del graph.node[:]
-    graph.node.extend(kept)
+    put_nodes(graph, (*casts, *nodes))
     return model
 

@@ -36,7 +36,7 @@ def assemble(
     dtypes |= {v: a.dtype for v, a in params.items()}
     dtypes |= {node.outputs[0]: dtypes[str(node.inputs[0])] for node in extra}
     ports = tuple(Port(n, dtypes[n], shapes[n]) for n in outputs)
-    used = {v for n in nodes for v in n.read}
+    used = {v for n in nodes for v in n.inputs if v is not None}
     whole = replace(
         first, name="_".join(plan.tasks), inputs=plan.inputs, outputs=ports, nodes=nodes,
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},

@@ -8,9 +8,12 @@ shapes or constants decide: folding does away with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxzip.runtime import put_nodes
 
 Dims = tuple[int, ...]
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
@@ -21,11 +24,8 @@ def without_plain_branches(model: ModelProto) -> None:
     graph = model.graph
     taken = {v for n in graph.node for v in (*n.input, *n.output)} | {t.name for t in graph.initializer}
     nodes = [new for node in graph.node for new in (_replaced(node, taken) if _chooses_by_data(graph, node) else [node])]
-    if len(nodes) == len(graph.node):
-        return
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
+    if len(nodes) != len(graph.node):
+        put_nodes(graph, nodes)
 
 
 def _chooses_by_data(graph: GraphProto, node: NodeProto) -> bool:
@@ -99,8 +99,7 @@ def _lifted(graph: GraphProto, prefix: str, names: Mapping[str, str]) -> list[No
     """A branch's nodes and constants as nodes of the graph around it."""
     nodes = [_constant(t, names[t.name]) for t in graph.initializer]
     for k, node in enumerate(graph.node):
-        new = NodeProto()
-        new.CopyFrom(node)
+        new = deepcopy(node)
         new.name = f"{prefix}.{node.name or k}"
         new.input[:] = [names.get(v, v) for v in node.input]
         new.output[:] = [names.get(v, v) for v in node.output]

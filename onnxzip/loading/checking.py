@@ -6,6 +6,7 @@ where some of them lie by itself.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import onnx
@@ -30,8 +31,7 @@ def check_changed(path: Path, model: ModelProto) -> None:
 
 def _emptied(model: ModelProto) -> ModelProto:
     """A copy whose params beside it have no entries."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for tensor in tensors_in(copy):
         if uses_external_data(tensor):
             tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))

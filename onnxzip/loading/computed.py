@@ -25,6 +25,7 @@ from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import BATCHES, GROWING, Runs, folded_for
 from onnxzip.net import Net
 from onnxzip.ops import find
+from onnxzip.runtime import put_nodes
 
 OWN = ".sized"  # behind the names of nodes that come to stand beside those of the file
 
@@ -75,11 +76,10 @@ def _count_by_sums(graph: GraphProto) -> None:
     for node in graph.node:
         start, step = (known.get(node.input[k]) for k in (0, 2)) if node.op_type == "Range" else (None, None)
         if start is None or step is None or start.any() or step != 1:
-            nodes.append(NodeProto.FromString(node.SerializeToString()))
+            nodes.append(node)
         else:
             nodes.extend(_ones_summed(graph, node, step))
-    del graph.node[:]
-    graph.node.extend(nodes)
+    put_nodes(graph, nodes)
 
 
 def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray) -> Iterator[NodeProto]:

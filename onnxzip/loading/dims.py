@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,8 +47,7 @@ def batch_name(model: ModelProto) -> str:
 
 def bound(model: ModelProto, numbers: Mapping[Axis, int]) -> ModelProto:
     """A copy of the model with numbers on some axes of its inputs; what it says of other shapes is forgotten."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     for port in copy.graph.input:
         for k, dim in enumerate(port.type.tensor_type.shape.dim):
             if Axis(port.name, k) in numbers:

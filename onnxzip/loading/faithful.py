@@ -10,6 +10,7 @@ an operator without a record reads, numbers without an axis in Constant nodes, a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from onnxzip.loading.shapes import Runs, fold_for_both_batches
 from onnxzip.loading.stored import held_by, holders, read_floats
 from onnxzip.net import Axis, Net
 from onnxzip.ops import find
-from onnxzip.runtime import operator_of
+from onnxzip.runtime import operator_of, put_nodes
 
 LARGEST_FILE = 2**31 - 1
 _COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
@@ -130,20 +131,17 @@ def content_of(source: bytes | Path, model: ModelProto) -> bytes:
 
 def _lifted(model: ModelProto) -> ModelProto:
     """A copy in which Constant nodes of floats are initializers; a number without an axis stays where it is."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    kept = []
+    copy, kept = deepcopy(model), []
     for node in copy.graph.node:
         held = held_by(node)
         if held is None or (array := read_floats(held)).ndim == 0:
-            kept.append(NodeProto.FromString(node.SerializeToString()))
+            kept.append(node)
         elif isinstance(held, TensorProto):
             copy.graph.initializer.add().CopyFrom(held)
             copy.graph.initializer[-1].name = node.output[0]
         else:
             copy.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
+    put_nodes(copy.graph, kept)
     return copy
 
 

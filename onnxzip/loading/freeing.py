@@ -8,6 +8,7 @@ It must give the same for several samples at once as for each alone, which is tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,8 +66,7 @@ def _refusal(path: Path, why: str) -> UnsupportedError:
 
 def with_free_batch(model: ModelProto) -> ModelProto:
     """A copy of a model whose inputs, and shapes that begin with the one sample, leave the number of samples open."""
-    new = ModelProto()
-    new.CopyFrom(model)
+    new = deepcopy(model)
     graph = new.graph
     params = {t.name: t for t in graph.initializer}
     for port in graph.input:

@@ -11,6 +11,7 @@ has more digits than come in or go out.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,7 @@ def widened(path: Path, model: ModelProto) -> ModelProto:
 
 def computing_in_float32(model: ModelProto) -> ModelProto:
     """A copy of a model that reads, computes and gives float32, but for ports of float16."""
-    wide = ModelProto()
-    wide.CopyFrom(model)
+    wide = deepcopy(model)
     both = ports_of_graph(wide), wide.graph.output
     inputs, outputs = ([p.name for p in ports if _kind_of(p) == TensorProto.FLOAT16] for ports in both)
     computes = computed_type(model) != TensorProto.FLOAT
@@ -90,8 +90,7 @@ def _widen_type(kind: TypeProto, kinds: Collection[int]) -> None:
 
 
 def _mentions_halves(kind: TypeProto) -> bool:
-    wide = TypeProto()
-    wide.CopyFrom(kind)
+    wide = deepcopy(kind)
     _widen_type(wide, HALVES)
     return bool(wide != kind)
 

@@ -14,6 +14,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 
 from onnxzip.errors import InvalidModelError
 from onnxzip.loading.subgraphs import read_from_around
+from onnxzip.runtime import put_nodes
 
 LISTED = 8  # nodes of a circle that a message names
 
@@ -34,9 +35,7 @@ def put_in_order(path: Path, model: ModelProto) -> bool:
         order = list(TopologicalSorter(before).static_order())
     except CycleError as error:
         raise InvalidModelError(f"{path}: {_told([nodes[k] for k in error.args[1]])}. Export the net again.") from error
-    ordered = [NodeProto.FromString(nodes[k].SerializeToString()) for k in order]
-    del model.graph.node[:]
-    model.graph.node.extend(ordered)
+    put_nodes(model.graph, [nodes[k] for k in order])
     return True
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.branches import without_plain_branches
 from onnxzip.loading.files import opset_of, plain
 from onnxzip.loading.vendor import take_apart
-from onnxzip.runtime import newest_versions
+from onnxzip.runtime import newest_versions, put_nodes
 
 OLDEST_CANONICAL_OPSET = 13
 _COORDINATE_MODES_OPSET = 11
@@ -33,7 +34,7 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
         raise UsageError(f"{path}: cannot be brought to opset {opset}; ask for {least} to {newest}.")
     if model.functions:
         model = inliner.inline_local_functions(model)
-    model = _copy(model)
+    model = deepcopy(model)
     take_apart(model, opset_of(model))
     converted = _converted(path, model, opset) if opset_of(model) < opset else model
     if opset_of(model) < _COORDINATE_MODES_OPSET:
@@ -48,12 +49,6 @@ def prepare(path: Path, model: ModelProto, opset: int) -> ModelProto:
     converted.ir_version = max(model.ir_version, _OLDEST_IR)
     del converted.graph.value_info[:]
     return converted
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _converted(path: Path, model: ModelProto, opset: int) -> ModelProto:
@@ -146,18 +141,11 @@ def _plain_constants(model: ModelProto) -> None:
         tensor = model.graph.initializer.add()
         tensor.CopyFrom(node.attribute[0].t)
         tensor.name = node.output[0]
-    _put_nodes(model.graph, [n for n in model.graph.node if not _is_tensor(n) or n.output[0] in outputs])
+    put_nodes(model.graph, [n for n in model.graph.node if not _is_tensor(n) or n.output[0] in outputs])
 
 
 def _is_tensor(node: NodeProto) -> bool:
     return node.op_type == "Constant" and not node.domain and any(a.name == "value" for a in node.attribute)
-
-
-def _put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    """Let a graph have other nodes, some of its own among them."""
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _expand_constants(model: ModelProto) -> None:
@@ -184,7 +172,7 @@ def _slice_shapes(model: ModelProto) -> None:
         nodes.append(helper.make_node("Shape", list(node.input), [names["whole"]], name=names["whole"]))
         inputs = [names["whole"], names["starts"], names["ends"]]
         nodes.append(helper.make_node("Slice", inputs, list(node.output), name=node.name))
-    _put_nodes(model.graph, nodes)
+    put_nodes(model.graph, nodes)
 
 
 def opset_imports(model: ModelProto) -> dict[str, int]:

@@ -11,6 +11,7 @@ folded into it, so that it takes every batch and every size that it took there.
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -182,8 +183,7 @@ def _put_inside(path: Path, model: ModelProto, tensor: TensorProto) -> None:
 
 def _before(model: ModelProto, late: Container[str]) -> ModelProto:
     """The model without its tail, which gives only those of its outputs that the tail does not compute."""
-    new = ModelProto()
-    new.CopyFrom(model)
+    new = deepcopy(model)
     gone = {v for n in model.graph.node if n.name in late for v in n.output}
     for part in ("node", "output"):
         new.graph.ClearField(part)

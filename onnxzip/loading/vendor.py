@@ -12,6 +12,8 @@ from typing import Any
 
 from onnx import ModelProto, NodeProto, helper, parser
 
+from onnxzip.runtime import put_nodes
+
 DOMAIN = "com.microsoft"
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
@@ -215,11 +217,8 @@ _TAKEN_OVER = {"FusedConv": _CONV, "FusedGemm": ("alpha", "beta", "transA", "tra
 def take_apart(model: ModelProto, opset: int) -> None:
     """Replace every fused node that has a form, in place; nodes without a name are called by their output."""
     nodes = [new for node in model.graph.node for new in (_parts(node, opset) or [node])]
-    if len(nodes) == len(model.graph.node) and all(a is b for a, b in zip(nodes, model.graph.node, strict=True)):
-        return
-    kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    if len(nodes) != len(model.graph.node) or any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
+        put_nodes(model.graph, nodes)
 
 
 def _parts(node: NodeProto, opset: int) -> list[NodeProto] | None:

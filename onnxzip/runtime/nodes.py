@@ -1,8 +1,9 @@
-"""Questions asked of the nodes of a graph in protobuf."""
+"""The nodes of a graph in protobuf: questions that are asked of them, and others in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 
 from onnx import GraphProto, NodeProto
 
@@ -18,6 +19,13 @@ def needed_nodes(graph: GraphProto, outputs: Iterable[str]) -> list[NodeProto]:
             seen.add(id(node))
             stack.extend(read_by(node))
     return [n for n in graph.node if id(n) in seen]
+
+
+def put_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Let a graph have other nodes, some of its own among them."""
+    kept = [*map(deepcopy, nodes)]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def operator_of(node: NodeProto) -> str:
