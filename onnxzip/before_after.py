@@ -171,6 +171,3 @@ class FailedBounds(VerificationError):
     def __init__(self, message: str, report: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.report = report
-
-
-__all__ = ["FailedBounds", "plan", "plan_files", "verify", "verify_files"]

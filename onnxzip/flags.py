@@ -7,7 +7,7 @@ the file given with --config, which overrides the defaults.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -16,7 +16,7 @@ import typer
 import yaml
 
 from onnxzip.errors import UsageError
-from onnxzip.values import Flag, dashed, flag_of, nearest, read_option
+from onnxzip.values import dashed, flag_of, nearest, read_option
 
 Result = TypeVar("Result")
 CONFIG = "config"
@@ -103,6 +103,3 @@ def _shown(default: Any) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"{v:g}" if k == "*" else f"{k}={v:g}" for k, v in default)
     return str(default)
-
-
-__all__: Sequence[str] = ["Flag", "derived", "read_config", "record_from"]

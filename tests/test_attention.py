@@ -144,7 +144,6 @@ class TestHeads:
         plan = analyse(nets)
         assert not [s for s in plan.shared_spaces() if s.inside] and plan.refusals
 
-
     @pytest.mark.parametrize("layout", ["strands", "wide"])
     def test_keys_against_values_have_channels_on_two_axes(self, layout: str, tmp_path: Path) -> None:
         """Linear attention of one head: what is made of both needs all channels of both, as these need each other."""

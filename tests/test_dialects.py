@@ -229,7 +229,6 @@ class TestCopies:
         )
         check_copies(tmp_path, made)
 
-
     @pytest.mark.parametrize("op", ["ReduceMax", "ReduceMean", "ReduceL2"])
     def test_a_number_that_is_made_of_all_channels(self, op: str, tmp_path: Path) -> None:
         """It has no axes at all; so has what is computed from it."""

@@ -50,6 +50,8 @@ def convolutions(m: Maker, w: int, classes: int) -> str:
 
 
 NETS = {end: encoder(end) for end in ("sum", "norm", "pooled", "scored")}
+
+
 def states(m: Maker, w: int, classes: int) -> list[str]:
     """Hidden units over time, and the last ones."""
     x = m.op("Transpose", m.relu(m.matmul("tokens", 6, w)), perm=[1, 0, 2])

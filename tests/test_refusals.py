@@ -120,7 +120,6 @@ class TestFiles:
         path.write_bytes(model.SerializeToString())
         refused(InvalidModelError, path)
 
-
     def test_external_data_in_a_cache(self, tmp_path: Path) -> None:
         """Those of the Hugging Face hub are links, which onnx does not follow."""
         path, data = write(tmp_path, "g (float[N,5] x) => (float[N,5] y) { y = Mul(x, w) }"), tmp_path / "net.onnx_data"

@@ -439,7 +439,6 @@ class TestFixedInTruth:
         fused = fused_with_copy(written(tmp_path, FIXED, 17), pictures(60, 3, 7), {"L": 7})
         assert input_dims(fused) == {"x": ["N", 3, 7]} and "keeps its size, 7" in fused.plan.refusals[-1].why
 
-
     def test_a_reshape_to_one_size(self, tmp_path: Path) -> None:
         """As torch traces an attention: onnx believes that it gives so many entries whatever it reads."""
         path = written(tmp_path, BELIEVED, 17)

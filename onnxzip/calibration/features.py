@@ -21,7 +21,7 @@ from onnxzip.errors import InvalidDataError
 from onnxzip.linalg.covariance import centred
 from onnxzip.net import Port, per_sample, pruned
 from onnxzip.peers import Peers
-from onnxzip.runtime import Session, open_session
+from onnxzip.runtime import open_session
 
 ROUNDING = 1e-6  # of products in float32
 
@@ -126,7 +126,7 @@ def _add_source(frontier: Frontier, k: int, sums: Mapping[str, _Sums]) -> None:
     size = frontier.fixed_batch or max(1, min(256, BATCH_BYTES // bytes_per_sample))
     for start in range(0, source.count, size):
         part = slice(start, min(start + size, source.count))
-        values = {t: _run(frontier, k, session, t, part) for t, session in sessions.items()}
+        values = {t: session.run(frontier.fed(t, k, part)) for t, session in sessions.items()}
         for name, one in sums.items():
             axis, sink, chosen = _axis(frontier, one.step), one.step.sink, at[name][part]
             rows = []
@@ -145,9 +145,3 @@ def _positions(frontier: Frontier, step: Step, k: int) -> np.ndarray:
     plan = frontier.plans[k]  # its samples may be smaller
     linear, view = linear_of(plan.overlay, plan.step(step.name).parts[0], step.tasks[0])
     return np.resize(known, (frontier.sources[k].count, known.shape[1])) % len(taps_of(linear, view))
-
-
-def _run(frontier: Frontier, k: int, session: Session, task: str, part: slice) -> dict[str, np.ndarray]:
-    names, inputs = frontier.plan.overlay.fed(task), frontier.sources[k].inputs
-    found = session.run({name: inputs[port][part] for name, port in names.items()})
-    return {v: np.asarray(a) for v, a in found.items()}

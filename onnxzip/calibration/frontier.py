@@ -86,6 +86,10 @@ class Frontier:
 
     # original nets ----------------------------------------------------------------------------------------------------
 
+    def fed(self, task: str, k: int, part: slice) -> dict[str, np.ndarray]:
+        """What a task's own net reads of some samples of a source."""
+        return {name: self.sources[k].inputs[laid][part] for name, laid in self.plan.overlay.fed(task).items()}
+
     def positions(self, step: Step, k: int) -> np.ndarray:
         """Sampled output positions of a step for one source: int [samples, wanted], drawn once, kept until `forget`."""
         key = (step.name, k)
@@ -143,14 +147,13 @@ class Frontier:
         before = {(step.name, laid): self.before(laid, channel[step.name], task) for u in wanted.values() for step, laid in u}
         ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in wanted)
         session = open_session(pruned(replace(net, outputs=ports)), self.device, self.threads)
-        names = self.plan.overlay.fed(task)
         bytes_per_sample = 4 * sum(per_sample(p.shape) for p in ports)
         small = self.fixed_batch or max(1, min(self.place.most, BATCH_BYTES // bytes_per_sample))
         for b, part in enumerate(self.batches[k]):
             rows: dict[tuple[str, str], list[Value]] = {}
             for start in range(part.start, part.stop, small):
                 inner = slice(start, min(start + small, part.stop))
-                outputs = self.place.run(session, {n: self.sources[k].inputs[p][inner] for n, p in names.items()})
+                outputs = self.place.run(session, self.fed(task, k, inner))
                 for value, uses in wanted.items():
                     for step, laid in uses:
                         chosen = at[step.name][inner]

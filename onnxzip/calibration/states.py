@@ -26,7 +26,7 @@ def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple
         Gates as the inputs make them [steps, samples, gates x units], and the states behind each step [steps, samples, units].
     """
     k = frontier.source_of[task]
-    net, inputs = frontier.plans[k].nets[task], frontier.sources[k].inputs
+    net = frontier.plans[k].nets[task]
     gates = str(node.inputs[0])
     steps, samples, _ = net.shapes[gates]
     states = node.outputs[0] or f"{node.name}.{STATES}"
@@ -38,10 +38,9 @@ def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple
         shapes={**net.shapes, states: shape}, dtypes={**net.dtypes, states: kind},
     )
     session = open_session(pruned(whole), frontier.device, frontier.threads)
-    names = frontier.plan.overlay.fed(task)
     for part in frontier.batches[k]:
-        found = session.run({name: inputs[port][part] for name, port in names.items()})
-        yield np.asarray(found[gates]), np.asarray(found[states])[:, 0]
+        found = session.run(frontier.fed(task, k, part))
+        yield found[gates], found[states][:, 0]
 
 
 def states_covariance(frontier: Frontier, task: str, node: Node, peers: Peers) -> np.ndarray:

@@ -76,14 +76,13 @@ def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidDataError: it is none, or one of another merge.
     """
-    file = report["file"]["source"]
+    file, hint = report["file"]["source"], "Give the report of the merge that has written this file."
     try:
         merging = json.loads(path.read_text(encoding="utf-8"))
         missing = [task for task in report.get("tasks", {}) if task not in merging["tasks"]]
         if missing:
             raise InvalidDataError(
-                f"{path}: tells nothing of task {missing[0]!r} of {file}, but of {', '.join(merging['tasks'])}. Give the "
-                "report of the merge that has written this file."
+                f"{path}: tells nothing of task {missing[0]!r} of {file}, but of {', '.join(merging['tasks'])}. {hint}"
             )
         found = {
             task: {
@@ -94,7 +93,7 @@ def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         }
         same = all(merging["tasks"][t]["sha256"] == entry["sha256"] for t, entry in report.get("tasks", {}).items())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidDataError(f"{path}: is no report of a merge ({type(error).__name__}: {error}).") from error
+        raise InvalidDataError(f"{path}: is no report of a merge ({type(error).__name__}: {error}). {hint}") from error
     if not found or not same:
-        raise InvalidDataError(f"{path}: is the report of another merge than {file}.")
+        raise InvalidDataError(f"{path}: is the report of another merge than {file}. {hint}")
     return found

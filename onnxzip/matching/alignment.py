@@ -92,6 +92,7 @@ class Aligned:
         nothing = {n: np.zeros(0, np.int64) for n, s in self.plan.spaces.items() if not s.given}
         return {**nothing, **{number: both[side] for number, both in pairs.items()}}
 
+
 def _unpaired(a: _Weights, b: _Weights, pairs: Pairs) -> bool:
     """Whether rows are written to a space of which nothing tells how the channels of two nets correspond."""
     return any(n not in pairs for n in (*a.written.atoms(), *b.written.atoms()))

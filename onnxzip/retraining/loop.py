@@ -33,6 +33,7 @@ WATCHES, LEAST_GAP = 15, 5
 PATIENCE, LEAST_PATIENCE = 1 / 3, 200
 FLOOR = 1e-3  # of the largest loss at the start: below it a task counts as if it had that much to gain
 Weights = dict[str, Tensor]
+_KEPT = "rate", "steps", "step", "best", "best_score", "balance", "best_step", "history"  # of a course, in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -160,14 +161,7 @@ class Course:
             "weights": self.job.weights(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
-            "rate": self.rate,
-            "steps": self.steps,
-            "step": self.step,
-            "best": self.best,
-            "best_score": self.best_score,
-            "balance": self.balance,
-            "best_step": self.best_step,
-            "history": self.history,
+            **{name: getattr(self, name) for name in _KEPT},
         }
 
 
@@ -192,8 +186,7 @@ def rebalanced(losses: Sequence[float], starts: Sequence[float]) -> list[float]:
 def resumed(job: Job, state: Mapping[str, Any]) -> Course:
     """The course that a checkpoint holds."""
     job.put(state["weights"])
-    names = "rate", "steps", "step", "best", "best_score", "balance", "best_step", "history"
-    course = Course(job, **{name: state[name] for name in names})
+    course = Course(job, **{name: state[name] for name in _KEPT})
     course.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     return course

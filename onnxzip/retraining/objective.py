@@ -136,7 +136,7 @@ def try_loss(given: str | Callable[..., Any], task: str, targets: Outputs, label
     if not loss.requires_grad:
         raise UsageError(f"{where} has no gradient. Compute it from the outputs by torch alone, and do not detach them.")
     if bool(loss.isnan()):
-        raise UsageError(f"{where} is NaN, on what the original net says of some of the samples")
+        raise UsageError(f"{where} is NaN, on what the original net says of some of the samples. Return a finite number.")
 
 
 def called(loss: str | Callable[..., Any]) -> str:

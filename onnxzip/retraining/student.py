@@ -218,7 +218,8 @@ def _check_start(start: Mapping[str, Judgement], options: RetrainOptions) -> Non
     """
     for task, judged in start.items():
         if options.loss and not math.isfinite(judged.loss):
-            raise UsageError(f"--loss {called(options.loss)}: task {task!r}: the loss is {judged.loss:g} at the start")
+            where = f"--loss {called(options.loss)}: task {task!r}: the loss"
+            raise UsageError(f"{where} is {judged.loss:g} at the start. Let your callable return finite numbers.")
 
 
 def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:
@@ -286,6 +287,3 @@ def _complete(course: Course, trials: int, keeper: Keeper, wish: Wish, progress:
     if wish.granted and course.step < course.steps:
         keeper.save(course.state() | {"trials": trials})  # before a look that an uninterrupted course would not take
         course.watch()
-
-
-__all__: Sequence[str] = ["Retrained", "device_for", "judging_sources", "retrain_content", "wanted_rows"]
