@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from onnxzip.calibration.gathering import flat_rows
-from onnxzip.calibration.recipe import Adder, Read, Recipe, Rows, Term
+from onnxzip.calibration.recipe import Adder, Read, Recipe, RowKeeper, Term
 from onnxzip.calibration.store import Store
 from onnxzip.linalg.moments import Sums
 from onnxzip.runtime import Graph, Session, Value
@@ -102,14 +102,14 @@ class DevicePlace:
     def __contains__(self, key: object) -> bool:
         return key in self._values or key in self._store
 
-    def adder(self, recipe: Recipe, sums: Sums, rows: Rows | None) -> Adder:
+    def adder(self, recipe: Recipe, sums: Sums, rows: RowKeeper | None) -> Adder:
         """What adds the rows of a recipe to sums, and keeps them where asked to."""
         wanted = (*sums.products, *(("z", "p") if rows is not None else ()))
         return _DeviceAdder(self, recipe, sums, rows, _open(recipe, wanted, self._device, self._threads))
 
 
 class _DeviceAdder:
-    def __init__(self, place: DevicePlace, recipe: Recipe, sums: Sums, rows: Rows | None, session: Session) -> None:
+    def __init__(self, place: DevicePlace, recipe: Recipe, sums: Sums, rows: RowKeeper | None, session: Session) -> None:
         self._place, self._recipe, self._sums, self._rows, self._session = place, recipe, sums, rows, session
 
     def add(self, values: Mapping[Hashable, Value], at: np.ndarray, held: np.ndarray) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxzip.calibration.device import DevicePlace
 from onnxzip.calibration.gathering import pick, rows_of
-from onnxzip.calibration.recipe import Adder, Recipe, Rows
+from onnxzip.calibration.recipe import Adder, Recipe, RowKeeper
 from onnxzip.calibration.store import Store
 from onnxzip.linalg.moments import Sums
 from onnxzip.net import BATCH, Port
@@ -64,7 +64,7 @@ class Place(Protocol):
 
     def __contains__(self, key: object) -> bool: ...
 
-    def adder(self, recipe: Recipe, sums: Sums, rows: Rows | None) -> Adder:
+    def adder(self, recipe: Recipe, sums: Sums, rows: RowKeeper | None) -> Adder:
         """What adds the rows of a recipe to sums, and keeps them where asked to."""
 
 
@@ -132,13 +132,13 @@ class HostPlace:
     def __contains__(self, key: object) -> bool:
         return key in self._store
 
-    def adder(self, recipe: Recipe, sums: Sums, rows: Rows | None) -> Adder:
+    def adder(self, recipe: Recipe, sums: Sums, rows: RowKeeper | None) -> Adder:
         """What adds the rows of a recipe to sums, and keeps them where asked to."""
         return _HostAdder(recipe, sums, rows)
 
 
 class _HostAdder:
-    def __init__(self, recipe: Recipe, sums: Sums, rows: Rows | None) -> None:
+    def __init__(self, recipe: Recipe, sums: Sums, rows: RowKeeper | None) -> None:
         self._recipe, self._sums, self._rows = recipe, sums, rows
 
     def add(self, values: Mapping[Hashable, Value], at: np.ndarray, held: np.ndarray) -> None:

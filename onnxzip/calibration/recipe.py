@@ -82,7 +82,7 @@ class Recipe:
         return tuple(dict.fromkeys([*(r.value for r in self.reads), *(t.value for t in self.terms)]))
 
 
-class Rows(Protocol):
+class RowKeeper(Protocol):
     """Where rows are kept."""
 
     def add(self, held: bool, z: np.ndarray, p: np.ndarray) -> None:

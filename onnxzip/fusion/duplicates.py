@@ -15,11 +15,11 @@ from onnxzip.analysis.steps import channels_at
 from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.work import Exact, Work
-from onnxzip.matching.match import Matches, Rows, located
+from onnxzip.matching.match import Matches, Places, located
 
 
 def same_groups(
-    work: Work, reads: Reads, group: int, rows: Mapping[str, Rows], space: SpacePlan, exact: Exact, matches: Matches
+    work: Work, reads: Reads, group: int, rows: Mapping[str, Places], space: SpacePlan, exact: Exact, matches: Matches
 ) -> list[dict[str, int]]:
     """Groups of channels of a space that are the same in all nets of an owner set: no more than each set is to share.
 
@@ -45,7 +45,7 @@ def same_groups(
 
 
 def same_inside(
-    work: Work, reads: Reads, group: int, rows: Mapping[str, Rows], number: int, exact: Exact, matches: Matches
+    work: Work, reads: Reads, group: int, rows: Mapping[str, Places], number: int, exact: Exact, matches: Matches
 ) -> Callable[[Mapping[str, int]], dict[str, np.ndarray]]:
     """What tells, of one head of each of some tasks, the orders in which the channels inside are the same.
 
@@ -69,7 +69,7 @@ def same_inside(
     return same
 
 
-def _by_content(rows: np.ndarray, places: Rows) -> dict[Hashable, list[int]]:
+def _by_content(rows: np.ndarray, places: Places) -> dict[Hashable, list[int]]:
     """Channels by their rows; what lies inside of them may stand in any order."""
     found: dict[Hashable, list[int]] = {}
     for channel in range(len(next(iter(places.values())))):

@@ -24,7 +24,7 @@ from onnxzip.fusion.work import Exact, Work, by_owners, shared_reads
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.linalg.explained import explained_by_moments
 from onnxzip.matching.grouping import Assign, Explained, Terms, group_channels
-from onnxzip.matching.match import Matches, Members, Rows, charged, in_place, inner_places, led, members_of, ordered_groups
+from onnxzip.matching.match import Matches, Members, Places, charged, in_place, inner_places, led, members_of, ordered_groups
 from onnxzip.matching.twins import with_twins, without_twins
 
 Made = dict[tuple[int, Owners], Members]
@@ -208,7 +208,7 @@ def _orders(explained: Explained, rows: Mapping[str, np.ndarray], assign: Assign
     return orders
 
 
-def matched_products(explained: Explained, rows: Mapping[str, Rows]) -> Explained:
+def matched_products(explained: Explained, rows: Mapping[str, Places]) -> Explained:
     """[channels, channels] of a space, from products of rows: those of what lies inside two channels are paired at best."""
     found = {}
     for (t, u), q in explained.items():

@@ -16,7 +16,7 @@ from onnxzip.linalg.moments import Sums
 from onnxzip.matching.match import Members
 from onnxzip.peers import Peers
 
-Rows = tuple[np.ndarray, np.ndarray]
+Equations = tuple[np.ndarray, np.ndarray]  # z [rows, columns] and p [rows, targets]
 Made = Mapping[tuple[int, Owners], Members]
 
 
@@ -40,7 +40,7 @@ def row_order(total: int, size: int, times: int, held: bool) -> np.ndarray:
     return np.asarray((np.argsort(samples)[:, None] * times + np.arange(times)).reshape(-1))
 
 
-def gathered(peers: Peers, name: str, mine: Sequence[Rows], order: np.ndarray) -> tuple[Rows, ...]:
+def gathered(peers: Peers, name: str, mine: Sequence[Equations], order: np.ndarray) -> tuple[Equations, ...]:
     """Rows (z, p) of all processes, in an order of `row_order`."""
     found = peers.gather(name, {f"{g}.{part}": a for g, rows in enumerate(mine) for part, a in zip("zp", rows, strict=True)})
     return tuple((found[f"{g}.z"][order], found[f"{g}.p"][order]) for g in range(len(mine)))

@@ -17,7 +17,7 @@ from onnxzip.fusion.problem import Reads, original_rows
 from onnxzip.fusion.targets import rows_of
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.ridge import TINY
-from onnxzip.matching.match import Matches, Rows
+from onnxzip.matching.match import Matches, Places
 
 RowsOf = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # task -> channels: task -> [those channels, columns]
 AKIN = 0.05  # a
@@ -115,6 +115,6 @@ def fitted_rows(work: Work, reads: Reads, space: SpacePlan, matches: Matches) ->
     return found
 
 
-def places_of(rows: Rows) -> np.ndarray:
+def places_of(rows: Places) -> np.ndarray:
     """The rows of each channel of a task, those of all that lies inside it side by side: int [channels, rows]."""
     return np.concatenate([r.reshape(len(r), -1) for r in rows.values()], axis=1)

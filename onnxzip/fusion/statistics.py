@@ -16,7 +16,7 @@ from onnxzip.calibration.states import states_covariance
 from onnxzip.errors import InvalidDataError
 from onnxzip.fusion.problem import Reads
 from onnxzip.fusion.rows import BlockId, RowPlan
-from onnxzip.fusion.sharing import Rows, add_up, gathered, row_order
+from onnxzip.fusion.sharing import Equations, add_up, gathered, row_order
 from onnxzip.linalg.moments import ChannelMoments, DenseSums, DiagonalSums, EnergySums, Moments, Sums
 from onnxzip.linalg.ridge import HELD_SHARE
 from onnxzip.matching.match import Matches, channel_places
@@ -59,13 +59,13 @@ class _Kept:
         self.z[part], self.p[part] = z, p
         self._next[held] = part.stop
 
-    def side(self, held: bool) -> Rows:
+    def side(self, held: bool) -> Equations:
         """(z, p) of the fitted or of the held-out rows."""
         part = slice(self.fitted, None) if held else slice(self.fitted)
         return self.z[part], self.p[part]
 
     @classmethod
-    def of(cls, fitted: Rows, held: Rows) -> _Kept:
+    def of(cls, fitted: Equations, held: Equations) -> _Kept:
         """Rows that are known already."""
         kept = cls(len(fitted[0]), len(held[0]), fitted[0].shape[1], fitted[1].shape[1])
         kept.add(False, *fitted)

@@ -20,7 +20,7 @@ from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.work import Work
 from onnxzip.linalg.explained import explained_by_moments, explained_by_rows
 from onnxzip.matching.grouping import Explained
-from onnxzip.matching.match import Matches, Rows, inner_places
+from onnxzip.matching.match import Matches, Places, inner_places
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Targets:
 
     group: int
     energy: Mapping[str, np.ndarray]
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Places]
     explained: Callable[[tuple[str, ...]], Explained]
 
 
@@ -53,9 +53,9 @@ def targets_of(work: Work, reads: Reads, space: SpacePlan, tasks: Sequence[str],
     return Targets(group, energy, mine, explained)
 
 
-def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, dict[str, Rows]]:
+def rows_of(work: Work, space: SpacePlan, tasks: Sequence[str]) -> tuple[int, dict[str, Places]]:
     """The first group of the step's node that makes rows of a space; and per task the rows there that each channel has."""
-    part, found = work.step.parts[0], dict[str, Rows]()
+    part, found = work.step.parts[0], dict[str, Places]()
     group = 0
     for task in tasks:
         expr = channels_at(work.plan.overlay, part, task, part.outputs[0])

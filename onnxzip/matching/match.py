@@ -41,7 +41,7 @@ class Members:
 
 Group = Mapping[str, tuple[int, ...]]  # task -> its channels
 Matches = Mapping[tuple[int, Owners], Members]
-Rows = Mapping["int | None", np.ndarray]  # space inside (None: rows of nothing inside) -> int [channels, inside, rows of each]
+Places = Mapping["int | None", np.ndarray]  # space inside (None: nothing inside) -> int [channels, inside, rows of each]
 
 
 def members_of(plan: SpacePlan, groups: Sequence[Mapping[str, int]]) -> dict[tuple[int, Owners], Members]:
