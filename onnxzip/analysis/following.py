@@ -16,7 +16,7 @@ from onnxzip.loading.windows import same_pads
 from onnxzip.net import Measure, Node
 
 END = int(np.iinfo(np.int64).max)
-Many = tuple[int, ...]
+Many = tuple[int, ...]  # a number in each plan
 
 
 def reshaped(

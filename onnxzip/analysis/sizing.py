@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.analysis.following import auto_pad, reshaped, sliced
+from onnxzip.analysis.following import Many, auto_pad, reshaped, sliced
 from onnxzip.analysis.layout import Placed
 from onnxzip.analysis.plan import Plan, analyse
 from onnxzip.analysis.refusals import Refusal
@@ -21,8 +21,6 @@ from onnxzip.loading import Loaded
 from onnxzip.net import BATCH, Axis, Measure, Node, Port, Sizes
 from onnxzip.ops import find
 from onnxzip.runtime.lowering import BATCHED_CONSTANTS
-
-Many = tuple[int, ...]  # a number in each plan
 
 
 def analyse_sized(loaded: Loaded, shares: Sequence[tuple[str, float]] = (), layout: str = "strands") -> Plan:

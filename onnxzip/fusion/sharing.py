@@ -13,11 +13,10 @@ import numpy as np
 from onnxzip.analysis.strands import Owners
 from onnxzip.calibration.samples import HELD_OUT, hand
 from onnxzip.linalg.moments import Sums
-from onnxzip.matching.match import Members
+from onnxzip.matching.match import Matches, Members
 from onnxzip.peers import Peers
 
 Equations = tuple[np.ndarray, np.ndarray]  # z [rows, columns] and p [rows, targets]
-Made = Mapping[tuple[int, Owners], Members]
 
 
 def add_up(peers: Peers, name: str, mine: Sequence[Sums]) -> None:
@@ -47,7 +46,7 @@ def gathered(peers: Peers, name: str, mine: Sequence[Equations], order: np.ndarr
 
 
 def agreed(
-    peers: Peers, name: str, params: Mapping[str, np.ndarray], made: Made
+    peers: Peers, name: str, params: Mapping[str, np.ndarray], made: Matches
 ) -> tuple[dict[str, np.ndarray], dict[tuple[int, Owners], Members]]:
     """Params and members of one step, as the first process has found them."""
     if peers.size == 1:

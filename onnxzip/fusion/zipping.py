@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse
 from onnxzip.analysis.steps import Step
-from onnxzip.calibration.frontier import Frontier
+from onnxzip.calibration.frontier import Frontier, Tick
 from onnxzip.fusion.originals import OriginalStatistics
 from onnxzip.fusion.problem import Reads, reads_of
 from onnxzip.fusion.statistics import StepStatistics
@@ -20,8 +20,6 @@ from onnxzip.fusion.zipped import Zipped
 from onnxzip.matching.methods import AVERAGE, Method, Rows
 from onnxzip.peers import ALONE, Peers
 from onnxzip.runtime import give_back_freed, let_go
-
-Tick = Callable[[int], None]
 
 
 def as_it_is(array: np.ndarray) -> np.ndarray:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import number_table, percent
-
-Report = Mapping[str, Any]
+from onnxzip.inspection.tables import Report, number_table, percent
 
 
 def diff_tables(report: Report) -> Iterator[RenderableType]:

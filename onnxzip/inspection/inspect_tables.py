@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import in_bytes, number_table, percent, place_tables, size_cells
-
-Report = Mapping[str, Any]
+from onnxzip.inspection.tables import Report, in_bytes, number_table, percent, place_tables, size_cells
 
 
 def inspect_tables(report: Report) -> Iterator[RenderableType]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import permutations
-from typing import Any
 
 from onnxzip.exporting.metadata import check_outputs, needed_by
 from onnxzip.exporting.traces import FitTrace, NodeTrace, StrandTrace, Tasks, Trace
-from onnxzip.inspection.parts import params_entry, tail_params, weights_in
+from onnxzip.inspection.parts import Entry, params_entry, tail_params, weights_in
 from onnxzip.loading.recurrence import layer_of
 from onnxzip.net import Net, macs_of
-
-Entry = dict[str, Any]
 
 
 class Needs:

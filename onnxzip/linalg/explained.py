@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import block_diag, solve_triangular
 
 from onnxzip.linalg.ridge import Matrix, factorised, solve_damped
-
-Float = NDArray[np.floating]
+from onnxzip.linalg.symmetric import Float
 
 
 def explained_by_moments(zz: Matrix, zp: Float, damping: float) -> Float:

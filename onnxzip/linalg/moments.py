@@ -12,9 +12,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxzip.linalg.symmetric import Pair, Symmetric
+from onnxzip.linalg.symmetric import Float, Pair, Symmetric
 
-Float = NDArray[np.floating]
 Arrays = Mapping[str, NDArray[Any]]
 
 WAITING_BYTES = 16 << 20  # rows that wait for more, so that the sums in float64 are not touched for a few rows at a time

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxzip.linalg.ridge import Fit, Float, System
+from onnxzip.linalg.ridge import Fit, System
+from onnxzip.linalg.symmetric import Float
 
 ROUNDS = 4
 PORTION = 2048  # rows that are predicted at a time

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from onnxzip.linalg.symmetric import Symmetric
+from onnxzip.linalg.symmetric import Float, Symmetric
 
-Float = NDArray[np.floating]
 Matrix = Float | Symmetric
 Factor = tuple[Float, bool]
 Solution = TypeVar("Solution")

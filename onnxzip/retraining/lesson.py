@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from onnxzip.calibration.rows import Pool
+from onnxzip.calibration.sources import Note
 from onnxzip.config import RetrainOptions
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.trial import error_of
@@ -17,7 +18,6 @@ from onnxzip.retraining.objective import try_loss
 from onnxzip.retraining.teachers import Teacher
 
 ALIKE = 1e-2  # rows of one sample alone and in company: far above rounding
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
