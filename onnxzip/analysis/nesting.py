@@ -56,7 +56,7 @@ def nest(
         produced: atoms that weights produce; free: those of them that may be in any order; alone: those that some weights
             produce outside of every product; read: those that some weights read so.
     """
-    single = {e.atom for some in axes.values() for e in some.walk() if e.kind == "atom" and e.size == 1}
+    single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
     free = free - single
     outer: dict[int, int] = {}
     kept: set[int] = set()
@@ -83,7 +83,14 @@ def nest(
 def _products(axes: Mapping[Axis, Expr]) -> Iterator[tuple[Expr, ...]]:
     """The factors of every product, those inside of sums too."""
     for whole in dict.fromkeys(axes.values()):
-        yield from (e.parts for e in whole.walk() if e.kind == "product")
+        yield from (e.parts for e in _parts(whole) if e.kind == "product")
+
+
+def _parts(expr: Expr) -> Iterator[Expr]:
+    """An expression, and all that it is made of."""
+    yield expr
+    for part in expr.parts:
+        yield from _parts(part)
 
 
 def _standing_without(net: Net, axes: Mapping[Axis, Expr], atom: int, head: int) -> bool:
