@@ -178,6 +178,14 @@ def resnet(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def sums_joined(m: Maker, w: int, classes: int) -> str:
+    """A sum of activations that nothing reads but the sum with a branch (the fusions of HRNet)."""
+    near, far, x = (m.relu(m.conv("image", (w, 3, 3, 3))) for _ in range(3))
+    x = m.op("Add", m.op("Add", near, m.op("Sigmoid", m.conv(far, (w, w, 1, 1)))), m.conv(x, (w, w, 3, 3)))
+    return m.pool_head(m.relu(m.conv(m.relu(x), (2 * w, w, 3, 3))), 2 * w, classes)
+
+
+@family()
 def bottleneck(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3)))
     before = w
