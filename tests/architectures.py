@@ -888,3 +888,37 @@ def einsum_attention(m: Maker, w: int, classes: int) -> str:
     found = m.op("Einsum", scores, v, equation="acbe,aecd->abcd")
     y = m.relu(dense(found, "abcd,cde->abe", (2, w, 2 * w), (2 * w,)))
     return m.gemm(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (7, 5)})
+def predicted_taps(m: Maker, w: int, classes: int) -> str:
+    """A convolution over tokens whose three taps are made for each token (Wu et al., ICLR 2019), by a Gather of windows."""
+    x = m.relu(m.matmul("x", 5, 2 * w))
+    taps = m.op("Unsqueeze", m.op("Softmax", m.matmul(x, 2 * w, 3), axis=-1), m.ints(2))
+    padded = m.op("Pad", m.matmul(x, 2 * w, w + 1), m.ints(0, 1, 0, 0, 1, 0))
+    windows = m.op("Gather", padded, m.param(np.arange(7)[:, None] + np.arange(3)), axis=1)
+    y = m.relu(m.op("Squeeze", m.op("MatMul", taps, windows), m.ints(2)))
+    return m.gemm(m.op("ReduceMean", y, axes=[1], keepdims=0), w + 1, classes)
+
+
+def experts(m: Maker, x: str, w: int, gates: str) -> str:
+    """The sum of three layers, each weighed by a gate."""
+    made = [m.op("Unsqueeze", m.relu(m.gemm(x, 2 * w, w)), m.ints(1)) for _ in range(3)]
+    return m.op("Squeeze", m.op("MatMul", m.op("Unsqueeze", gates, m.ints(1)), m.op("Concat", *made, axis=1)), m.ints(1))
+
+
+@family({"x": (6,)})
+def gated_experts(m: Maker, w: int, classes: int) -> str:
+    """A gate for each expert (Ma et al., KDD 2018)."""
+    x = m.relu(m.gemm("x", 6, 2 * w))
+    return m.gemm(experts(m, x, w, m.op("Softmax", m.gemm(x, 2 * w, 3), axis=-1)), w, classes)
+
+
+@family({"x": (6,)})
+def chosen_experts(m: Maker, w: int, classes: int) -> str:
+    """A gate chooses two of three experts (Shazeer et al., ICLR 2017)."""
+    x = m.relu(m.gemm("x", 6, 2 * w))
+    gates = m.op("Softmax", m.gemm(x, 2 * w, 3), axis=-1)
+    best = m.op("TopK", gates, m.ints(2), outputs=2, axis=-1)
+    chosen = m.op("ScatterElements", m.op("Mul", gates, m.param(np.float32(0))), f"{best}_1", best, axis=-1)
+    return m.gemm(experts(m, x, w, chosen), w, classes)

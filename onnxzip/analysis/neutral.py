@@ -137,7 +137,7 @@ def _branch(
             f"{list(net.shapes[at])[1:]}"
         )
     (inner,) = [v for v in adder.inputs if v != start] or [start]
-    lasts = _makers_of_zero(source, inner, {n.name for n in segment})
+    lasts = _makers_of_zero(source, str(inner), {n.name for n in segment})
     if not lasts:
         raise NotNeutralError(f"the branch that is added in {adder.name!r} does not end in a layer with weights")
     zeroed = {(n.name, v) for n, linear in lasts for v in _weights_of(n, linear)}
