@@ -922,3 +922,30 @@ def chosen_experts(m: Maker, w: int, classes: int) -> str:
     best = m.op("TopK", gates, m.ints(2), outputs=2, axis=-1)
     chosen = m.op("ScatterElements", m.op("Mul", gates, m.param(np.float32(0))), f"{best}_1", best, axis=-1)
     return m.gemm(experts(m, x, w, chosen), w, classes)
+
+
+@family({"x": (6, 10)})
+def grouped_queries(m: Maker, w: int, classes: int) -> str:
+    """Two queries for each of w / 2 keys and values, without rotary positions (Ainslie et al., EMNLP 2023)."""
+    x, kv, d = m.matmul("x", 10, 2 * w), w // 2, 4
+
+    def heads(size: int, shape: tuple[int, ...], perm: list[int]) -> str:
+        return m.op("Transpose", m.op("Reshape", m.matmul(x, 2 * w, size), m.ints(0, 0, *shape)), perm=perm)
+
+    q = heads(2 * kv * d, (kv, 2, d), [0, 2, 3, 1, 4])
+    k, v = heads(kv * d, (kv, 1, d), [0, 2, 3, 4, 1]), heads(kv * d, (kv, 1, d), [0, 2, 3, 1, 4])
+    found = m.op("MatMul", m.op("Softmax", m.op("MatMul", q, k), axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", found, perm=[0, 3, 1, 2, 4]), m.ints(0, 0, 2 * kv * d))
+    y = m.relu(m.matmul(y, 2 * kv * d, 2 * w))
+    return m.matmul(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family()
+def multiplied_twice(m: Maker, w: int, classes: int) -> str:
+    """Depthwise layers that double the channels, beside dense ones (PiT)."""
+    x, before = m.relu(m.conv("image", (w, 3, 3, 3))), w
+    for _ in range(2):
+        dense = m.conv(x, (2 * before, before, 1, 1))
+        x = m.relu(m.op("Add", dense, m.op("Tanh", m.conv(x, (2 * before, 1, 3, 3), group=before))))
+        before *= 2
+    return m.pool_head(x, before, classes)

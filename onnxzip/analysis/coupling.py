@@ -238,8 +238,8 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     pin_last(net, made, pinned)
     placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
     ordered, told_apart = told_by_place(placed, produced, _atoms(builder.ordered, numbers), pinned)
-    alone, read = standing_alone(written.values()), standing_alone(axes[axis] for axis, _ in makes.values())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned), alone, read)
+    read = standing_alone(axes[axis] for axis, _ in makes.values())
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned), written.values(), read)
     produced -= nesting.kept
     across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
     refusals += writing_inputs(made, inputs - across)
