@@ -178,6 +178,14 @@ def resnet(m: Maker, w: int, classes: int) -> str:
 
 
 @family()
+def sums_joined(m: Maker, w: int, classes: int) -> str:
+    """A sum of activations that nothing reads but the sum with a branch (the fusions of HRNet)."""
+    near, far, x = (m.relu(m.conv("image", (w, 3, 3, 3))) for _ in range(3))
+    x = m.op("Add", m.op("Add", near, m.op("Sigmoid", m.conv(far, (w, w, 1, 1)))), m.conv(x, (w, w, 3, 3)))
+    return m.pool_head(m.relu(m.conv(m.relu(x), (2 * w, w, 3, 3))), 2 * w, classes)
+
+
+@family()
 def bottleneck(m: Maker, w: int, classes: int) -> str:
     x = m.relu(m.conv("image", (w, 3, 3, 3)))
     before = w
@@ -880,3 +888,64 @@ def einsum_attention(m: Maker, w: int, classes: int) -> str:
     found = m.op("Einsum", scores, v, equation="acbe,aecd->abcd")
     y = m.relu(dense(found, "abcd,cde->abe", (2, w, 2 * w), (2 * w,)))
     return m.gemm(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (7, 5)})
+def predicted_taps(m: Maker, w: int, classes: int) -> str:
+    """A convolution over tokens whose three taps are made for each token (Wu et al., ICLR 2019), by a Gather of windows."""
+    x = m.relu(m.matmul("x", 5, 2 * w))
+    taps = m.op("Unsqueeze", m.op("Softmax", m.matmul(x, 2 * w, 3), axis=-1), m.ints(2))
+    padded = m.op("Pad", m.matmul(x, 2 * w, w + 1), m.ints(0, 1, 0, 0, 1, 0))
+    windows = m.op("Gather", padded, m.param(np.arange(7)[:, None] + np.arange(3)), axis=1)
+    y = m.relu(m.op("Squeeze", m.op("MatMul", taps, windows), m.ints(2)))
+    return m.gemm(m.op("ReduceMean", y, axes=[1], keepdims=0), w + 1, classes)
+
+
+def experts(m: Maker, x: str, w: int, gates: str) -> str:
+    """The sum of three layers, each weighed by a gate."""
+    made = [m.op("Unsqueeze", m.relu(m.gemm(x, 2 * w, w)), m.ints(1)) for _ in range(3)]
+    return m.op("Squeeze", m.op("MatMul", m.op("Unsqueeze", gates, m.ints(1)), m.op("Concat", *made, axis=1)), m.ints(1))
+
+
+@family({"x": (6,)})
+def gated_experts(m: Maker, w: int, classes: int) -> str:
+    """A gate for each expert (Ma et al., KDD 2018)."""
+    x = m.relu(m.gemm("x", 6, 2 * w))
+    return m.gemm(experts(m, x, w, m.op("Softmax", m.gemm(x, 2 * w, 3), axis=-1)), w, classes)
+
+
+@family({"x": (6,)})
+def chosen_experts(m: Maker, w: int, classes: int) -> str:
+    """A gate chooses two of three experts (Shazeer et al., ICLR 2017)."""
+    x = m.relu(m.gemm("x", 6, 2 * w))
+    gates = m.op("Softmax", m.gemm(x, 2 * w, 3), axis=-1)
+    best = m.op("TopK", gates, m.ints(2), outputs=2, axis=-1)
+    chosen = m.op("ScatterElements", m.op("Mul", gates, m.param(np.float32(0))), f"{best}_1", best, axis=-1)
+    return m.gemm(experts(m, x, w, chosen), w, classes)
+
+
+@family({"x": (6, 10)})
+def grouped_queries(m: Maker, w: int, classes: int) -> str:
+    """Two queries for each of w / 2 keys and values, without rotary positions (Ainslie et al., EMNLP 2023)."""
+    x, kv, d = m.matmul("x", 10, 2 * w), w // 2, 4
+
+    def heads(size: int, shape: tuple[int, ...], perm: list[int]) -> str:
+        return m.op("Transpose", m.op("Reshape", m.matmul(x, 2 * w, size), m.ints(0, 0, *shape)), perm=perm)
+
+    q = heads(2 * kv * d, (kv, 2, d), [0, 2, 3, 1, 4])
+    k, v = heads(kv * d, (kv, 1, d), [0, 2, 3, 4, 1]), heads(kv * d, (kv, 1, d), [0, 2, 3, 1, 4])
+    found = m.op("MatMul", m.op("Softmax", m.op("MatMul", q, k), axis=-1), v)
+    y = m.op("Reshape", m.op("Transpose", found, perm=[0, 3, 1, 2, 4]), m.ints(0, 0, 2 * kv * d))
+    y = m.relu(m.matmul(y, 2 * kv * d, 2 * w))
+    return m.matmul(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family()
+def multiplied_twice(m: Maker, w: int, classes: int) -> str:
+    """Depthwise layers that double the channels, beside dense ones (PiT)."""
+    x, before = m.relu(m.conv("image", (w, 3, 3, 3))), w
+    for _ in range(2):
+        dense = m.conv(x, (2 * before, before, 1, 1))
+        x = m.relu(m.op("Add", dense, m.op("Tanh", m.conv(x, (2 * before, 1, 3, 3), group=before))))
+        before *= 2
+    return m.pool_head(x, before, classes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from architectures import Architecture, Maker, basic_block, model_of
+from architectures import Architecture, Maker, basic_block, layer_normed, model_of
 from fusing import check_all_shared, check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 
 from onnxzip.analysis import Plan, analyse
@@ -33,8 +34,33 @@ def chain(more: int, seed: int = 1, width: int = 6, kind: str = "Relu", zero: bo
     return Architecture(build)
 
 
-def residual(blocks: tuple[int, ...], scale: float = 1.0, width: int = 6) -> Architecture:
-    """Stages of residual blocks; all behind the first of a stage are drawn apart, their last weights times `scale`."""
+def plain(m: Maker, y: str, channels: int) -> str:
+    return y
+
+
+def rectified(m: Maker, y: str, channels: int) -> str:
+    """Causal convolutions (Bai et al., arXiv 1803.01271): padded, cut and rectified before the sum."""
+    return m.relu(m.op("Slice", y, m.ints(0), m.ints(-1), m.ints(3)))
+
+
+def gated(m: Maker, y: str, channels: int) -> str:
+    """Squeeze and excitation before the sum (Hu et al., CVPR 2018)."""
+    squeezed = m.relu(m.conv(m.op("GlobalAveragePool", y), (3, channels, 1, 1)))
+    return m.op("Mul", m.op("Sigmoid", m.conv(squeezed, (channels, 3, 1, 1))), y)
+
+
+def depthwise(m: Maker, y: str, channels: int) -> str:
+    return m.op("Elu", m.conv(y, (channels, 1, 3, 3), group=channels))
+
+
+def residual(
+    blocks: tuple[int, ...], scale: float = 1.0, width: int = 6, end: Callable[[Maker, str, int], str] = plain
+) -> Architecture:
+    """Stages of residual blocks; all behind the first of a stage are drawn apart, their last weights times `scale`.
+
+    Args:
+        end: what follows the last weights of a branch before it is added.
+    """
 
     def build(m: Maker, _: int, classes: int) -> str:
         x, before = m.relu(m.conv("image", (width, 3, 3, 3))), width
@@ -44,12 +70,32 @@ def residual(blocks: tuple[int, ...], scale: float = 1.0, width: int = 6) -> Arc
             main = m.rng
             for k in range(count - 1):
                 m.rng = np.random.default_rng(100 * stage + k)
-                y = m.conv(m.relu(m.conv(x, (after, after, 3, 3))), (after, after, 3, 3), bias=False)
-                x = m.relu(m.op("Add", x, m.op("Mul", y, m.param(np.float32(scale)))))
+                pads = [1, 1, 1, 2 if end is rectified else 1]
+                y = m.conv(m.relu(m.conv(x, (after, after, 3, 3))), (after, after, 3, 3), bias=False, pads=pads)
+                x = m.relu(m.op("Add", x, end(m, m.op("Mul", y, m.param(np.float32(scale))), after)))
             m.rng, before = main, after
         return m.pool_head(x, before, classes)
 
     return Architecture(build)
+
+
+def normed(blocks: tuple[int, ...]) -> Architecture:
+    """Stages of tokens whose norms stand before each branch, and before the layer that begins the next stage."""
+
+    def build(m: Maker, w: int, classes: int) -> str:
+        x, before = "x", 10
+        for stage, count in enumerate(blocks):
+            after, main = w * (stage + 1), m.rng
+            x = m.matmul(x, before, after)
+            for k in range(count):
+                m.rng = np.random.default_rng(100 * stage + k)
+                y = m.matmul(m.op("Tanh", m.matmul(layer_normed(m, x, after), after, 2 * w)), 2 * w, after)
+                x = m.op("Add", x, y)
+            m.rng, before = main, after
+            x = layer_normed(m, x, after)
+        return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), before, classes)
+
+    return Architecture(build, {"x": (6, 10)})
 
 
 def nets_of(folder: Path, *built: Architecture) -> list[Net]:
@@ -71,6 +117,10 @@ DEEPER = {
     "one more": (chain(0), chain(1), 3), "three more": (chain(0), chain(3), 5), "the first is deeper": (chain(2), chain(0), 4),
     "another width": (chain(0, width=4), chain(2), 4), "residual": (residual((1, 1, 1)), residual((2, 3, 1)), 9),
     "each has more": (residual((2, 1, 1)), residual((1, 2, 1)), 8),
+    "rectified": (residual((1, 1)), residual((3, 1), end=rectified), 6),
+    "gated": (residual((1, 1)), residual((2, 1), end=gated), 6),
+    "depthwise": (residual((1, 1)), residual((2, 1), end=depthwise), 5),
+    "norms before": (normed((1, 1)), normed((3, 1)), 6),
 }
 
 

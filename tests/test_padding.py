@@ -58,8 +58,13 @@ def test_channels_beside_added_ones_are_shared(build: Build, layout: str, tmp_pa
 
 def test_channels_of_which_some_are_cut_off_keep_their_order(tmp_path: Path) -> None:
     nets = [made(tmp_path, cropped, seed, name) for seed, name in ((1, "a"), (2, "b"))]
-    with pytest.raises(UnsupportedError, match="keeps the order of these channels"):
-        analyse(nets)
+    fused = fuse(nets)
+    check_all_shared(fused.plan)
+    check_valid(fused, nets)
+    assert fused.plan.shared_spaces()[0].ordered
+    wider_one = net_of(tmp_path, model_of(Architecture(cropped), 3, width=5), "c")
+    with pytest.raises(UnsupportedError, match="its channels keep their order, and not all nets have as many"):
+        analyse([nets[0], wider_one])
 
 
 @pytest.mark.parametrize(("name", "share"), [("Conv_0", 0.0), ("Conv_3", 0.0), ("Conv_3", 0.4)])

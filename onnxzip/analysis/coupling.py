@@ -10,7 +10,8 @@ from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, p
 from onnxzip.analysis.embeddings import embedded
 from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, standing_alone
-from onnxzip.analysis.padding import Grown, Padded, grow, keeps_order
+from onnxzip.analysis.padding import Grown, Padded, grow
+from onnxzip.analysis.places import told_by_place
 from onnxzip.analysis.spaces import Expr, Space, finish
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, meet
@@ -101,6 +102,7 @@ class _Builder:
     whole: dict[str, list[Space]] = field(default_factory=dict)
     pins: list[tuple[Space, str]] = field(default_factory=list)
     ordered: list[Space] = field(default_factory=list)
+    placed: list[tuple[Node, Space]] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
     torn: list[tuple[Node, str, list[Space]]] = field(default_factory=list)
     padded: list[Padded] = field(default_factory=list)
@@ -167,7 +169,7 @@ class _Builder:
             self.padded.append(Padded(node, one, other, front, back))
         for name in line.pinned.difference(*((i, o) for i, (o, *_) in line.padded.items())):
             if name in labels:
-                self.pins.append((labels[name], keeps_order(node)))
+                self.placed.append((node, labels[name]))
 
 
 def _contracted(left: list[list[Term]], right: list[list[Term]]) -> set[str]:
@@ -231,19 +233,21 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     pin_stacked(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
-    ordered = _atoms(builder.ordered, numbers)
-    alone, read = standing_alone(written.values()), standing_alone(axes[axis] for axis, _ in makes.values())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned), alone, read)
+    placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
+    ordered, told_apart = told_by_place(placed, produced, _atoms(builder.ordered, numbers), pinned)
+    read = standing_alone(axes[axis] for axis, _ in makes.values())
+    nesting = nest(net, axes, produced, produced - ordered - set(pinned), written.values(), read)
     produced -= nesting.kept
     across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across
     produced -= kept
-    across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), pinned)
+    across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), ordered, pinned)
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     square = against_themselves(net, axes)
-    whole = {n: _atoms(s, numbers).union(square[n], across_axes.get(n, ())) for n, s in builder.whole.items()}
+    needed = {n: square[n].union(across_axes.get(n, ()), told_apart.get(n, ())) for n in builder.whole}
+    whole = {n: _atoms(s, numbers) | needed[n] for n, s in builder.whole.items()}
     beside = tuple((_atoms([there], numbers), _atoms(added, numbers)) for there, added in grown)
     return Coupling(net, axes, names, whole, produced, inside, kept, beside, pinned, ordered, (*refusals, *begins))
 

@@ -47,16 +47,19 @@ def _free_beside(net: Net, axes: Mapping[Axis, Expr], made: Axis, free: Collecti
 
 
 def pin_entangled(
-    net: Net, axes: Mapping[Axis, Expr], weighted: Collection[str], produced: frozenset[int], pinned: dict[int, str]
+    net: Net, axes: Mapping[Axis, Expr], weighted: Collection[str], produced: frozenset[int], ordered: frozenset[int],
+    pinned: dict[int, str],
 ) -> dict[str, frozenset[int]]:
     """Pin the free factors of a product where there are several, and the channels of several axes of what weights make.
 
     One channel beside them (what a window along them makes, the weights of an attention pooling) takes no part in that.
     What nodes without weights make of two values (the keys against the values of linear attention) may have channels on
-    several axes: these are needed all at once, as are channels against themselves, see `against_themselves`.
+    several axes: these are needed all at once, as are channels against themselves, see `against_themselves`. So are a free
+    factor and others that keep their order (the taps of kernels that a layer makes for each sample).
 
     Args:
         weighted: nodes with weights of their own.
+        ordered: atoms that keep their order.
 
     Returns:
         Per node, the atoms of which it needs all channels for what it makes.
@@ -67,10 +70,10 @@ def pin_entangled(
             exprs = [axes[Axis(value, d)] for d in range(len(net.shapes[value]))]
             free = [frozenset(a for a in e.atoms() if a in produced) for e in exprs]
             crowded = sum(map(bool, free)) > 1 and not _beside_or_square(exprs, free)
-            if (crowded and node.name in weighted) or any(_entangled(e, produced - set(pinned)) for e in exprs):
+            if (crowded and node.name in weighted) or any(_entangled(e, produced - ordered - set(pinned)) for e in exprs):
                 for atom in (a for f in free for a in f):
                     pinned.setdefault(atom, f"value {value!r} mixes several channel spaces")
-            elif crowded:
+            elif crowded or any(_entangled(e, produced - set(pinned)) for e in exprs):
                 needed[node.name] = needed.get(node.name, frozenset()).union(*free)
     return needed
 

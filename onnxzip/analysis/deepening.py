@@ -131,7 +131,9 @@ def _places(now: Deepened) -> Iterator[tuple[str, str, tuple[Segment, ...], Mapp
     for laid, by_task in list(now.laid.values.items()):
         if len(by_task) < 2:
             continue
-        apart = {t: _parted(now.laid, laid, t) for t in by_task if t in now.laid.couplings}
+        couplings = {t: now.laid.couplings[t] for t in by_task if t in now.laid.couplings}
+        apart = {t: _parted(now.laid, laid, t) for t in couplings}
+        reading = {t: nodes or consumers(couplings[t].net.nodes).get(by_task[t], []) for t, nodes in apart.items()}
         for deep in by_task:
             if not apart[deep] or by_task[deep] in now.laid.couplings[deep].net.params:
                 continue
@@ -139,8 +141,8 @@ def _places(now: Deepened) -> Iterator[tuple[str, str, tuple[Segment, ...], Mapp
             for segment in _segments(now.laid.couplings[deep].net, by_task[deep]):
                 segments.append(segment)
                 others = {
-                    t: frozenset(n.name for n in nodes) for t, nodes in apart.items()
-                    if t != deep and _goes_on_alike(now.laid.couplings, deep, segment[-1].outputs[0], t, nodes)
+                    t: frozenset(n.name for n in nodes) for t, nodes in reading.items()
+                    if t != deep and _goes_on_alike(couplings, deep, segment[-1].outputs[0], t, nodes)
                 }
                 if others:
                     yield laid, deep, tuple(segments), others

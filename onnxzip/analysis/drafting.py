@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from onnxzip.analysis.layout import Hearing, Piece, Placed, Sizes, Taken, Weights
@@ -48,6 +48,10 @@ class Draft:
         task = next(iter(self.overlay.values[laid]))
         return any(self.sizes.carried(e) for e in self.overlay.exprs(laid, task))
 
+    def are_given(self, numbers: Collection[int]) -> bool:
+        """Whether no weights make the channels of any of some spaces."""
+        return all(self.spaces[n].given for n in numbers)
+
     def stranded_axis(self, laid: str) -> int:
         """The axis of channels; beside those that a window runs along, the one channel that it makes is none."""
         task = next(iter(self.overlay.values[laid]))
@@ -64,8 +68,7 @@ class Draft:
     def is_empty(self, laid: str, keys: tuple[Owners, ...]) -> bool:
         """Whether a value that has channels has none of them in some strands."""
         task = next(iter(self.overlay.values[laid]))
-        carrying = [e for e in self.overlay.exprs(laid, task) if self.sizes.carried(e)]
-        return any(self.sizes.restrict(e, keys).size == 0 for e in carrying)
+        return any(self.sizes.restrict(e, keys).size == 0 for e in self.sizes.leading(self.overlay.exprs(laid, task)))
 
     def put(self, laid: str, key: Owners, keys: tuple[Owners, ...], owners: Owners, alone: bool, base: str) -> Piece:
         """Announce a piece of a value."""

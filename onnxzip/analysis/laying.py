@@ -84,7 +84,7 @@ class _Rules:
         """Keys for which a node with weights runs, and the strands it writes: of given channels every task writes its own."""
         keys = self.out_keys(role.outputs[0], members)
         numbers = self.carried(role.outputs, next(iter(role.members)))
-        if numbers and self.given(numbers):
+        if numbers and self.draft.are_given(numbers):
             return {frozenset([t]): tuple(keys) for t in role.members}
         return {k: (k,) for k in keys}
 
@@ -248,19 +248,18 @@ class _Rules:
         self.draft.place(role.op, base, inputs, tuple(p.name for p in outs), attrs, owners, role.name)
 
     def keys_of(self, role: Role, task: str, written: tuple[Owners, ...], sources: list[Piece]) -> tuple[Owners, ...]:
-        """The strands that a node without weights writes: of what it reads, those of its output's own spaces; all of given
-        channels that it makes."""
+        """The strands that a node without weights writes: of what it reads, those of its output's own spaces, and `written` of
+        spaces of which it reads none; all of given channels that it makes."""
         numbers = self.carried(role.outputs, task)
         if not numbers:
             return next((p.keys for p in sources if p.keys), ())
-        own = [tuple(k for k in p.keys if any((n, k) in self.draft.sizes.strand for n in numbers)) for p in sources
-               if numbers & self.carried([p.laid], p.task)]
+        any_in = self.draft.sizes.any_in
+        own = {k for p in sources if numbers & self.carried([p.laid], p.task) for k in p.keys if any_in(numbers, k)}
         if own:
-            return tuple(sorted({k for keys in own for k in keys}, key=lambda k: -len(k)))
-        return tuple(self.out_keys(role.outputs[0], frozenset(role.members))) if self.given(numbers) else written
-
-    def given(self, numbers: Collection[int]) -> bool:
-        return all(self.draft.spaces[n].given for n in numbers)
+            unread = {n for n in numbers if not any(any_in([n], k) for k in own)}
+            own.update(k for k in written if any_in(unread, k))
+            return tuple(sorted(own, key=lambda k: -len(k)))
+        return tuple(self.out_keys(role.outputs[0], frozenset(role.members))) if self.draft.are_given(numbers) else written
 
     def carried(self, laid: Iterable[str], task: str) -> set[int]:
         """The channel spaces of some values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxzip.analysis.spaces import Expr
@@ -127,11 +127,21 @@ class Sizes:
         """The channel spaces in an expression."""
         return tuple(a for a in expr.atoms() if a in self.spaces)
 
+    def any_in(self, numbers: Iterable[int], key: Owners) -> bool:
+        """Whether any of some spaces has channels in a strand."""
+        return any((n, key) in self.strand for n in numbers)
+
     def restrict(self, expr: Expr, keys: tuple[Owners, ...]) -> Expr:
         """The expression over the channels of some strands."""
         return expr.mapped(
             lambda a: replace(a, size=sum(self.strand.get((a.atom, k), 0) for k in keys)) if a.atom in self.spaces else a
         )
 
+    def leading(self, exprs: Iterable[Expr]) -> tuple[Expr, ...]:
+        """The axes of a value that carry channels; one channel beside those of another axis is in every piece of these."""
+        carrying = tuple(e for e in exprs if self.carried(e))
+        return tuple(e for e in carrying if e.size != 1) or carrying
+
     def shape(self, exprs: tuple[Expr, ...], keys: tuple[Owners, ...]) -> Shape:
-        return tuple(self.restrict(e, keys).size for e in exprs)
+        leading = self.leading(exprs)
+        return tuple(self.restrict(e, keys).size if e in leading else e.size for e in exprs)

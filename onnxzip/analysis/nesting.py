@@ -18,7 +18,7 @@ without the other, none is kept, and coupling refuses the product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -46,21 +46,22 @@ def standing_alone(exprs: Iterable[Expr]) -> frozenset[int]:
 
 
 def nest(
-    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int], alone: frozenset[int],
+    net: Net, axes: Mapping[Axis, Expr], produced: frozenset[int], free: frozenset[int], made: Collection[Expr],
     read: frozenset[int]
 ) -> Nesting:
     """Sort the factors of all products into those that carry strands and those that follow them.
 
     Args:
-        axes: the space of each axis.
-        produced: atoms that weights produce; free: those of them that may be in any order; alone: those that some weights
-            produce outside of every product; read: those that some weights read so.
+        axes: the space of each axis; made: those that weights make.
+        produced: atoms that weights produce; free: those of them that may be in any order; read: those that some weights read
+            outside of every product.
     """
+    alone = standing_alone(made)
     single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
     free = free - single
     outer: dict[int, int] = {}
     kept: set[int] = set()
-    for factors in _products(axes):
+    for factors in _products(axes.values()):
         carrying = [p for p in factors if any(a in free for a in p.atoms())]
         first = (p for some in (alone, read) for p in carrying if p.atom in some)
         lead = next(chain(first, carrying), None)
@@ -76,13 +77,25 @@ def nest(
     kept |= {atom for atom, head in outer.items() if head in outer}
     without = {atom: _standing_without(net, axes, atom, head) for atom, head in outer.items() if atom not in kept}
     kept |= {atom for atom, found in without.items() if found}
+    kept |= _further(made, {atom: head for atom, head in outer.items() if atom not in kept})
     heads = set(outer.values()) - kept
     return Nesting({a: h for a, h in outer.items() if a not in kept and h in heads}, frozenset(kept - heads - alone))
 
 
-def _products(axes: Mapping[Axis, Expr]) -> Iterator[tuple[Expr, ...]]:
+def _further(made: Iterable[Expr], outer: Mapping[int, int]) -> set[int]:
+    """Atoms that keep their order since another one lies inside of the same head in a product that weights make (queries of
+    several heads for one key): the one that weights make without the others is free, else the first."""
+    inner = [[p.atom for p in factors if p.atom in outer] for factors in _products(made)]
+    sole, found = {some[0] for some in inner if len(some) == 1}, set[int]()
+    for some in (some for some in inner if some):
+        one = next((a for a in some if a in sole), some[0])
+        found |= {a for a in some if a != one and outer[a] == outer[one]}
+    return found
+
+
+def _products(exprs: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
     """The factors of every product, those inside of sums too."""
-    for whole in dict.fromkeys(axes.values()):
+    for whole in dict.fromkeys(exprs):
         yield from (e.parts for e in _parts(whole) if e.kind == "product")
 
 

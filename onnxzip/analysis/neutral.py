@@ -1,7 +1,7 @@
 """Layers that change nothing: what a shallower net is given where a deeper one has more, so that both go the same way.
 
     Conv, Gemm, MatMul, depthwise    weights 1 from each channel to itself at the centre tap, no bias
-    x + branch(x)                    the other net's branch, the weights of its last layer zero
+    x + branch(x)                    the other net's branch, the weights of its last layers zero
     Relu, Clip                       as they are, where all that arrives lies within their bounds
 
 After Net2DeeperNet (Chen, Goodfellow, Shlens: Net2Net, ICLR 2016, arXiv 1511.05641) and residual blocks that are the identity.
@@ -11,17 +11,19 @@ The net with them computes what it did, bit for bit but for the sign of zeros.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxzip.analysis.coupling import linear_view
+from onnxzip.analysis.coupling import linear_view, view_of
 from onnxzip.net import Net, Node, producers
-from onnxzip.ops import Linear, View, find
+from onnxzip.ops import Linear, Operator, Symmetry, View, find
 
 _SAME_RANGE = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten", "Transpose",
                          "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout"})
+_KEEP_ZERO = frozenset({"Asin", "Asinh", "Atan", "Atanh", "Celu", "Elu", "Erf", "Gelu", "HardSwish", "Mish", "Selu", "Shrink",
+                        "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan", "Tanh"})  # besides all of class SCALING
 _EVERYTHING = (-math.inf, math.inf)
 
 
@@ -135,11 +137,10 @@ def _branch(
             f"{list(net.shapes[at])[1:]}"
         )
     (inner,) = [v for v in adder.inputs if v != start] or [start]
-    last = next((n for n in segment if inner in n.outputs), None)
-    found = linear_view(source, last) if last is not None else None
-    if last is None or found is None or found[0].diagonal(found[1]):
+    lasts = _makers_of_zero(source, str(inner), {n.name for n in segment})
+    if not lasts:
         raise NotNeutralError(f"the branch that is added in {adder.name!r} does not end in a layer with weights")
-    zeroed = {str(last.inputs[k]) for k in (found[0].weight, found[0].bias) if k < len(last.inputs)}
+    zeroed = {(n.name, v) for n, linear in lasts for v in _weights_of(n, linear)}
     params, copies = dict[str, np.ndarray](), []
     for node in segment:
         inputs: list[str | None] = []
@@ -147,7 +148,7 @@ def _branch(
             if value in source.params:
                 name = f"{prefix}{value}"
                 array = source.params[str(value)]
-                params[name] = np.zeros_like(array) if node is last and value in zeroed else array
+                params[name] = np.zeros_like(array) if (node.name, value) in zeroed else array
                 inputs.append(name)
             else:
                 inputs.append(None if value is None else names[value])
@@ -186,11 +187,37 @@ def _bounds_of_sum(net: Net, node: Node) -> tuple[float, float]:
 
 
 def _is_zero(net: Net, value: str) -> bool:
-    """Whether a value comes from a layer whose weights and bias are all zero."""
+    """Whether a value comes from layers whose weights and bias are all zero."""
+    lasts = _makers_of_zero(net, value, {n.name for n in net.nodes})
+    return bool(lasts) and not any(net.params[v].any() for n, linear in lasts for v in _weights_of(n, linear))
+
+
+def _weights_of(node: Node, linear: Linear) -> list[str]:
+    """Weights and bias of a layer."""
+    return [v for k in (linear.weight, linear.bias) if (v := node.input(k)) is not None]
+
+
+def _makers_of_zero(net: Net, value: str, among: Set[str]) -> list[tuple[Node, Linear]]:
+    """Layers, of some by name, that make a value zero once all of their weights are; none where no layers do."""
     node = producers(net.nodes).get(value)
-    if node is None or linear_view(net, node) is None:
-        return False
-    return not any(net.params[str(v)].any() for v in node.inputs[1:] if v is not None)
+    operator = find(node.op) if node is not None and node.name in among else None
+    if node is None or operator is None:
+        return []
+    if (found := linear_view(net, node)) is not None:
+        return [(node, found[0])]
+    sides = [_makers_of_zero(net, v, among) for v in node.inputs if v is not None and v not in net.params]
+    if node.op in ("Mul", "MatMul"):
+        return next((some for some in sides if some), [])
+    return [pair for some in sides for pair in some] if all(sides) and _keeps_zero(net, node, operator) else []
+
+
+def _keeps_zero(net: Net, node: Node, operator: Operator) -> bool:
+    """Whether a node makes zeros of zeros: f(0) = f(s 0) = s f(0) for all s > 0 where it commutes with scaling."""
+    if any(v in net.params and net.dtypes[str(v)].kind == "f" and net.params[str(v)].any() for v in node.inputs):
+        return node.op in ("PRelu", "Div")
+    if operator.bounds is not None:
+        return operator.bounds(node)[0] <= 0 <= operator.bounds(node)[1]
+    return node.op in _KEEP_ZERO or (node.op != "Div" and operator.symmetry_for(view_of(net, node)) >= Symmetry.SCALING)
 
 
 def _is_identity(net: Net, node: Node) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from onnxzip.analysis.places import keeps_order
 from onnxzip.analysis.spaces import Space, concatenation
 from onnxzip.analysis.unification import SpaceMismatch, unify
 from onnxzip.net import Node
@@ -26,11 +27,6 @@ class Padded:
     behind: Space
     front: int
     back: int
-
-
-def keeps_order(node: Node) -> str:
-    """Why channels are pinned that a node tells apart by their places."""
-    return f"{node.op} {node.name!r} keeps the order of these channels"
 
 
 Grown = tuple[Space, tuple[Space, ...]]  # the channels before a node, and those that it adds to them

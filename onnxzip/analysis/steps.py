@@ -223,7 +223,7 @@ class _Finder:
         return adder
 
     def addends(self, value: str, role: Role) -> tuple[list[Role], list[str]]:
-        """Roles with weights, and other values, that add up to a value."""
+        """Roles with weights, and other values, that add up to a value; a sum of others alone is one of them."""
         maker = self.maker.get(value)
         if maker is None:
             return [], [value]
@@ -233,7 +233,8 @@ class _Finder:
         summed = [v for v in inner if maker.op == "Add" and self.sole_adder(v, role) is maker]
         if summed and set(maker.members) == set(role.members):
             found = [self.addends(v, role) if v in summed else ([], [v]) for v in inner]
-            return [p for f in found for p in f[0]], [s for f in found for s in f[1]]
+            parts = [p for f in found for p in f[0]]
+            return (parts, [s for f in found for s in f[1]]) if parts else ([], [value])
         joins = self.is_linear(maker) and self.sums(maker)
         if joins and set(maker.members) == set(role.members) and self.sole_adder(value, role) is not None:
             return [maker], []

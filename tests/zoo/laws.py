@@ -87,7 +87,7 @@ def off(net: Net) -> Net:
     channels = coupling.produced | set(coupling.inside)
     params = dict(net.params)
     for name, array in net.params.items():
-        if any(atom in channels for e in coupling.exprs(name) for atom in e.atoms()):
+        if array.dtype.kind == "f" and any(atom in channels for e in coupling.exprs(name) for atom in e.atoms()):
             params[name] = np.asarray(array * (1 + NEARLY * rng.standard_normal(array.shape)), np.float32)
     return replace(net, params=params)
 

@@ -1,0 +1,39 @@
+"""Channels that a node tells apart by their places: taps of kernels that a layer makes, experts that a TopK chooses from.
+
+Where weights make such channels, their order is the same in all nets, as that of the bins of a spectrum is: they are shared in
+it, all of them. Elsewhere they are pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from onnxzip.net import Node
+
+
+def keeps_order(node: Node) -> str:
+    """Why channels are pinned that a node tells apart by their places."""
+    return f"{node.op} {node.name!r} keeps the order of these channels"
+
+
+def told_by_place(
+    placed: Iterable[tuple[Node, frozenset[int]]], produced: Collection[int], ordered: frozenset[int], pinned: dict[int, str]
+) -> tuple[frozenset[int], Mapping[str, frozenset[int]]]:
+    """Sort what nodes tell apart by its place into what can be shared in its order, and what is pinned.
+
+    Args:
+        placed: nodes and the atoms that they tell apart.
+        produced: atoms that weights make; ordered: those that are known to be in a fixed order.
+        pinned: atom -> reason; grows.
+
+    Returns:
+        Atoms in a fixed order; and per node, those that it tells apart, of which it needs all at once.
+    """
+    needed = dict[str, frozenset[int]]()
+    for node, atoms in placed:
+        mine = frozenset(a for a in atoms if a in produced and a not in pinned)
+        ordered |= mine
+        needed[node.name] = needed.get(node.name, frozenset()) | mine
+        for atom in atoms - ordered:
+            pinned.setdefault(atom, keeps_order(node))
+    return ordered, needed
