@@ -16,6 +16,7 @@ from onnxzip.values import (
     check_records,
     check_scale,
     code,
+    file_of,
     flags_in,
     folder_of,
     number,
@@ -40,8 +41,7 @@ class DataOptions:
     """What the nets are calibrated or compared with."""
 
     data: tuple[str, ...] = option(
-        (),
-        "Samples: .npz, .npy, a folder of images, or module:callable; without NAME= for all tasks. Default: noise.",
+        (), "Samples: .npz, .npy, a folder of images, or module:callable; without NAME= for all tasks. Default: noise.",
         texts, "[NAME=]FILE", many=True,
     )
     samples: int = option(2000, "Samples used of each source at most, drawn at random.", whole_number, "N")
@@ -92,7 +92,7 @@ class ExportOptions:
         None, "Largest deviation that passes, over an output's largest value. Default: 1e-4, ncnn 1e-3; any with --quantize.",
         number, "F",
     )
-    python: Path | None = option(None, "A Python that has the target's packages.", Path, "FILE")  # noqa: RUF009
+    python: Path | None = option(None, "A Python that has the target's packages.", file_of, "FILE")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         settle(self)
@@ -202,7 +202,7 @@ class RetrainOptions:
         "", "A loss of your own: f(outputs, teacher's outputs, labels) -> scalar.", code, "module:callable"
     )
     unvaried: bool = option(False, "Train on samples as they are; none that comes again is blended or shifted.", yes_or_no)
-    checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", Path, "FILE")  # noqa: RUF009
+    checkpoint: Path | None = option(None, "Where to keep what --resume goes on from.", file_of, "FILE")  # noqa: RUF009
     checkpoint_every: int = option(100, "Steps between two checkpoints.", whole_number, "N")
     resume: bool = option(False, "Go on from the checkpoint.", yes_or_no)
 
@@ -249,7 +249,7 @@ class WaitOptions:
 class OutputOptions:
     """What is written besides the net."""
 
-    report: Path | None = option(None, "Write the report there, as JSON.", Path, "FILE")  # noqa: RUF009 - a field
+    report: Path | None = option(None, "Write the report there, as JSON.", file_of, "FILE")  # noqa: RUF009 - a field
     force: bool = option(False, "Replace files that exist.", yes_or_no)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,31 @@ def name_of(found: Callable[..., Any]) -> str | None:
 
 @contextmanager
 def blamed(where: str, what: str, kind: type[OnnxzipError]) -> Iterator[None]:
-    """While the user's own code runs: its errors, whatever they are, are reported as that code's, as `kind`."""
+    """While the user's own code runs: its errors, and its wish to exit, are reported as that code's, as `kind`.
+
+    What it prints goes to stderr, as stdout is for results alone. It may not leave the folder that paths are relative to.
+    """
+    here = os.getcwd()
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except OnnxzipError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise kind(f"{where}: {what}: {type(error).__name__}: {in_short(error)}") from error
+    finally:
+        there = _moved_from(here)
+    if there is not None:
+        raise kind(f"{where}: changes the current folder to {there}, and paths would lead elsewhere. Let it not do so.")
+
+
+def _moved_from(folder: str) -> str | None:
+    """The current folder, where it is another one; it no longer is."""
+    there = os.getcwd()
+    if there == folder:
+        return None
+    os.chdir(folder)
+    return there
 
 
 def in_short(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -173,6 +174,20 @@ def shard_of(raw: Any) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def file_of(raw: Any) -> Path:
+    """The place of a file, which a name that ends as those of folders do is not.
+
+    Raises:
+        UsageError: it is none.
+    """
+    text = str(raw)
+    if not text.strip():
+        raise UsageError(f"{text!r} names no file")
+    if text.endswith(("/", os.sep)):
+        raise UsageError(f"{text}: names a folder. Give the name of a file.")
+    return Path(raw)
+
+
 def folder_of(raw: Any) -> Path:
     """A folder, which must have a name: an empty one is where a variable of a script was not set.
 
@@ -252,4 +267,6 @@ def yes_or_no(raw: Any) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one was most likely meant for; None where none is near."""
-    return next(iter(difflib.get_close_matches(name, list(known), 1, 0.4)), None)
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.4)
+    return folded[near[0]] if near else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 from merging import failed, images, run, snapshot, write_net
 from PIL import Image
+from processes import files_no_larger_than
 
 import onnxzip
 import onnxzip.pipeline
@@ -69,6 +72,16 @@ class TestModels:
 
     def test_a_directory(self, nets: Path) -> None:
         merge_refused(INVALID, nets, f"x={nets}", nets / "a.onnx", words=("is a directory",))
+
+    def test_a_name_that_is_no_text(self, nets: Path) -> None:
+        named = nets / os.fsdecode(b"caf\xe9.onnx")
+        write_net(named, 1)
+        merge_refused(INVALID, nets, f"a={named}", nets / "b.onnx", words=("its name is no UTF-8",))
+
+    @pytest.mark.parametrize("text", ["", "a="])
+    def test_no_name(self, nets: Path, text: str) -> None:
+        merge_refused(USAGE, nets, text, nets / "b.onnx", words=(f"{text!r} names no file",))
+        refused(USAGE, nets, "--data", text, words=(f"{text!r} names no file",))
 
     def test_a_single_net(self, nets: Path) -> None:
         merge_refused(USAGE, nets, nets / "a.onnx", words=("at least two nets", "got 1"))
@@ -159,18 +172,38 @@ class TestData:
             ("fails", ("own:fails", "called without arguments", "ZeroDivisionError: division by zero")),
             ("asks", ("own:asks", "called without arguments", "TypeError", "'path'")),
             ("later", ("own:later", "failed to give a batch", "KeyError")),
+            ("leaves", ("own:leaves", "called without arguments", "SystemExit: 0")),
+            ("moves", ("own:moves", "changes the current folder to /")),
+            ("moves_later", ("own:moves_later", "changes the current folder to /")),
         ],
     )
     def test_a_callable_that_fails_when_called(
         self, nets: Path, name: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (nets / "own.py").write_text(
+            "import os, sys\n"
             "def fails():\n    return 1 / 0\ndef asks(path):\n    return path\ndef later():\n    yield {}['x']\n"
+            "def leaves():\n    sys.exit(0)\ndef moves():\n    os.chdir('/')\ndef moves_later():\n    yield os.chdir('/')\n"
         )
         monkeypatch.chdir(nets)
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         refused(INVALID, nets, "--data", f"own:{name}", words=words)
+        assert Path.cwd() == nets
         del sys.modules["own"]
+
+    @pytest.mark.parametrize("full", [True, False])
+    def test_no_room_for_batches(self, nets: Path, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Small batches, which a buffer would hold until the file is closed."""
+        small = (images(8) for _ in range(20))
+        with files_no_larger_than(4000) if full else nullcontext():
+            if not full:
+                monkeypatch.setattr(tempfile, "tempdir", str(nets / "none"))
+            with pytest.raises(UsageError, match="no room for its samples"):
+                onnxzip.merge({n: nets / f"{n}.onnx" for n in "ab"}, small)
+
+    def test_no_folder_for_live_values(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(nets / "none"))
+        refused(USAGE, nets, "--data", nets / "good.npz", "--memory", 0, words=("no room for live values", "TMPDIR"))
 
     def test_a_module_that_fails(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (nets / "broken.py").write_text("nothing = here\n")
@@ -323,6 +356,9 @@ class TestOptions:
     def test_a_pattern_that_fits_no_space(self, nets: Path) -> None:
         refused(USAGE, nets, "--share", "stage9*=0.5", words=("stage9*", "fits no space", "first"))
 
+    def test_a_method_in_capitals(self, nets: Path) -> None:
+        refused(USAGE, nets, "--method", "MTZ", words=("did you mean 'mtz'?",))
+
     def test_an_unknown_method(self, nets: Path) -> None:
         refused(USAGE, nets, "--method", "zipp", words=("'zipp'", "did you mean 'zip'"))
 
@@ -400,6 +436,17 @@ class TestOutputs:
     def test_the_folder_is_not_writable(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: False)
         self.run_into(nets, nets / "o.onnx", words=("not writable",))
+
+    @pytest.mark.parametrize("flag", ["-o", "--report", "--checkpoint"])
+    @pytest.mark.parametrize(("place", "words"), [("", "names no file"), ("made/", "made/: names a folder")])
+    def test_a_place_that_names_no_file(
+        self, nets: Path, flag: str, place: str, words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(nets)
+        output = () if flag == "-o" else ("-o", "m.onnx", "--retrain", 1)
+        before = snapshot(nets)
+        failed(USAGE, "merge", "a.onnx", "b.onnx", "--data", "good.npz", *output, flag, place, words=(words,))
+        assert snapshot(nets) == before
 
     def test_the_output_is_a_folder(self, nets: Path) -> None:
         self.run_into(nets, nets, "--force", words=("is a directory",))

@@ -322,6 +322,44 @@ class TestProcess:
             ran = ended(process)
         assert (ran.code, ran.err) == (2, "")
 
+    @pytest.mark.parametrize(
+        ("encoding", "letter", "told"), [("ascii", "ü", "\\xfc"), ("cp1252", "λ", "\\u03bb"), ("utf-8", "\udce9", "\\udce9")]
+    )
+    def test_letters_that_stdout_has_no_code_for(self, folder: Path, encoding: str, letter: str, told: str) -> None:
+        merge = "merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx"
+        assert run(*merge).code == 0
+        split = "split", "m.onnx", "--task", "a", "-o", f"{letter}.onnx"
+        with started(folder, "-m", "onnxzip", *split, PYTHONIOENCODING=encoding) as process:
+            ran = ended(process)
+        assert (ran.code, ran.err) == (0, "") and ran.out.startswith(f"{told}.onnx: task a, ")
+        name = letter if letter.isalpha() else "ü"
+        (folder / "a.onnx").rename(folder / f"{name}.onnx")
+        plan = "plan", f"{name}.onnx", "b.onnx", "--json"
+        with started(folder, "-m", "onnxzip", *plan, PYTHONIOENCODING=encoding) as process:
+            ran = ended(process)
+        assert ran.code == 0 and list(json.loads(ran.out)["tasks"]) == [name, "b"]
+
+    def test_data_whose_name_is_no_text(self, folder: Path) -> None:
+        name = os.fsdecode(b"caf\xe9.npz")
+        np.savez(folder / name, x=(255 * images(100)).clip(0, 255).astype(np.uint8))
+        assert run("merge", "a.onnx", "b.onnx", "--data", name, "-o", "m.onnx", "--report", "r.json").code == 0
+        assert json.loads((folder / "r.json").read_text(encoding="ascii"))["scaled_uint8"] == [name]
+
+    def test_a_folder_that_is_gone(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "gone").mkdir()
+        monkeypatch.chdir(folder / "gone")
+        (folder / "gone").rmdir()
+        failed(2, "plan", folder / "a.onnx", folder / "b.onnx", words=("current folder cannot be found",))
+
+    def test_what_the_user_s_code_prints(self, folder: Path) -> None:
+        (folder / "loud.py").write_text(
+            "import numpy\nprint('one')\ndef batches():\n    print('two')\n    yield numpy.zeros((64, 1, 6, 6), 'f4')\n"
+        )
+        merge = "merge", "a.onnx", "b.onnx", "-o", "m.onnx", "--data", "loud:batches", "--json"
+        with started(folder, "-m", "onnxzip", *merge) as process:
+            ran = ended(process)
+        assert ran.code == 0 and json.loads(ran.out)["schema_version"] == 1 and ran.err.startswith("one\ntwo\n")
+
     def test_an_interrupt_while_the_result_is_printed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(report: object) -> list[str]:
             signal.raise_signal(signal.SIGTERM)

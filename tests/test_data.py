@@ -324,6 +324,28 @@ class TestFolders:
         with pytest.raises(InvalidDataError, match=r"broken\.jpg"):
             collected(folder)
 
+    def test_a_png_whose_parts_cannot_be_told(self, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path / "photos")
+        good = (folder / "000.png").read_bytes()
+        (folder / "broken.png").write_bytes(good[:33] + b"\0\0\0\1\x1b\x8d\x0f\xfc" + good[41:])
+        with pytest.raises(InvalidDataError, match=r"broken\.png: is no image that can be read"):
+            collected(folder)
+
+    @pytest.mark.parametrize(("mode", "name"), [("I;16", "deep.png"), ("I", "deep.tif"), ("F", "deep.tif")])
+    def test_more_than_8_bits(self, tmp_path: Path, mode: str, name: str) -> None:
+        """Pillow would take all that is brighter than 255 for white."""
+        folder = self.folder(tmp_path / "photos")
+        Image.new(mode, (12, 8), 40_000).save(folder / name)
+        with pytest.raises(InvalidDataError, match=rf"{name}: has more than 8 bits"):
+            collected(folder)
+
+    def test_links_to_folders(self, tmp_path: Path) -> None:
+        folder, linked = self.folder(tmp_path / "photos"), tmp_path / "linked"
+        linked.mkdir()
+        (linked / "class").symlink_to(folder)
+        (folder / "up").symlink_to(linked)
+        assert collected(linked)[0].sources[0].count == 36
+
     def test_an_image_of_hardly_any_height(self, tmp_path: Path) -> None:
         """The centre of a line would be cut out of a picture that no memory holds."""
         folder = self.folder(tmp_path / "photos")

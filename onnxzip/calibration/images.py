@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.net import Port
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_BROKEN = (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # SyntaxError: of a PNG
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -31,8 +33,12 @@ def image_files(folder: Path, port: Port) -> tuple[Path, ...]:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """Images below a folder, in no order."""
-    return (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    """Images below a folder, in no order; links to other folders are followed, each of these but once."""
+    seen = set[str]()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        inner[:] = [i for i in inner if os.path.realpath(os.path.join(place, i)) not in seen]
+        seen.update(os.path.realpath(os.path.join(place, i)) for i in inner)
+        yield from (p for p in map(Path(place).joinpath, names) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def read_images(files: Sequence[Path], port: Port, options: DataOptions, where: str) -> np.ndarray:
@@ -93,9 +99,11 @@ def _read_image(path: Path, mode: str, size: tuple[int, int], shorter: int) -> n
     height, width = size
     try:
         with Image.open(path) as opened:
-            image = opened.convert(mode)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            deep, image = opened.mode[:1] in "IF", opened.convert(mode)
+    except _BROKEN as error:
         raise InvalidDataError(f"{path}: is no image that can be read. Remove or replace it.") from error
+    if deep:
+        raise InvalidDataError(f"{path}: has more than 8 bits a pixel and colour. Save it with 8, or give arrays of floats.")
     factor = max(shorter / min(image.size), height / image.height, width / image.width)
     scaled = max(width, round(image.width * factor)), max(height, round(image.height * factor))
     if math.prod(scaled) > MOST_PIXELS**2:

@@ -170,9 +170,16 @@ def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
 
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:
-    """Batches of the user's own code."""
-    with blamed(where, "failed to give a batch", InvalidDataError):
-        yield from batches
+    """Batches of the user's own code, which runs while one is asked for, and no longer."""
+    end, what = object(), "failed to give a batch"
+    with blamed(where, what, InvalidDataError):
+        asked = iter(batches)
+    while True:
+        with blamed(where, what, InvalidDataError):
+            batch = next(asked, end)
+        if batch is end:
+            return
+        yield batch
 
 
 def _is_pair(item: Any) -> bool:

@@ -38,32 +38,32 @@ class Spool:
             UsageError: there is no room for the scratch file.
         """
         for name, array in arrays.items():
-            if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile(prefix="onnxzip-")  # noqa: SIM115 - see close
-                self._kinds[name] = array.dtype, array.shape[1:]
-            self._check(name, array)
-            try:
-                self._files[name].write(np.ascontiguousarray(array).data)
-            except OSError as error:
-                raise UsageError(
-                    f"{self.where}: no room for its samples in {tempfile.gettempdir()} ({error.strerror or error}). "
-                    "Set TMPDIR to a roomier folder, or use fewer with --samples."
-                ) from error
+            dtype, shape = self._kinds.setdefault(name, (array.dtype, array.shape[1:]))
+            if (array.dtype, array.shape[1:]) != (dtype, shape):
+                raise InvalidDataError(
+                    f"{self.where}: its batches do not fit together: {name!r} is {array.dtype} {list(array.shape[1:])}, "
+                    f"in the first batch {dtype} {list(shape)}"
+                )
+            self._write(name, array)
             self.counts[name] = self.counts.get(name, 0) + len(array)
 
-    def _check(self, name: str, array: np.ndarray) -> None:
-        dtype, shape = self._kinds[name]
-        if (array.dtype, array.shape[1:]) != (dtype, shape):
-            raise InvalidDataError(
-                f"{self.where}: its batches do not fit together: {name!r} is {array.dtype} {list(array.shape[1:])}, "
-                f"in the first batch {dtype} {list(shape)}"
-            )
+    def _write(self, name: str, array: np.ndarray) -> None:
+        try:
+            if name not in self._files:  # without a buffer: what does not fit is told by `write`, not when the file is closed
+                self._files[name] = tempfile.TemporaryFile(prefix="onnxzip-", buffering=0)  # noqa: SIM115 - see close
+            left = memoryview(array.tobytes())
+            while left:
+                left = left[self._files[name].write(left) :]
+        except OSError as error:
+            raise UsageError(
+                f"{self.where}: no room for its samples in a folder for scratch files ({error.strerror or error}). "
+                "Set TMPDIR to a roomier folder, or use fewer with --samples."
+            ) from error
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All batches, one after the other."""
         found = {}
         for name, file in self._files.items():
-            file.flush()
             dtype, shape = self._kinds[name]
             full = (self.counts[name], *shape)
             empty = 0 in full or dtype.itemsize == 0

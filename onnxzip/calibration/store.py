@@ -56,16 +56,17 @@ class Store:
             self._arrays[key] = array
             self.used += array.nbytes
             return
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="onnxzip-")
-        path = Path(self._folder.name) / f"{self._count}.bin"
-        self._count += 1
         try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="onnxzip-")
+            path = Path(self._folder.name) / f"{self._count}.bin"
+            self._count += 1
             array.tofile(path)
         except OSError as e:
+            where = "a folder for scratch files" if self._folder is None else self._folder.name
             raise UsageError(
-                f"no room for live values in {self._folder.name} ({e.strerror or e}); raise the memory budget, give fewer "
-                "samples, or set TMPDIR to a roomier folder"
+                f"no room for live values in {where} ({e.strerror or e}); raise the memory budget, give fewer samples, or set "
+                "TMPDIR to a roomier folder"
             ) from e
         self._files[key] = _File(path, array.dtype, array.shape)
 

@@ -19,6 +19,7 @@ from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import to_text
 from onnxzip.flags import derived
 from onnxzip.signals import Ending
+from onnxzip.values import file_of
 
 WIDTH = 120  # of tables where stdout is no terminal
 
@@ -56,9 +57,12 @@ Nets = Annotated[
     list[str], typer.Argument(metavar="[NAME=]FILE.onnx...", help="Trained nets; a task is named by NAME, else by its file.")
 ]
 Fused = Annotated[Path, typer.Argument(metavar="M.onnx", help="A net that `onnxzip merge` has made.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where the result goes.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where the result goes.", parser=file_of)
+]
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="F.yaml", help="Options as `name: value`; flags override them.")
+    Path | None,
+    typer.Option("--config", metavar="F.yaml", help="Options as `name: value`; flags override them.", parser=file_of),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
@@ -70,12 +74,25 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         with Ending() as ending, _Reported(ending):
+            _check_folder()
             inner(**given)
 
     run.__signature__ = inner.__signature__  # type: ignore[attr-defined]
     run.__annotations__, run.__name__, run.__doc__ = inner.__annotations__, inner.__name__, inner.__doc__
     app.command(function.__name__.rstrip("_"), cls=_Command)(run)
     return function
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that is gone: relative paths, and those that are made absolute, would lead nowhere.
+
+    Raises:
+        UsageError: it is.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the current folder cannot be found ({error.strerror}). Change to one that exists.") from error
 
 
 class _ClosedError(UsageError):
@@ -130,12 +147,18 @@ def emit(report: Mapping[str, Any], tables: Callable[[Mapping[str, Any]], Iterab
     """
     try:
         with printing():
-            if as_json:
-                print(to_text(report), end="")
-            else:
-                print(_drawn(tables(report)), end="")
+            put(to_text(report, _encoding()) if as_json else _drawn(tables(report)))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted while the result was printed") from error
+
+
+def put(text: str) -> None:
+    """Text on stdout; letters that it has no code for are written as escapes."""
+    print(text.encode(_encoding(), "backslashreplace").decode(_encoding()), end="")
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def _drawn(tables: Iterable[RenderableType]) -> str:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit, printing
+from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit, printing, put
 from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection import bundle_tables
 from onnxzip.loading.beside import bytes_read
 from onnxzip.taking_apart import bundle as bundle_files
 from onnxzip.taking_apart import split
+from onnxzip.values import folder_of
 
 
 @command
@@ -28,13 +29,13 @@ def split_(
     write_atomically(output, model.SerializeToString(deterministic=True), force)
     sizes = f"{output.stat().st_size:,} of {bytes_read(fused):,} bytes"
     with printing():
-        print(f"{output}: task {task}, {sizes}")
+        put(f"{output}: task {task}, {sizes}\n")
 
 
 @command
 def bundle(
     fused: Fused,
-    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.")],
+    folder: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.", parser=folder_of)],
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that exists.")] = False,
     json: Json = False,
 ) -> None:

@@ -116,8 +116,14 @@ def named_data(texts: Iterable[str]) -> dict[str, str] | None:
 
 
 def split_name(text: str) -> tuple[str | None, str]:
-    """`NAME=FILE` -> both; a text without a name, or one that is a file as it stands, -> (None, text)."""
+    """`NAME=FILE` -> both; a text without a name, or one that is a file as it stands, -> (None, text).
+
+    Raises:
+        UsageError: there is no file in it.
+    """
     name, found, path = text.partition("=")
+    if not (path if found else name):
+        raise UsageError(f"{text!r} names no file. Write FILE or NAME=FILE.")
     if not found or os.path.exists(text) or "/" in name:
         return None, text
     return name, path

@@ -243,9 +243,18 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("onnxzip", "numpy", "scipy", "onnx")} | {"onnxruntime": onnxruntime.__version__}
 
 
-def to_text(report: Mapping[str, Any]) -> str:
-    """A report as JSON."""
-    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def to_text(report: Mapping[str, Any], encoding: str = "utf-8") -> str:
+    """A report as JSON; where an encoding lacks some letter, as UTF-8 does of names that are no text, in ASCII."""
+    texts = (json.dumps(report, indent=2, ensure_ascii=escaped, allow_nan=False) + "\n" for escaped in (False, True))
+    return next(text for text in texts if _has_codes(text, encoding))
+
+
+def _has_codes(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, layout: str) -> dict[str, Any]:

@@ -132,6 +132,10 @@ def plain(error: BaseException) -> str:
 
 
 def _refuse_unreadable(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidModelError(f"{path}: its name is no UTF-8, and ONNX Runtime opens no other. Rename it.") from error
     if os.path.isdir(path):
         raise InvalidModelError(f"{path}: is a directory. Give the .onnx file in it.")
     try:
