@@ -12,6 +12,7 @@ import pytest
 from fusing import check_all_shared, check_close, check_tasks, fuse, outputs, permuted, samples_for
 from onnx import ModelProto, helper, numpy_helper, parser
 
+import onnxzip
 from onnxzip.analysis import analyse
 from onnxzip.loading import load, load_all
 from onnxzip.net import Net
@@ -159,6 +160,16 @@ class TestTwins:
     def test_gelu_that_is_spelled_out_by_an_older_opset(self, spelled: str, attribute: str, tmp_path: Path) -> None:
         plain = token_net(LAYER_NORM, f'u = Gelu <approximate = "{attribute}"> (c)', 20)
         check_twins(tmp_path, model(token_net(LAYER_NORM, spelled), TOKENS), model(plain, TOKENS, 20))
+
+    @pytest.mark.parametrize(("spelled", "other"), [(SPELLED_GELU, "Gelu"), (TANH_GELU, "FastGelu")], ids=["erf", "tanh"])
+    def test_gelu_in_two_spellings_of_an_older_opset(self, spelled: str, other: str, tmp_path: Path) -> None:
+        """An exporter's nodes beside what ONNX Runtime's operator means; the fused file spells it out, too."""
+        fused = model(token_net(LAYER_NORM, f"u = com.microsoft.{other} (c)"), TOKENS, imports=', "com.microsoft": 1')
+        check_twins(tmp_path, model(token_net(LAYER_NORM, spelled), TOKENS), fused)
+        files = {"a": tmp_path / "dialect.onnx", "b": tmp_path / "plain.onnx"}
+        made = onnxzip.merge(files, samples_for(load(files["a"]))).model
+        assert {o.domain: o.version for o in made.opset_import}[""] == 17
+        assert {n.op_type for n in made.graph.node} >= {"Mul", "Add", "Tanh" if other == "FastGelu" else "Erf"}
 
     def test_weights_in_constant_nodes_and_no_initializer(self, tmp_path: Path) -> None:
         text = conv_net("Relu (d)")

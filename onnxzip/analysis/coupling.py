@@ -234,7 +234,7 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, made, pinned)
     placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
-    ordered, told_apart = told_by_place(placed, produced, _atoms(builder.ordered, numbers), pinned)
+    ordered, told = told_by_place(placed, produced, _atoms(builder.ordered, numbers), pinned)
     read = standing_alone(axes[axis] for axis, _ in makes.values())
     nesting = nest(net, axes, produced, produced - ordered - set(pinned), written.values(), read)
     produced -= nesting.kept
@@ -246,8 +246,7 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     inside = {a: head for a, head in nesting.inside.items() if head not in pinned}
     produced -= set(nesting.inside)
     square = against_themselves(net, axes)
-    needed = {n: square[n].union(across_axes.get(n, ()), told_apart.get(n, ())) for n in builder.whole}
-    whole = {n: _atoms(s, numbers) | needed[n] for n, s in builder.whole.items()}
+    whole = {n: _atoms(s, numbers).union(square[n], across_axes.get(n, ()), told.get(n, ())) for n, s in builder.whole.items()}
     beside = tuple((_atoms([there], numbers), _atoms(added, numbers)) for there, added in grown)
     return Coupling(net, axes, names, whole, produced, inside, kept, beside, pinned, ordered, (*refusals, *begins))
 

@@ -5,7 +5,8 @@
     (x - mean x) / sqrt(mean (x - mean x)^2 + e) w + b    LayerNormalization
 
 Where such a tree stands in a net its last node becomes the operator, and what nothing else reads goes. Only operators that the
-net's opset has are put in: nets of older opsets keep what they spell out.
+net's opset has are put in: nets of older opsets keep what they spell out. Gelu, which every exporter spells in its own way, is
+put into nets of all opsets, and spelled out again where they are written (`runtime.lowering`).
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ _ALONG_AXES = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 
 # what may become of a node: (since which opset, how)
 _RULES: Mapping[str, tuple[tuple[int, Rule], ...]] = {
-    "Mul": ((14, _hard_swish), (1, _hard_sigmoid), (20, _gelu), (23, _rms_norm)),
+    "Mul": ((14, _hard_swish), (1, _hard_sigmoid), (1, _gelu), (23, _rms_norm)),
     "Div": ((14, _hard_swish), (1, _hard_sigmoid), (1, local_response)),
     "Add": ((17, _layer_norm),),
     "Einsum": ((1, _transpose),), "Reshape": ((13, _along_one_axis),),

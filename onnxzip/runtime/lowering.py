@@ -23,6 +23,7 @@ from onnxzip.runtime.inner import inner_graph, own_inputs
 from onnxzip.runtime.measures import Lowered, measured
 
 # operators whose constant inputs are shapes: there -k is k times the batch, elsewhere it is a number
+GELU_SINCE = 20  # opset; nets of any have Gelu as one node while they are merged
 BATCHED_CONSTANTS = frozenset({"Expand", "Resize", "Tile", "AffineGrid", "CenterCropPad"})
 
 
@@ -48,6 +49,8 @@ def lower(net: Net, node: Node, names: Names) -> Lowered:
         return _lower_biased_matmul(node, names)
     if takes_gates(node.op, node.inputs):
         return _lower_steps(net, node, names)
+    if node.op == "Gelu" and net.opset < GELU_SINCE:
+        return _lower_gelu(net, node, names)
     domain, op = split_domain(node.op)
     schema, record = schema_of(node.op, net), find(node.op)
     moved = {} if record is None else {name: at for at, name in record.constants.items()}
@@ -87,6 +90,29 @@ def _lower_biased_matmul(node: Node, names: Names) -> Lowered:
             helper.make_node("Add", [product, bias], list(node.outputs), name=names.fresh(f"{node.name}.bias")),
         )
     )
+
+
+def _lower_gelu(net: Net, node: Node, names: Names) -> Lowered:
+    """x (1 + erf(x / sqrt 2)) / 2, or x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, for opsets without Gelu."""
+    x, numbers, made = str(node.inputs[0]), list[onnx.TensorProto](), list[onnx.NodeProto]()
+
+    def add(op: str, *read: str | float) -> str:
+        out, inputs = names.fresh(f"{node.outputs[0]}.{op.lower()}"), list[str]()
+        for value in read:
+            if not isinstance(value, str):
+                numbers.append(numpy_helper.from_array(np.array(value, net.dtypes[x]), names.fresh(f"{node.name}.number")))
+            inputs.append(value if isinstance(value, str) else numbers[-1].name)
+        made.append(helper.make_node(op, inputs, [out], name=out))
+        return out
+
+    if node.attrs["approximate"] == "tanh":
+        cube = add("Mul", add("Mul", add("Mul", x, x), x), 0.044715)
+        gate = add("Tanh", add("Mul", add("Add", x, cube), (2 / np.pi) ** 0.5))
+    else:
+        gate = add("Erf", add("Mul", x, 0.5**0.5))
+    add("Mul", add("Mul", x, add("Add", gate, 1.0)), 0.5)
+    made[-1].output[0], made[-1].name = node.outputs[0], node.name
+    return Lowered(tuple(made), tuple(numbers))
 
 
 def _lower_steps(net: Net, node: Node, names: Names) -> Lowered:
