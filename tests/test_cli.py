@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -338,6 +339,14 @@ class TestProcess:
         with started(folder, "-m", "onnxzip", *plan, PYTHONIOENCODING=encoding) as process:
             ran = ended(process)
         assert ran.code == 0 and list(json.loads(ran.out)["tasks"]) == [name, "b"]
+
+    def test_no_number_is_broken_on_a_narrow_terminal(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "m.onnx").code == 0
+        wide = run("inspect", "m.onnx").out
+        for name, value in (("TTY_COMPATIBLE", "1"), ("NO_COLOR", "1"), ("COLUMNS", "50")):
+            monkeypatch.setenv(name, value)
+        narrow = re.sub(r"\x1b\[[\d;]*m", "", run("inspect", "m.onnx").out)
+        assert narrow != wide and sorted(re.findall(r"[\d.,]+", narrow)) == sorted(re.findall(r"[\d.,]+", wide))
 
     def test_data_whose_name_is_no_text(self, folder: Path) -> None:
         name = os.fsdecode(b"caf\xe9.npz")

@@ -168,7 +168,7 @@ def _drawn(tables: Iterable[RenderableType]) -> str:
         console = Console(file=sys.stdout, highlight=False, markup=False, width=WIDTH)
     with console.capture() as captured:
         for table in tables:
-            console.print(table)
+            console.print(table, crop=False)
     return captured.get()
 
 

@@ -101,11 +101,21 @@ def _size_lines(report: Report) -> Iterator[Text]:
         yield Text(f"{where} takes any size that the nets take; here {here}.")
 
 
+class _NumberTable(Table):
+    """A table that breaks no number in two: where there is too little room it is wider than that."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*cells, **options)
+        for column, cell in zip(self.columns[1:], cells[1:], strict=False):
+            column.min_width = max(column.min_width or 0, len(str(cell)))
+
+
 def number_table(title: str, *columns: str) -> Table:
     """A table whose first column is text, the others numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _NumberTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for k, column in enumerate(columns):
-        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+        longest = max(map(len, column.split()), default=0)
+        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold", min_width=longest)
     return table
 
 
