@@ -5,7 +5,7 @@
     correspondence  nets laid over each other (roles: what comes of it; likeness: what makes two nodes alike)
     steps           which weights are fitted together
     strands         how many channels are shared by whom (grouped: as many in all groups of a node)
-    layout          the fused net before its weights are known (drafting: the sheet; laying: the rules)
+    layout          the fused net before its weights are known (drafting: the sheet; laying: the rules; leading: whose params)
     plan            all of it (refusals: what stays unmerged)
     sizing          what of it follows the size of the input (following: without a word)
 """

@@ -2,7 +2,7 @@
 
 In a value [batch, tokens, channels] weights may make the channels in one layer, and the tokens, in the order of the input, in
 another one (MLP-Mixer). Only one of the two axes can carry strands: the one that is in no fixed order. The tokens, and the
-units that are made of them, keep their order, and the weights that make them are taken over as they are.
+units that are made of them, keep their order, and the weights that make them are taken over as they are (`leading`).
 """
 
 from __future__ import annotations

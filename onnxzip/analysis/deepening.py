@@ -200,9 +200,11 @@ def _extended(
             nets[task] = _given(nets[task], now.laid.values[laid][task], nets[deep], now.laid.values[laid][deep], segments,
                                 readers, f"{deep}_{count}_")
         except NotNeutralError as error:
-            first = next(n.name for n in nets[task].nodes if n.name in readers)
-            why = f"{deep!r} has more here ({named}), and no neutral form of it would do: {error}; its head starts here"
-            refused.setdefault(f"{task}: {first}", why)
+            first = next(n for n in nets[task].nodes if n.name in readers)
+            begins = local_key(now.laid.couplings[deep], nodes[0])
+            if begins != local_key(now.laid.couplings[task], first):  # else it is there that they part
+                why = f"{deep!r} has more here ({named}), and no neutral form of it would do: {error}; its head starts here"
+                refused.setdefault(f"{task}: {first.name}", why)
             return None
     couplings = {t: now.laid.couplings[t] if t not in others else couple(net) for t, net in nets.items()}
     after = now.laid.values[laid]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from onnxzip.analysis.layout import Hearing, Piece, Placed, Sizes, Taken, Weights
+from onnxzip.analysis.layout import Hearing, Part, Piece, Placed, Sizes, Taken, Weights
 from onnxzip.analysis.roles import Overlay, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.strands import Owners, SpacePlan
@@ -29,6 +29,8 @@ class Draft:
     apart: dict[str, str] = field(default_factory=dict)  # laid-over value -> why each task has its own
     torn: dict[int, str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    cut: dict[str, tuple[str, ...]] = field(default_factory=dict)  # value -> its parts
     value_names: set[str] = field(default_factory=set)
     node_names: set[str] = field(default_factory=set)
 
@@ -69,6 +71,13 @@ class Draft:
         """Whether a value that has channels has none of them in some strands."""
         task = next(iter(self.overlay.values[laid]))
         return any(self.sizes.restrict(e, keys).size == 0 for e in self.sizes.leading(self.overlay.exprs(laid, task)))
+
+    def out_keys(self, laid: str, members: Owners) -> list[Owners]:
+        """Keys of the strands that a node with weights produces."""
+        task = next(iter(t for t in self.overlay.tasks if t in members))
+        carried = [n for e in self.overlay.exprs(laid, task) for n in self.sizes.carried(e)]
+        keys = dict.fromkeys(s.key for n in carried for s in self.spaces[n].strands if s.key & members)
+        return list(keys) if carried else [frozenset([t]) for t in self.overlay.tasks if t in members]
 
     def put(self, laid: str, key: Owners, keys: tuple[Owners, ...], owners: Owners, alone: bool, base: str) -> Piece:
         """Announce a piece of a value."""
@@ -169,16 +178,19 @@ class Draft:
         self.joined[names] = out
         return out
 
-    def take(self, laid: str, keys: tuple[Owners, ...], owners: Owners, alone: bool) -> str:
-        """Announce a param that is taken over from the originals."""
+    def take(self, laid: str, keys: tuple[Owners, ...], owners: Owners, alone: bool, led: Owners = frozenset()) -> str:
+        """Announce a param that is taken over from the originals: from those who lead, where it is not the same in all."""
         task = next(t for t in self.overlay.tasks if t in owners)
-        wanted = keys if self.is_stranded(laid) else ()
+        wanted, everyone = keys if self.is_stranded(laid) else (), frozenset(self.overlay.values[laid])
+        one = not wanted and self.overlay.is_one(laid, everyone)
+        owners, led = (everyone, frozenset[str]()) if one else (owners, led)
         for known in self.taken:
-            if (known.laid, known.keys, known.heard) == (laid, wanted, ()) and (owners <= known.owners or not wanted):
+            same = (known.laid, known.keys, known.heard, known.led) == (laid, wanted, (), led)
+            if same and (owners <= known.owners if wanted else owners == known.owners):
                 return known.name
-        name = self.fresh(self.base_name(laid, owners), owners, alone or not wanted, self.value_names)
+        name = self.fresh(self.base_name(laid, led or owners), led or owners, one or (alone and not led), self.value_names)
         self.shapes[name] = self.sizes.shape(self.overlay.exprs(laid, task), wanted)
-        self.taken.append(Taken(name, laid, wanted, owners))
+        self.taken.append(Taken(name, laid, wanted, owners, led=led))
         return name
 
 

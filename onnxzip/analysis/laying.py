@@ -14,7 +14,8 @@ import numpy as np
 
 from onnxzip.analysis.drafting import Draft
 from onnxzip.analysis.hearing import heard
-from onnxzip.analysis.layout import Layout, Piece, Weights
+from onnxzip.analysis.layout import Layout, Part, Piece, Weights
+from onnxzip.analysis.leading import led_parts, place_led
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.steps import Step, groups_of, linear_of
@@ -82,7 +83,7 @@ class _Rules:
 
     def strands_written(self, role: Role, members: Owners) -> dict[Owners, tuple[Owners, ...]]:
         """Keys for which a node with weights runs, and the strands it writes: of given channels every task writes its own."""
-        keys = self.out_keys(role.outputs[0], members)
+        keys = self.draft.out_keys(role.outputs[0], members)
         numbers = self.carried(role.outputs, next(iter(role.members)))
         if numbers and self.draft.are_given(numbers):
             return {frozenset([t]): tuple(keys) for t in role.members}
@@ -149,30 +150,26 @@ class _Rules:
     def overlay_node_name(self, role: Role, owners: Owners) -> str:
         return role.members[next(t for t in self.draft.overlay.tasks if t in owners and t in role.members)].name
 
-    def out_keys(self, laid: str, members: Owners) -> list[Owners]:
-        """Keys of the strands that a node with weights produces."""
-        task = next(iter(t for t in self.draft.overlay.tasks if t in members))
-        carried = [n for e in self.draft.overlay.exprs(laid, task) for n in self.draft.sizes.carried(e)]
-        keys = dict.fromkeys(s.key for n in carried for s in self.draft.spaces[n].strands if s.key & members)
-        return list(keys) if carried else [frozenset([t]) for t in self.draft.overlay.tasks if t in members]
-
     def add_plain(self, role: Role) -> None:
         """A node without weights: once per piece where the pieces of its inputs fit, else once per task."""
         members = frozenset(role.members)
         computed = [v for v in role.inputs if v is not None and v in self.draft.pieces]
         self.tear_unnamed(role, computed)
         keys = self.piece_keys(role, computed, members)
+        for key, parts in (keys or {}).items():
+            owners, alone = key & members, len(keys or ()) == 1
+            read = {v: self.draft.readable(v, key, owners) for v in computed} | heard(self.draft, role, key, owners)
+            if parts:
+                place_led(self.draft, role, key, {v: p for v, p in read.items() if p is not None}, parts, alone)
+            else:
+                self.place_plain(role, key, owners, read, alone, (key,))
         if keys is not None:
-            for key in keys:
-                owners = key & members
-                read = {v: self.draft.readable(v, key, owners) for v in computed} | heard(self.draft, role, key, owners)
-                self.place_plain(role, key, owners, read, len(keys) == 1, (key,))
             return
         for task in role.members:
             own = frozenset([task])
             joined = {v: self.draft.joined_for(v, task) for v in computed}
             read = {v: p if p is not None else next(iter(self.draft.pieces[v].values())) for v, p in joined.items()}
-            every = tuple(k for k in self.out_keys(role.outputs[0], members) if task in k)
+            every = tuple(k for k in self.draft.out_keys(role.outputs[0], members) if task in k)
             self.place_plain(role, own, own, read, len(role.members) == 1, every)
 
     def tear_unnamed(self, role: Role, computed: list[str]) -> None:
@@ -184,15 +181,16 @@ class _Rules:
                 if any(task in s.key and len(s.rows) > 1 for s in plan.strands):
                     self.draft.torn[plan.number] = f"{node.op} {node.name!r} needs the one channel of {task!r} alone"
 
-    def piece_keys(self, role: Role, computed: list[str], members: Owners) -> list[Owners] | None:
-        """The keys for which a node without weights runs piece by piece; None where it must run per task."""
+    def piece_keys(self, role: Role, computed: list[str], members: Owners) -> dict[Owners, tuple[Part, ...]] | None:
+        """The keys for which a node without weights runs piece by piece, and into which parts these fall; None where it must
+        run per task."""
         stranded = [v for v in computed if self.draft.is_stranded(v)]
         pool = stranded or computed
         keys = list(dict.fromkeys(k for v in pool for k in self.draft.pieces[v] if k & members))
         if not stranded and self.carried(role.outputs, next(iter(role.members))):
-            keys = self.out_keys(role.outputs[0], members)
+            keys = self.draft.out_keys(role.outputs[0], members)
         elif not computed:
-            return [members]
+            return {members: ()}
         elif not stranded:
             keys = finest(keys, members)
         for key in keys:
@@ -203,7 +201,7 @@ class _Rules:
         plain = {p.keys == (k,) for v in stranded for k, p in self.draft.pieces[v].items() if p.owners & members}
         if len(plain) > 1:  # some are strands, others one task's channels of several strands
             return None
-        return keys if keys and self.whole_fits(role) else None
+        return led_parts(self.draft, role, keys, computed) if keys and self.whole_fits(role) else None
 
     def whole_fits(self, role: Role) -> bool:
         """Whether all channels that a node needs at once lie in one piece of one owner set."""
@@ -259,7 +257,8 @@ class _Rules:
             unread = {n for n in numbers if not any(any_in([n], k) for k in own)}
             own.update(k for k in written if any_in(unread, k))
             return tuple(sorted(own, key=lambda k: -len(k)))
-        return tuple(self.out_keys(role.outputs[0], frozenset(role.members))) if self.draft.are_given(numbers) else written
+        given = self.draft.are_given(numbers)
+        return tuple(self.draft.out_keys(role.outputs[0], frozenset(role.members))) if given else written
 
     def carried(self, laid: Iterable[str], task: str) -> set[int]:
         """The channel spaces of some values."""
@@ -292,5 +291,5 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}
     return Layout(
         tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes, outputs,
-        draft.starved, draft.torn,
+        draft.starved, draft.torn, draft.parts,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from onnxzip.analysis.spaces import Expr
 from onnxzip.analysis.strands import Owners, SpacePlan
@@ -57,6 +58,7 @@ class Taken:
         keys: the strands of its channels; owners: who it is averaged over.
         heard: of the weights between hidden units, the strands of other units that those of `keys` read: the param is
             [these units, gates x units]; empty for all else.
+        led: whose it is alone, as what it is for follows these; empty where it is for all owners.
     """
 
     name: str
@@ -64,6 +66,16 @@ class Taken:
     keys: tuple[Owners, ...]
     owners: Owners
     heard: tuple[Owners, ...] = ()
+    led: Owners = frozenset()
+
+
+class Part(NamedTuple):
+    """Channels of a strand, one behind the other, with the same owners, that follow the same one of these, or twins."""
+
+    space: int
+    owners: Owners
+    led: Owners
+    size: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class Layout:
         outputs: task -> (name, piece) per output of its net.
         starved: (space, key) of strands whose rows have nothing to read -> the node that keeps it apart, or nothing.
         torn: spaces that a node needs whole in an order which pieces cannot give.
+        parts: values that are a part of a piece, as their node has other params for those that follow others.
     """
 
     placed: tuple[Placed, ...]
@@ -114,6 +127,7 @@ class Layout:
     outputs: Mapping[str, tuple[tuple[str, Piece], ...]]
     starved: Mapping[tuple[int, Owners], str]
     torn: Mapping[int, str]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
 
 class Sizes:

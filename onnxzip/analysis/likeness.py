@@ -12,10 +12,12 @@ import numpy as np
 
 from onnxzip.analysis.coupling import Coupling, makes_kept
 from onnxzip.analysis.spaces import Expr
+from onnxzip.loading.masks import masks_of
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
 _NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
+_PER_PLACE = _NORMALISING | {"LayerNormalization", "InstanceNormalization", "GroupNormalization"}
 _ACTING = frozenset({"Mul", "Div", "Add", "Sub", "PRelu"})
 FUTURE = 12  # rounds of refinement towards the outputs
 
@@ -36,8 +38,6 @@ def parting(coupling: Coupling, node: Node, other_net: Net, other: Node) -> str:
     operator = find(node.op)
     if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
         return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
-    if makes_kept(coupling, node):
-        return f"{mine} has other weights than in {{}}, and none are fitted that run across channels"
     return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
 
 
@@ -48,12 +48,33 @@ def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
     return (expr.kind, *(fingerprint(coupling, p) for p in expr.parts))
 
 
-def fitted_inputs(coupling: Coupling, node: Node) -> set[int]:
-    """Positions of the params that a least squares finds, so that nodes may be alike whatever these are."""
+def free_inputs(coupling: Coupling, node: Node) -> set[int]:
+    """Positions of the params that may be any in nets that are alike."""
+    return _fitted(coupling, node).union(_one_for_all(coupling, node), channel_numbers(coupling, node))
+
+
+def _fitted(coupling: Coupling, node: Node) -> set[int]:
+    """Those that a least squares finds."""
     linear, view = coupling.weighted.get(node.name, (None, None))
     if linear is None or view is None or linear.diagonal(view) or makes_kept(coupling, node):
         return set()
     return {linear.weight, linear.bias}
+
+
+def _one_for_all(coupling: Coupling, node: Node) -> set[int]:
+    """Those that are one for all channels of a value (`leading`), and no masks."""
+    net, free = coupling.net, coupling.produced | set(coupling.inside)
+    if node.op not in _PER_PLACE and not makes_kept(coupling, node):
+        return set()
+
+    def carries(value: str) -> bool:
+        return any(a in free for e in coupling.exprs(value) for a in e.atoms())
+
+    if not carries(node.outputs[0]):
+        return set()
+    params = {k: str(v) for k, v in enumerate(node.inputs) if v in net.params and not carries(str(v))}
+    large = {k: v for k, v in params.items() if net.params[v].size > 1 and net.dtypes[v].kind == "f"}
+    return {k for k, v in large.items() if not masks_of(net, [v])}
 
 
 def channel_numbers(coupling: Coupling, node: Node) -> dict[int, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
+
+import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
 from onnxzip.analysis.spaces import Expr
@@ -13,6 +15,7 @@ from onnxzip.loading.inputs import Laid
 from onnxzip.net import Node
 
 Atom = tuple[str, int]
+AKIN = 0.25  # of the params' size: further training moves them less; nets of different starts are 1.3 apart
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,36 @@ class Overlay:
                 if expr.kind == "atom":
                     found.setdefault(self.spaces[task, expr.atom], {})[task] = expr.size
         return found
+
+    @cached_property
+    def _unlike(self) -> frozenset[str]:
+        """Params that carry no channels and are not the same in all nets that have them."""
+        found = set[str]()
+        for laid, by_task in self.values.items():
+            params = [(self.couplings[t], v) for t, v in by_task.items() if v in self.couplings[t].net.params]
+            arrays = [c.net.params[v] for c, v in params]
+            if any(a in c.produced for c, v in params for e in c.exprs(v) for a in e.atoms()):
+                continue
+            if not all(np.array_equal(arrays[0], other) for other in arrays[1:]):
+                found.add(laid)
+        return frozenset(found)
+
+    def is_one(self, laid: str, tasks: Collection[str]) -> bool:
+        """Whether a param without channels is the same in the nets of some tasks."""
+        if laid not in self._unlike:
+            return True
+        first, *others = (self.couplings[t].net.params[v] for t, v in self.values[laid].items() if t in tasks)
+        return all(np.array_equal(first, other) for other in others)
+
+    def are_akin(self, tasks: Collection[str]) -> bool:
+        """Whether all such params of some nets together are nearly the same: those of nets of one start."""
+        distance = size = 0.0
+        for by_task in (self.values[laid] for laid in self._unlike):
+            arrays = [self.couplings[t].net.params[v].astype(np.float64) for t, v in by_task.items() if t in tasks]
+            for other in arrays[1:]:
+                distance += float(np.square(other - arrays[0]).sum())
+                size += float(np.square(arrays[0]).sum())
+        return distance <= AKIN**2 * size
 
     def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
         """Spaces of a value's axes as one task sees them, over laid-over space numbers."""

@@ -122,6 +122,8 @@ def _node(book: _Book, placed: Placed, pieces: Mapping[str, Piece], weights: Map
     out = pieces.get(placed.node.outputs[0])
     if out is not None and out.keys and (rows := _owned(book, out)):
         entry["rows"] = [[book.tasks(owners), n] for owners, n in rows.items()]
+    elif (part := book.plan.layout.parts.get(placed.node.outputs[0])) is not None:
+        entry["rows"] = [[book.tasks(part.owners), part.size]]
     fitted = next((weights[str(v)] for v in placed.node.inputs if v in weights), None)
     if fitted is not None and role is not None and _is_turned(book, role, members):
         entry |= {"step": fitted.step, "turned": True}
@@ -198,8 +200,7 @@ def _located(book: _Book, weights: Weights, task: str) -> tuple[np.ndarray, np.n
 def _taken(book: _Book, taken: Overtaken) -> dict[str, Any]:
     overlay = book.plan.overlay
     found = {}
-    readers = taken.owners if taken.keys else overlay.values[taken.laid]  # a param without channels is one for all
-    for net in book.ordered(readers):
+    for net in book.ordered(taken.owners):
         axes: list[np.ndarray | None] = []
         for expr in overlay.exprs(taken.laid, net):
             carries = taken.keys and any(a in book.plan.spaces for a in expr.atoms())

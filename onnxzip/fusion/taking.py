@@ -19,12 +19,13 @@ from onnxzip.ops.recurrent import takes_gates
 
 
 def take(
-    plan: Plan, taken: Taken, members: Matches, counts: Counts
+    plan: Plan, taken: Taken, members: Matches, counts: Counts, follow: bool
 ) -> tuple[np.ndarray, bool]:
     """A param without a fit: the mean of its owners' originals, channel by channel; and whether they were all the same.
 
     Args:
         counts: task -> how often each row of a table is looked up: the weights of the rows in the mean, where any is.
+        follow: whether channels follow one of their originals at all: else params of those that lead are a mean, too.
 
     What units hear of those of other strands is [these, gates x units], the transpose of what R has in that place.
 
@@ -33,7 +34,7 @@ def take(
     """
     values, present, ahead, counted = [], [], [], []
     follows = _made_by_tables(plan, taken) or _between_units(plan, taken)
-    for task in sorted(taken.owners):
+    for task in sorted(taken.led if taken.led and follow else taken.owners):
         for value, here, led in _chosen(plan, taken, task, members, follows):
             values.append(value)
             present.append(here)

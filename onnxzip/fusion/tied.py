@@ -25,9 +25,12 @@ def tied(plan: Plan, params: Mapping[str, np.ndarray]) -> dict[str, str]:
         params: of the fused net.
     """
     found: dict[str, str] = {}
-    for same in _groups(plan):
+    led: dict[str, list[str]] = {}
+    for taken in (t for t in plan.layout.taken if t.led):  # one and the same where no channel follows any net
+        led.setdefault(taken.laid, []).append(taken.name)
+    for same in (*_groups(plan), *led.values()):
         first: dict[tuple[str, bytes], str] = {}
-        for name in (n for n in same if n in params):
+        for name in (n for n in same if n in params and n not in found):
             kept = first.setdefault((params[name].dtype.str, _digest(params[name])), name)
             if kept != name:
                 found[name] = kept
@@ -49,7 +52,8 @@ def origins_of(plan: Plan) -> dict[str, Origin]:
         tasks = fitted.key & role.members.keys() or role.members.keys()
         found[fitted.name] = frozenset(_source(plan, role, t, fitted.bias) for t in tasks)
     for taken in plan.layout.taken:
-        found[taken.name] = frozenset((t, v, False) for t, v in plan.overlay.values[taken.laid].items() if t in taken.owners)
+        whose, by_task = taken.led or taken.owners, plan.overlay.values[taken.laid]
+        found[taken.name] = frozenset((t, v, False) for t, v in by_task.items() if t in whose)
     return found
 
 

@@ -28,6 +28,7 @@ from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Quality
 from onnxzip.matching.match import Members, given_members, in_place, members_of
 from onnxzip.matching.methods import Method, Rows
+from onnxzip.matching.parts import in_parts
 from onnxzip.matching.twins import same_of_twins
 from onnxzip.peers import Peers
 
@@ -139,7 +140,7 @@ class Zip:
         for number in (n for n in new if not same[n]):
             work = self.turn(work, self.plan.spaces[number], fitted)
         for number in new:
-            self.members |= pair_channels(work, self.plan.spaces[number], same[number], self.members)
+            self.members |= in_parts(self.plan, pair_channels(work, self.plan.spaces[number], same[number], self.members))
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
             self.members |= pair_inside(work, outer, number, self.exact, self.members)
@@ -177,7 +178,7 @@ class Zip:
         watched = self.frontier if self.method.rows is Rows.FUSED else None
         paired = pair_waiting(self.plan, self.method, watched, waiting, known, self.peers)
         self.plan, self.counts, self.turned = paired.plan, self.counts | paired.counts, self.turned | paired.turned
-        _, made = agreed(self.peers, f"{step.name}, tables", {}, paired.made)
+        _, made = agreed(self.peers, f"{step.name}, tables", {}, in_parts(self.plan, paired.made))
         self.members |= made
         self.advance()
 
@@ -197,11 +198,11 @@ class Zip:
         """Take over params whose channels are matched, and follow which values are still exact."""
         for taken in self.plan.layout.taken:
             if taken.name not in self.params and taken.name not in self.unfitted and self.is_matched(taken):
-                array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}))
+                array, same = take(self.plan, taken, self.members, self.counts.get(taken.laid, {}), self.method.follow)
                 self.alike |= {taken.name} if same else set()
                 fitted = any(taken.name in u.names and (not same or u.hearing is not None) for u in self.in_time.values())
                 (self.unfitted if fitted else self.params)[taken.name] = array
-                self.touched[taken.name] = frozenset() if same else taken.owners
+                self.touched[taken.name] = frozenset() if same and not taken.led else taken.owners
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
                 continue
