@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling
-from onnxzip.analysis.likeness import channel_numbers, fingerprint, fitted_inputs, futures_of, local_key, parting, resemblance
+from onnxzip.analysis.likeness import fingerprint, free_inputs, futures_of, local_key, parting, resemblance
 from onnxzip.analysis.roles import Atom, Overlay, Role, unique
 from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
@@ -269,8 +269,8 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:
     """What a node must share with a role to play it, and the order of its inputs in which it does."""
     coupling = builder.couplings[task]
-    fitted, numbers = fitted_inputs(coupling, node), channel_numbers(coupling, node)
-    tokens = [_token(builder, task, v, k in fitted or k in numbers) for k, v in enumerate(node.inputs)]
+    free = free_inputs(coupling, node)
+    tokens = [_token(builder, task, v, k in free) for k, v in enumerate(node.inputs)]
     order = tuple(range(len(tokens)))
     operator = find(node.op)
     if operator is not None and operator.commutative:
@@ -278,7 +278,7 @@ def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int,
     return (local_key(coupling, node), tuple(tokens[k] for k in order)), order
 
 
-def _token(builder: _Builder, task: str, value: str | None, fitted: bool) -> Hashable:
+def _token(builder: _Builder, task: str, value: str | None, free: bool) -> Hashable:
     coupling = builder.couplings[task]
     if value is None:
         return None
@@ -286,6 +286,6 @@ def _token(builder: _Builder, task: str, value: str | None, fitted: bool) -> Has
         return ("value", builder.laid[task, value])
     exprs = coupling.exprs(value)
     shape = tuple(fingerprint(coupling, e) for e in exprs)
-    if fitted or any(a in coupling.produced for e in exprs for a in e.atoms()):
+    if free or any(a in coupling.produced for e in exprs for a in e.atoms()):
         return ("param", shape)
     return ("param", shape, hashlib.sha256(coupling.net.params[value].tobytes()).hexdigest())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnxzip.analysis.layout import Piece, Placed, Sizes, Taken, Weights
 from onnxzip.analysis.roles import Overlay, unique
 from onnxzip.analysis.spaces import Expr
@@ -28,6 +30,7 @@ class Draft:
     apart: dict[str, str] = field(default_factory=dict)  # laid-over value -> why each task has its own
     torn: dict[int, str] = field(default_factory=dict)
     joined: dict[tuple[str, ...], str] = field(default_factory=dict)
+    common: dict[str, bool] = field(default_factory=dict)  # param -> whether it is the same in all nets
     value_names: set[str] = field(default_factory=set)
     node_names: set[str] = field(default_factory=set)
 
@@ -168,14 +171,22 @@ class Draft:
         self.joined[names] = out
         return out
 
+    def is_common(self, laid: str) -> bool:
+        """Whether a param is the same in all nets that have it."""
+        if laid not in self.common:
+            first, *others = (self.overlay.couplings[t].net.params[v] for t, v in self.overlay.values[laid].items())
+            self.common[laid] = all(np.array_equal(first, other) for other in others)
+        return self.common[laid]
+
     def take(self, laid: str, keys: tuple[Owners, ...], owners: Owners, alone: bool) -> str:
         """Announce a param that is taken over from the originals."""
         task = next(t for t in self.overlay.tasks if t in owners)
         wanted = keys if self.is_stranded(laid) else ()
+        common = not wanted and self.is_common(laid)
         for known in self.taken:
-            if (known.laid, known.keys, known.heard) == (laid, wanted, ()) and (owners <= known.owners or not wanted):
+            if (known.laid, known.keys, known.heard) == (laid, wanted, ()) and (owners <= known.owners or common):
                 return known.name
-        name = self.fresh(self.base_name(laid, owners), owners, alone or not wanted, self.value_names)
+        name = self.fresh(self.base_name(laid, owners), owners, alone or common, self.value_names)
         self.shapes[name] = self.sizes.shape(self.overlay.exprs(laid, task), wanted)
         self.taken.append(Taken(name, laid, wanted, owners))
         return name

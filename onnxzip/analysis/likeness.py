@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxzip.analysis.coupling import Coupling, makes_kept
 from onnxzip.analysis.spaces import Expr
+from onnxzip.loading.masks import masks_of
 from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
@@ -68,6 +69,29 @@ def channel_numbers(coupling: Coupling, node: Node) -> dict[int, int]:
     axis = next((d for d, e in enumerate(coupling.exprs(node.outputs[0])) if channels.issuperset(e.atoms())), None)
     own = {k for k, v in found.items() if any(a in coupling.produced for e in coupling.exprs(v) for a in e.atoms())}
     return {} if axis is None else dict.fromkeys(found.keys() - own, axis)
+
+
+def free_inputs(coupling: Coupling, node: Node) -> set[int]:
+    """Positions of the params that may be others in nets that are alike: those that a least squares finds, and those that are
+    taken over though they carry no channels that are matched."""
+    net = coupling.net
+    floats = [(k, str(v)) for k, v in enumerate(node.inputs) if v in net.params and net.dtypes[str(v)].kind == "f"]
+    taken = {k for k, v in floats if _acts_inside(coupling, node, v) or _shifts_scores(net, node, v)}
+    return {*fitted_inputs(coupling, node), *channel_numbers(coupling, node), *taken}
+
+
+def _acts_inside(coupling: Coupling, node: Node, value: str) -> bool:
+    """Whether a param has a number for each of the channels inside of heads, in their order: norms of queries and keys."""
+    inner = {a for e in coupling.exprs(value) if e.size != 1 for a in e.atoms()}
+    heads = any(a in coupling.produced for e in coupling.exprs(node.outputs[0]) for a in e.atoms())
+    return bool(inner) and inner <= coupling.kept and heads
+
+
+def _shifts_scores(net: Net, node: Node, value: str) -> bool:
+    """Whether a param, no mask, is added to the scores of a single head: what is learned of the distance between positions."""
+    if node.op != "Add" or net.params[value].size == 1:
+        return False
+    return any(n.op == "Softmax" and n.inputs[0] == node.outputs[0] for n in net.nodes) and not masks_of(net, [value])
 
 
 def numbers_of(coupling: Coupling, node: Node) -> tuple[float, ...]:
