@@ -949,3 +949,28 @@ def multiplied_twice(m: Maker, w: int, classes: int) -> str:
         x = m.relu(m.op("Add", dense, m.op("Tanh", m.conv(x, (2 * before, 1, 3, 3), group=before))))
         before *= 2
     return m.pool_head(x, before, classes)
+
+
+@family({"x": (6, 10)})
+def normed_queries(m: Maker, w: int, classes: int) -> str:
+    """Norms of queries and keys along the channels of each head, the same for all heads (Henry et al., 2020)."""
+    x, heads, d = m.matmul("x", 10, 2 * w), w // 2, 4
+
+    def made(perm: list[int]) -> str:
+        return m.op("Transpose", m.op("Reshape", m.matmul(x, 2 * w, heads * d), m.ints(0, 0, heads, d)), perm=perm)
+
+    q, k = (layer_normed(m, made([0, 2, 1, 3]), d) for _ in range(2))
+    scores = m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2]))
+    found = m.op("Transpose", m.op("MatMul", m.op("Softmax", scores, axis=-1), made([0, 2, 1, 3])), perm=[0, 2, 1, 3])
+    y = m.relu(m.matmul(m.op("Reshape", found, m.ints(0, 0, heads * d)), heads * d, 2 * w))
+    return m.matmul(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)
+
+
+@family({"x": (6, 10)})
+def single_head(m: Maker, w: int, classes: int) -> str:
+    """One head, and a bias of its own for each pair of positions (EfficientViT's cascades of heads)."""
+    x = m.relu(m.matmul("x", 10, 2 * w))
+    q, k, v = (m.matmul(x, 2 * w, w) for _ in range(3))
+    scores = m.op("Add", m.op("MatMul", q, m.op("Transpose", k, perm=[0, 2, 1])), m.normal(6, 6))
+    y = m.relu(m.matmul(m.op("MatMul", m.op("Softmax", scores, axis=-1), v), w, 2 * w))
+    return m.matmul(m.op("ReduceMean", y, axes=[1], keepdims=0), 2 * w, classes)

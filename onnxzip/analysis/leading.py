@@ -41,14 +41,17 @@ def led_parts(
 ) -> dict[Owners, tuple[Part, ...]] | None:
     """The parts of each strand on which a node without fitted weights runs, none where one run will do; None where it cannot.
 
+    What carries no channels (the scores of a single head) follows nobody: the mean of its owners' params serves it.
+
     Args:
         computed: what the node reads beside its params.
     """
     found: dict[Owners, tuple[Part, ...]] = {}
     params = [v for v in role.inputs if v is not None and v not in computed]
+    plain = not any(map(draft.is_stranded, (*computed, *role.outputs)))
     for key in keys:
         owners = key & role.members.keys()
-        if all(draft.overlay.is_one(v, owners) for v in params) or draft.overlay.are_akin(owners):
+        if plain or all(draft.overlay.is_one(v, owners) for v in params) or draft.overlay.are_akin(owners):
             found[key] = ()
         elif parts := _parts(draft, role, key, computed):
             found[key] = parts

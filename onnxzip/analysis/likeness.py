@@ -17,7 +17,7 @@ from onnxzip.net import Net, Node, consumers
 from onnxzip.ops import find
 
 _NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
-_PER_PLACE = _NORMALISING | {"LayerNormalization", "InstanceNormalization", "GroupNormalization"}
+_PER_PLACE = _NORMALISING | {"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"}
 _ACTING = frozenset({"Mul", "Div", "Add", "Sub", "PRelu"})
 FUTURE = 12  # rounds of refinement towards the outputs
 
@@ -50,7 +50,8 @@ def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:
 
 def free_inputs(coupling: Coupling, node: Node) -> set[int]:
     """Positions of the params that may be any in nets that are alike."""
-    return _fitted(coupling, node).union(_one_for_all(coupling, node), channel_numbers(coupling, node))
+    taken_over = _one_for_all(coupling, node) | _added_to_scores(coupling.net, node)
+    return _fitted(coupling, node).union(taken_over, channel_numbers(coupling, node))
 
 
 def _fitted(coupling: Coupling, node: Node) -> set[int]:
@@ -75,6 +76,14 @@ def _one_for_all(coupling: Coupling, node: Node) -> set[int]:
     params = {k: str(v) for k, v in enumerate(node.inputs) if v in net.params and not carries(str(v))}
     large = {k: v for k, v in params.items() if net.params[v].size > 1 and net.dtypes[v].kind == "f"}
     return {k for k, v in large.items() if not masks_of(net, [v])}
+
+
+def _added_to_scores(net: Net, node: Node) -> set[int]:
+    """Those, no masks, that are added to the scores of a single head: what is learned of the distance between positions."""
+    if node.op != "Add" or all(n.op != "Softmax" or n.inputs[0] != node.outputs[0] for n in net.nodes):
+        return set()
+    params = {k: v for k, v in enumerate(node.read) if v in net.params and net.params[v].size > 1}
+    return {k for k, v in params.items() if not masks_of(net, [v])}
 
 
 def channel_numbers(coupling: Coupling, node: Node) -> dict[int, int]:
