@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, combinations, count
 
 import numpy as np
 
@@ -123,13 +123,21 @@ class Overlay:
 
     def are_akin(self, tasks: Collection[str]) -> bool:
         """Whether all such params of some nets together are nearly the same: those of nets of one start."""
-        distance = size = 0.0
-        for by_task in (self.values[laid] for laid in self._unlike):
-            arrays = [self.couplings[t].net.params[v].astype(np.float64) for t, v in by_task.items() if t in tasks]
-            for other in arrays[1:]:
-                distance += float(np.square(other - arrays[0]).sum())
-                size += float(np.square(arrays[0]).sum())
-        return distance <= AKIN**2 * size
+        return all(frozenset(pair) in self._akin for pair in combinations(tasks, 2))
+
+    @cached_property
+    def _akin(self) -> frozenset[frozenset[str]]:
+        """Pairs of nets of which that is so."""
+        found = set[frozenset[str]]()
+        for one, other in combinations(self.tasks, 2):
+            distance = size = 0.0
+            for by_task in (v for laid in self._unlike if {one, other} <= (v := self.values[laid]).keys()):
+                mine, theirs = (self.couplings[t].net.params[by_task[t]].astype(np.float64) for t in (one, other))
+                distance += float(np.square(mine - theirs).sum()) if mine.shape == theirs.shape else np.inf
+                size += float(np.square(mine).sum() + np.square(theirs).sum()) / 2
+            if distance <= AKIN**2 * size:
+                found.add(frozenset((one, other)))
+        return frozenset(found)
 
     def exprs(self, value: str, task: str) -> tuple[Expr, ...]:
         """Spaces of a value's axes as one task sees them, over laid-over space numbers."""
