@@ -8,7 +8,7 @@
     dims       axes that may have any size
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     tails      the end that cannot be analysed, cut off
-    shapes     folded and inferred for two batch sizes
+    shapes     folded and inferred for two batch sizes (taken: branches that these choose)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
