@@ -24,7 +24,7 @@ from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.loading.faithful import read_faithfully
 from onnxzip.loading.freeing import differing, is_fixed
 from onnxzip.loading.stored import replaced
-from onnxzip.net import BATCH, Port, rows_per_sample
+from onnxzip.net import BATCH, Port, order_in_file, rows_per_sample
 from onnxzip.ops.evaluate import Watch
 from onnxzip.retraining.keys import keys_of
 from onnxzip.retraining.reading import Reading
@@ -47,8 +47,8 @@ class TorchNet(nn.Module):
         super().__init__()
         self.reading = reading
         net = reading.net
-        self.inputs: tuple[Port, ...] = net.inputs
-        self.outputs: tuple[Port, ...] = net.outputs
+        self.inputs: tuple[Port, ...] = tuple(p.in_file for p in net.inputs)
+        self.outputs: tuple[Port, ...] = tuple(p.in_file for p in net.outputs)
         self.metadata: dict[str, str] = dict(net.metadata)
         self._watch: Watch | None = None
         self._all_outputs = tuple(p.name for p in net.outputs)
@@ -79,10 +79,14 @@ class TorchNet(nn.Module):
         if len(inputs) > len(names) or not feeds.keys() <= set(names):
             given = f"{len(inputs)} inputs by position" + (f" and {', '.join(by_name)} by name" if by_name else "")
             raise UsageError(f"net {self.reading.net.name!r} has the inputs {', '.join(names)}; it was given {given}.")
-        return self.compute_all(feeds, self._all_outputs)
+        axes = {p.name: p.axis for p in (*self.inputs, *self.outputs) if p.axis}
+        front = {name: x.movedim(axes[name], 0) if axes.get(name, x.ndim) < x.ndim else x for name, x in feeds.items()}
+        found = self.compute_all(front, self._all_outputs)
+        return {name: y.movedim(0, axes[name]) if name in axes else y for name, y in found.items()}
 
     def compute(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Some outputs by name; only what they need is run, and only the inputs that they need must be there.
+        """Some outputs by name; only what they need is run, and only the inputs that they need must be there. Samples are the
+        first axis of all of them, wherever the file has them.
 
         Raises:
             UsageError: the net has no such output, or an input is missing.
@@ -138,16 +142,19 @@ class TorchNet(nn.Module):
         Raises:
             UsageError: an input has another shape than the net's, or other samples than the first one.
         """
-        fixed = all(p.shape[:1] == (self.batch,) for p in self.inputs) and self.batch != BATCH
+        ports = self.reading.net.inputs
+        fixed = all(p.shape[:1] == (self.batch,) for p in ports) and self.batch != BATCH
         counts = set()
-        for port in (p for p in self.inputs if p.name in feeds):
+        for port in (p for p in ports if p.name in feeds):
             have = tuple(feeds[port.name].shape)
             free = {d for d, n in enumerate(port.shape) if n < 0} | {a.dim for a in self.reading.free if a.value == port.name}
             free |= {0} if fixed else set()
             if len(have) != len(port.shape) or any(have[d] != n for d, n in enumerate(port.shape) if d not in free):
-                listed = ", ".join("any" if d in free else str(n) for d, n in enumerate(port.shape))
+                order = order_in_file(len(port.shape), port.axis)
+                listed = ", ".join("any" if d in free else str(port.shape[d]) for d in order)
+                given = [have[d] for d in order] if len(have) == len(order) else list(have)
                 raise UsageError(
-                    f"net {self.reading.net.name!r}: input {port.name!r} takes the shape [{listed}], was given {list(have)}."
+                    f"net {self.reading.net.name!r}: input {port.name!r} takes the shape [{listed}], was given {given}."
                 )
             counts.add(have[0] if fixed else self.batch)
         if fixed and len(counts) > 1:
@@ -158,7 +165,7 @@ class TorchNet(nn.Module):
     @property
     def batch(self) -> int:
         """Samples that the net takes at once; -1 for any number."""
-        return self.inputs[0].shape[0]
+        return self.reading.net.inputs[0].shape[0]
 
     def params(self) -> dict[str, nn.Parameter]:
         """Every Parameter by its ONNX name."""
