@@ -23,7 +23,7 @@ from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read_to_run
-from onnxzip.net import Classes
+from onnxzip.net import Classes, in_file
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import provider_for
 from onnxzip.values import shares_of, texts
@@ -54,7 +54,7 @@ def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any
     files = checked_files(nets)
     found = analyse_sized(load_family(family(files, options.opset, options.apart)), options.share, options.layout)
     check_ports(found)
-    net = with_tails(found, assemble(found, {}))
+    net = in_file(with_tails(found, assemble(found, {})))
     attach(skeleton := stored_model(net), net)
     return plan_report(found, files, skeleton, options.layout)
 

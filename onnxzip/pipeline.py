@@ -83,7 +83,8 @@ def merge(
         nets: two or more ONNX files by task name.
         data: samples for all tasks, or by task: a path (.npz, .npy, folder of images, "module:callable"), an array
             [samples, ...], a mapping input -> array (with labels as "y"), a pair (x, y), or an iterable of such batches (a
-            torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise.
+            torch DataLoader, an ONNX Runtime CalibrationDataReader). None for seeded noise. Arrays have the axes of the
+            inputs, samples in the place of the batch.
         share: fraction of channels to share, for all spaces or by pattern; the last pattern that fits counts.
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
         opset: of the result, at least that of every net and 13; None for the highest of theirs.
@@ -165,7 +166,7 @@ def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loa
     data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
     if not nets.groups:
         return load_family(nets), data
-    data, shapes = peeked(data, nets.tasks, _limit(options))
+    data, shapes = peeked(data, {task: nets.axes_by_name(task) for task in nets.tasks}, _limit(options))
     return load_family(nets, wanted_sizes(nets, shapes, options.data.size)), data
 
 

@@ -16,6 +16,7 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
 from onnxzip.exporting.metadata import Origin, entries_of, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
+from onnxzip.exporting.opening import opened
 from onnxzip.exporting.originals import sized_ports
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.staging import put, staged, write_all
@@ -24,7 +25,7 @@ from onnxzip.exporting.verifying import as_array, run_rows
 from onnxzip.exporting.write import check_unread, check_writable
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.files import read_to_run
-from onnxzip.runtime import Session, open_file
+from onnxzip.runtime import Session
 
 Path_ = str | PathLike[str]
 DEVICE = "cpu"  # of the trials: to the bits of one provider
@@ -43,7 +44,7 @@ def split(fused: Path_, task: str) -> ModelProto:
     alone = split_model(model, task, str(fused))
     before, after = (read_origins(entries_of(m), str(fused))[task] for m in (model, alone))
     trial = _Trial(path, model)
-    trial.check(task, open_file(task, alone.SerializeToString(), DEVICE), before, after)
+    trial.check(task, opened(task, alone.SerializeToString(), DEVICE), before, after)
     return alone
 
 
@@ -75,7 +76,7 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
         write_all(part, made.files)
         for task, name in made.graphs.items():
             after = read_origins(entries_of(read_to_run(part / name)), name)[task]
-            trial.check(task, open_file(task, part / name, DEVICE), trial.origins[task], after)
+            trial.check(task, opened(task, part / name, DEVICE), trial.origins[task], after)
         put({part: place})
     return _report(path, made)
 
@@ -105,7 +106,7 @@ class _Trial:
         self.origins = read_origins(entries_of(model), str(path))
         samples = 1 if read_tails(entries_of(model)) else TRIALS
         self.feeds = trial_feeds(sized_ports(model), np.random.default_rng(0), samples)
-        self.outputs = self._run(open_file("fused", path, DEVICE), self.feeds)
+        self.outputs = self._run(opened("fused", path, DEVICE), self.feeds)
 
     def check(self, task: str, alone: Session, before: Origin, after: Origin) -> None:
         """Compare one task alone with the fused net; the origins say what its ports are called there and here."""

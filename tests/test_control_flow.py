@@ -102,3 +102,29 @@ def test_shapes_that_a_file_declares_wrongly_inside(tmp_path: Path) -> None:
     feeds = samples_for(net, 7)
     session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     check_close(outputs(net, feeds)["y"], session.run(None, feeds)[0], 1e-5)
+
+
+@pytest.mark.parametrize(("places", "branch"), [(8, "then"), (6, "else")])
+def test_branches_that_shapes_choose_between(places: int, branch: str, tmp_path: Path) -> None:
+    """All outputs of the branch that is taken, one of which it reads itself; params that it reads keep their names, and what
+    is called alike in two branches stays apart."""
+    two, three = (f"k = Constant <value = float {{{number}}}> ()" for number in (2.0, 3.0))
+    flow = f"""n = Shape <start = 2, end = 3> (e) few = Constant <value_ints = [8]> () o = Equal (n, few)
+        yes = Squeeze (o) g1, m = If (yes)
+        <then_branch = t () => ({STATE} r, {STATE} q) {{ {two} s = Mul (e, gain) r = Mul (s, k) q = Add (r, c) }},
+         else_branch = f () => ({STATE} r, {STATE} q) {{ {three} s = Sub (e, gain) r = Mul (s, k) q = Mul (r, c) }}>
+        h = If (yes) <then_branch = t () => ({STATE} r) {{ {three} r = Mul (g1, k) }},
+         else_branch = f () => ({STATE} r) {{ {two} r = Mul (g1, k) }}>""".replace("8,8]", "S,S]")
+    nodes = f"{TRUNK} {flow} {HEAD} z = ReduceMean <keepdims = 0, axes = [1, 2, 3]> (m)"
+    text = f"net (float[N,3,{places},{places}] x) => (float[N,4] y, float[N] z) {{ {nodes} }}"
+    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    rng = np.random.default_rng(1)
+    for name, shape in {**SHAPES, "gain": (6, 1, 1)}.items():
+        made.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 3, name))
+    net = net_of(tmp_path, made, "a")
+    assert "If" not in {n.op for n in net.nodes} and ("Sub" in {n.op for n in net.nodes}) == (branch == "else")
+    feeds = samples_for(net, 5)
+    session = ort.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    for name, want in zip("yz", session.run(None, feeds), strict=True):
+        check_close(outputs(net, feeds)[name], want, 1e-5)
+    assert "gain" in net.params

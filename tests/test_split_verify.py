@@ -399,5 +399,6 @@ def test_an_input_that_is_not_fed_sample_by_sample(tmp_path: Path, shape: str) -
             model.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name))
         onnx.save(model, tmp_path / f"{task}.onnx")
     nets = [tmp_path / f"{task}.onnx" for task in "ab"]
-    words = ("input 't'", f"shape [{shape.replace(',', ', ')}]", "batch")
+    several = f"shape [{shape.replace(',', ', ')}]", "batch"
+    words = ("input 't'", *(several if shape else ("one number for all samples", "initializers")))
     failed(3, "merge", *nets, "-o", tmp_path / "m.onnx", words=words)

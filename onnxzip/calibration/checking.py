@@ -40,6 +40,13 @@ class Feed:
         """Inputs that not all tasks in a fused net have: what the data of one lack, those of another lend."""
         return {p.name for p in self.ports if any(p.name not in known.values() for known in self.inside)}
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """Name of an array -> axis along which the input that it is for has the samples."""
+        axes = {p.name: p.axis for p in self.ports}
+        others = {name: axes[port] for known in (self.aliases, *self.inside) for name, port in known.items()}
+        return others | axes | ({X: self.ports[0].axis} if len(self.ports) == 1 else {})
+
     def meant(self, name: str) -> set[str]:
         """The inputs that an array of a name is for; none where it is called as an input of other tasks."""
         return {known[name] for known in (self.aliases, *self.inside) if name in known}
@@ -59,6 +66,14 @@ def ports_of_all(feeds: Iterable[Feed]) -> tuple[Port, ...]:
         known = {p.name for p in found}
         found += [p for p in feed.ports if p.name not in known]
     return tuple(found)
+
+
+def axes_of_all(feeds: Iterable[Feed]) -> dict[str, int]:
+    """`Feed.axes` of tasks that are fed together; of arrays for several, those of the first one."""
+    found: dict[str, int] = {}
+    for feed in feeds:
+        found = feed.axes | found
+    return found
 
 
 def go_together(feed: Feed, others: Iterable[Feed]) -> bool:

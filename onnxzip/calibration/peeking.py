@@ -5,13 +5,13 @@ Iterables are read once: what was read stands in their place afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.reading import Together, is_array, is_folder, read
+from onnxzip.calibration.reading import Axes, Taken, Together, is_array, is_folder, read
 from onnxzip.calibration.sources import grouped
 from onnxzip.errors import InvalidDataError
 from onnxzip.loading import Family
@@ -19,11 +19,12 @@ from onnxzip.loading import Family
 Shapes = Mapping[str, tuple[int, ...]]  # name of an array -> its shape
 
 
-def peeked(data: Any, tasks: Iterable[str], limit: int) -> tuple[Any, dict[str, Shapes]]:
-    """Shapes of the arrays for each task, and the data, to be used instead of what was given.
+def peeked(data: Any, axes: Mapping[str, Axes], limit: int) -> tuple[Any, dict[str, Shapes]]:
+    """Shapes of the arrays for each task, samples in front, and the data, to be used instead of what was given.
 
     Args:
         data: as `collect` takes them.
+        axes: task -> name of an array -> axis of its samples.
         limit: samples that are taken from iterables.
 
     Raises:
@@ -33,23 +34,23 @@ def peeked(data: Any, tasks: Iterable[str], limit: int) -> tuple[Any, dict[str, 
         return None, {}
     found: dict[str, Any] = {}
     shapes: dict[str, Shapes] = {}
-    for some, item in grouped(data, tuple(tasks)):
-        arrays, kept = _arrays(item, limit)
+    for some, item in grouped(data, tuple(axes)):
+        arrays, kept = _arrays(item, limit, {name: axis for task in reversed(some) for name, axis in axes[task].items()})
         for task in some:
             found[task], shapes[task] = kept, {name: array.shape for name, array in arrays.items()}
     return found, shapes
 
 
-def _arrays(item: Any, limit: int) -> tuple[Mapping[str, np.ndarray], Any]:
+def _arrays(item: Any, limit: int, axes: Axes) -> tuple[Mapping[str, np.ndarray], Any]:
     """The arrays of an item (none of a folder), and the item or what was read of it."""
     if isinstance(item, Together):
-        parts = [_arrays(i, limit) for i in item.items]
+        parts = [_arrays(i, limit, axes) for i in item.items]
         known = {name: array for arrays, _ in reversed(parts) for name, array in arrays.items()}
         return known, Together(tuple(kept for _, kept in parts))
     if is_folder(item):
         return {}, item
-    arrays = read(item, limit)
-    return arrays, item if is_array(item) or isinstance(item, (str, PathLike, Mapping)) else arrays
+    arrays = read(item, limit, axes=axes)
+    return arrays, item if is_array(item) or isinstance(item, (str, PathLike, Mapping)) else Taken(arrays)
 
 
 def wanted_sizes(nets: Family, shapes: Mapping[str, Shapes], size: int | None) -> dict[str, dict[str, int]] | None:

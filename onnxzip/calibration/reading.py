@@ -1,6 +1,9 @@
 """Readers of samples: .npz, .npy, `module:callable`, arrays, iterables of batches. Each gives arrays by name.
 
 An array without a name of its own is called `x`, labels are called `y`. Nothing is ever unpickled.
+
+Arrays have the axes of the inputs that they are for, samples in the place of the batch: [layers, samples, units] for states of
+recurrent nodes. Such arrays with their samples in front are taken, too, where the number of samples tells so.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from onnxzip.errors import InvalidDataError
 from onnxzip.foreign import blamed, in_short, module_files, named_callable
 
 Arrays = dict[str, np.ndarray]
+Axes = Mapping[str, int]  # name of an array -> axis along which it has the samples; the first where it is not named
+FIRST: Axes = {}
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -35,6 +40,10 @@ class Together:
     items: tuple[Any, ...]
 
 
+class Taken(Arrays):
+    """Arrays that have been read, all with their samples in front."""
+
+
 def without_data(task: str) -> InvalidDataError:
     """The refusal of a task that no data are given for."""
     return InvalidDataError(f"no data for {task!r}. Give --data {task}=FILE, or one --data FILE for all.")
@@ -44,7 +53,8 @@ def where_of(item: Any) -> str:
     """What messages call an item."""
     if isinstance(item, Together):
         return " and ".join(where_of(i) for i in item.items)
-    return str(item) if isinstance(item, (str, PathLike)) else f"data ({type(item).__name__})"
+    kind = dict if isinstance(item, Taken) else type(item)
+    return str(item) if isinstance(item, (str, PathLike)) else f"data ({kind.__name__})"
 
 
 def is_folder(item: Any) -> bool:
@@ -76,34 +86,50 @@ def is_array(item: Any) -> bool:
     return isinstance(item, np.ndarray) or hasattr(item, "detach")
 
 
-def read(item: Any, limit: int, where: str = "") -> Arrays:
-    """Arrays by name from whatever holds samples, but for folders of images.
+def read(item: Any, limit: int, where: str = "", axes: Axes = FIRST) -> Arrays:
+    """Arrays by name, samples in front, from whatever holds samples, but for folders of images.
 
     Args:
         item: a path, `module:callable`, an array, a mapping of arrays, (x, y), or something that yields batches.
         limit: batches are taken until so many samples are there.
         where: what messages call it.
+        axes: along which arrays have the samples.
 
     Raises:
         InvalidDataError: it cannot be read.
     """
     where = where or where_of(item)
+    if isinstance(item, Taken):
+        return item
     if isinstance(item, (str, PathLike)):
-        return _read_path(item, limit)
+        return _read_path(item, limit, axes)
     if is_array(item) or isinstance(item, Mapping) or _is_pair(item):
-        return _arrays(item, where)
+        return in_front(_arrays(item, where), axes)
     if callable(getattr(item, "get_next", None)):
-        return _gathered(_reader_batches(item), limit, where)
+        return _gathered(_reader_batches(item), limit, where, axes)
     if isinstance(item, Iterable):
-        return _gathered(item, limit, where)
+        return _gathered(item, limit, where, axes)
     hint = ". Give a DataLoader of it" if hasattr(item, "__getitem__") and hasattr(item, "__len__") else ""
     raise InvalidDataError(f"{where}: is neither a file, nor an array, nor an iterable of batches{hint}")
 
 
-def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
+def in_front(arrays: Arrays, axes: Axes) -> Arrays:
+    """Arrays with their samples in front, which may be so already."""
+    return {n: a if n in standing_first(arrays, axes) else np.moveaxis(a, axes[n], 0) for n, a in arrays.items()}
+
+
+def standing_first(arrays: Arrays, axes: Axes) -> set[str]:
+    """Arrays with their samples in front: those of which nothing else is said, and those that others tell the number of."""
+    behind = {name: axes[name] for name, array in arrays.items() if 0 < axes.get(name, 0) < array.ndim}
+    counts = {len(array) for name, array in arrays.items() if array.ndim and name not in behind}
+    told = {name for name, axis in behind.items() if arrays[name].shape[axis] not in counts and len(arrays[name]) in counts}
+    return arrays.keys() - (behind.keys() - told)
+
+
+def _read_path(item: str | PathLike[str], limit: int, axes: Axes) -> Arrays:
     path = Path(item)
     if _is_callable(item):
-        return _read_callable(str(item), limit)
+        return _read_callable(str(item), limit, axes)
     if not os.path.exists(path):
         raise InvalidDataError(f"{path}: no such file. Give a .npz or .npy file, a folder of images or module:callable.")
     if path.suffix.lower() not in (".npz", ".npy"):
@@ -114,12 +140,12 @@ def _read_path(item: str | PathLike[str], limit: int) -> Arrays:
             if not head:
                 raise InvalidDataError(f"{path}: the file is empty")
             if head == _NPY:
-                return {"x": _mapped(path)}
+                return in_front({"x": _mapped(path)}, axes)
             if not head.startswith(_ZIP):
                 raise InvalidDataError(f"{path}: is no .npz and no .npy file, whatever its name. Save it with NumPy.")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+                return in_front({name: archive[name] for name in archive.files}, axes)
     except _BROKEN as error:
         if "allow_pickle" in str(error) or "Python objects" in str(error):
             raise InvalidDataError(f"{path}: holds Python objects, which are never unpickled. Save plain numbers.") from error
@@ -131,7 +157,7 @@ def _mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
-def _read_callable(text: str, limit: int) -> Arrays:
+def _read_callable(text: str, limit: int, axes: Axes) -> Arrays:
     with blamed(text, "its module fails", InvalidDataError):
         try:
             found = named_callable(text)
@@ -139,7 +165,7 @@ def _read_callable(text: str, limit: int) -> Arrays:
             raise InvalidDataError(f"{text}: no such file, and no such Python callable ({in_short(error)})") from error
     with blamed(text, "failed when it was called without arguments", InvalidDataError):
         given = found()
-    return read(given, limit, text)
+    return read(given, limit, text, axes)
 
 
 def _reader_batches(reader: Any) -> Iterator[Any]:
@@ -148,15 +174,15 @@ def _reader_batches(reader: Any) -> Iterator[Any]:
         yield batch
 
 
-def _gathered(batches: Iterable[Any], limit: int, where: str) -> Arrays:
+def _gathered(batches: Iterable[Any], limit: int, where: str, axes: Axes) -> Arrays:
     """Batches one after the other, until there are enough samples."""
-    found = spooled(_batches(batches, where), limit, where)
+    found = spooled(_batches(batches, where, axes), limit, where)
     if not found:
         raise InvalidDataError(f"{where}: is empty: it gives no batch. An iterator gives its batches once; make a new one.")
     return found
 
 
-def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
+def _batches(batches: Iterable[Any], where: str, axes: Axes) -> Iterator[Arrays]:
     names: set[str] | None = None
     for batch in _foreign(batches, where):
         arrays = _arrays(batch, where)
@@ -166,7 +192,8 @@ def _batches(batches: Iterable[Any], where: str) -> Iterator[Arrays]:
         for name, array in arrays.items():
             if array.ndim == 0:
                 raise InvalidDataError(f"{where}: a batch holds a single number as {name!r}; an array of samples is needed")
-        yield arrays
+        axes = {name: axis for name, axis in axes.items() if name not in standing_first(arrays, axes)}
+        yield in_front(arrays, axes)
 
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:

@@ -14,19 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.calibration.checking import Feed, check_counts, check_shape, checked_labels, go_together, named, ports_of_all
+from onnxzip.calibration.checking import Feed, axes_of_all, check_counts, check_shape, checked_labels, named, ports_of_all
 from onnxzip.calibration.images import image_files
+from onnxzip.calibration.noise import noise_for
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
 from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows, joined
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
-from onnxzip.net import Port, per_sample
 from onnxzip.peers import ALONE, Peers
 from onnxzip.values import nearest
 
-NOISE_SAMPLES = 1000
-NOISE_BYTES = 512 << 20
 Note = Callable[[str], None]
 Parting = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -121,7 +119,7 @@ def collect(
     """
     if data is None:
         _check_used(options, (), note)
-        return Given(tuple(_noise(some, options, rng) for some in _alike(feeds)), True, ())
+        return Given(noise_for(feeds, options, rng), True, ())
     _refuse_clash(data, feeds)
     pools, places = [], list[tuple[str, Rows]]()
     for tasks, item in grouped(data, tuple(feeds)):
@@ -209,7 +207,7 @@ def _read_rows(
         if len(ports) != 1:
             raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(ports)}")
         return FolderRows(image_files(Path(item), ports[0]), ports[0], options, where), None
-    arrays = read(item, limit)
+    arrays = read(item, limit, axes=axes_of_all(feeds.values()))
     inputs, labels = named(arrays, feeds.values(), where, lent)
     unused = [n for n in arrays if arrays[n] is not labels and not any(arrays[n] is a for a in inputs.values())]
     if unused:
@@ -272,28 +270,3 @@ def _check_used(options: DataOptions, places: Sequence[tuple[str, Rows]], note: 
             )
         if unused:
             note(f"{unused}: taken as it is; {flags} for {kinds} only")
-
-
-def _alike(feeds: Mapping[str, Feed]) -> list[dict[str, Feed]]:
-    """Tasks whose inputs have the same sizes, together."""
-    groups: list[dict[str, Feed]] = []
-    for task, feed in feeds.items():
-        group = next((g for g in groups if go_together(feed, g.values())), None)
-        if group is None:
-            groups.append(group := {})
-        group[task] = feed
-    return groups
-
-
-def _noise(feeds: Mapping[str, Feed], options: DataOptions, rng: np.random.Generator) -> Pool:
-    ports = ports_of_all(feeds.values())
-    per = 4 * sum(per_sample(p.shape[1:]) for p in ports)
-    count = min(options.samples, max(LEAST_SAMPLES, min(NOISE_SAMPLES, NOISE_BYTES // max(per, 1))))
-    noise = {p.name: _noise_for(p, count, rng) for p in ports}
-    return Pool(tuple(feeds), ArrayRows(noise, ports, options, "noise"), {}, np.arange(count))
-
-
-def _noise_for(port: Port, count: int, rng: np.random.Generator) -> np.ndarray:
-    if port.dtype.kind != "f":
-        raise InvalidDataError(f"input {port.name!r} is {port.dtype}: noise cannot stand in for it. Give --data.")
-    return rng.standard_normal((count, *port.shape[1:]), np.float32)

@@ -28,8 +28,9 @@ from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.dims import RECORDED
+from onnxzip.loading.in_front import AXES
 from onnxzip.loading.weights import FLOAT32
-from onnxzip.net import Axis, Net, within_one
+from onnxzip.net import Axis, Net, in_file, within_one
 from onnxzip.peers import Peers
 from onnxzip.runtime import open_file, open_session, put_docs, to_model
 
@@ -45,14 +46,16 @@ def described(
         sources: the samples that it was made from.
     """
     kept, choice = kept_tasks({t: n.metadata for t, n in plan.nets.items()}), options.plan
-    net = with_tails(plan, assemble(plan, zipped.params, namer(kept)), namer(kept))
+    assembled = with_tails(plan, assemble(plan, zipped.params, namer(kept)), namer(kept))
+    net = in_file(assembled)
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
     origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()})
     said, tasks = merged_sayings(_said(plan, kept), origins_by_task(origins, kept))
     every = partial(tasks_of, kept=kept)
     found = provenance(plan, zipped, kept, peers)
     entries = describe(plan, net, tasks, options.zip.method, choice.layout, choice.share, every, found)
-    entries |= {**merged_from(origins, kept), **_sizes(plan, net, every), **_seen(plan, sources, every, peers)}
+    entries |= {**merged_from(origins, kept), **_sizes(plan, assembled, every), **_seen(plan, sources, every, peers)}
+    entries |= {AXES: to_json(assembled.axes)} if assembled.axes else {}
     return replace(net, metadata={**said.entries, **entries}, fields=said.fields, docs=_docs(plan, net)), origins
 
 
@@ -116,7 +119,7 @@ def checked_bytes(plan: Plan, zipped: Zipped, net: Net, shelf: Shelf | None) -> 
     content = to_bytes(net, shelf)
     if plan.others:
         kept = kept_tasks({t: n.metadata for t, n in plan.nets.items()})
-        other = assemble(plan.others[-1], zipped.params, namer(kept))
+        other = in_file(assemble(plan.others[-1], zipped.params, namer(kept)))
         if shelf is None and net.tail is None:
             planned = open_file("planned", bytes(stored_model(other).SerializeToString()), "cpu", 1)
         else:

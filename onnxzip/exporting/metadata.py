@@ -7,6 +7,7 @@ tasks     JSON: names, in order               sources  JSON: task -> file name, 
 owners    JSON: [tasks, nodes, params]        method, layout, shares (JSON), spaces (JSON: name -> strands)
 trace, refusals   what `traces` reads         tails    JSON: task -> its outputs that tails compute, as its file calls them
 seen     JSON: [tasks, what `calibration.seen` knows the samples of the merge by]
+axes     JSON: input or output -> axis of its samples, where that is not the first (`loading.in_front`)
 split_from, merged_from   JSON: what the file was cut out of, fused files that were merged again
 """
 
@@ -46,6 +47,7 @@ class Origin:
             -> the entry of the fused file that holds it.
         features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
         before_tail: value of the original that its tail reads -> the fused net's.
+        axes: input or output of the original -> axis along which it has the samples, where that is not the first.
     """
 
     source: str
@@ -59,6 +61,7 @@ class Origin:
     fields: Mapping[str, str] = field(default_factory=dict)
     features: Sequence[str] = ()
     before_tail: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original is fed with, of what the fused net is."""
@@ -94,7 +97,7 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
         pairs = zip(net.roots(net.made), fused.roots(outputs[name] for name in net.made), strict=True)
         read = {value: called for value, called in pairs if value not in own.values()}
         features = features_of(net, plan.added(task))
-        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features, before_tail=read)
+        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes)
     return found
 
 

@@ -19,7 +19,8 @@ from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
-from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of
+from onnxzip.loading.in_front import axes_of, with_samples_in_front
+from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of, order_in_front
 from onnxzip.ops import find, listed
 from onnxzip.ops.listed import REWRITTEN
 from onnxzip.runtime import needed_nodes
@@ -140,9 +141,11 @@ def check_no_tail(model: ModelProto, where: Path, why: str) -> None:
 
 
 def ports_in(model: ModelProto) -> tuple[dict[str, Port], int]:
-    """Outputs of a fused file by name, and its batch: -1, or so many samples. Axes of other names without a number are 0."""
-    graph = model.graph
+    """Outputs of a fused file by name, their samples in front, and its batch: -1, or so many samples. Axes of other names
+    without a number are 0."""
+    graph, axes = model.graph, axes_of(model)
     dims = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.input, *graph.output)}
+    dims = {name: [some[k] for k in order_in_front(len(some), axes.get(name, 0))] for name, some in dims.items()}
     first = dims[graph.input[0].name][0]
     batch = first if isinstance(first, int) and first > 0 else BATCH
     shapes = {v: tuple(BATCH if d == first != batch else d if isinstance(d, int) else 0 for d in dims[v]) for v in dims}
@@ -162,7 +165,10 @@ def fed_by(
     Raises:
         InvalidDataError: as `peeked`.
     """
-    data, shapes = peeked(data, originals, limit) if free_axes(model) else (data, NO_SHAPES)
+    feeds = feeds_for(model, originals, given=given)
+    if not free_axes(with_samples_in_front(model, axes_of(model))):
+        return data, feeds
+    data, shapes = peeked(data, {task: feed.axes for task, feed in feeds.items()}, limit)
     return data, feeds_for(model, originals, shapes, given=given)
 
 
@@ -175,7 +181,7 @@ def _sized(model: ModelProto, origin: Origin, of: str, shapes: Shapes) -> tuple[
 def _told(model: ModelProto, origin: Origin, shapes: Shapes) -> dict[Axis, int]:
     """The sizes of free axes, as far as a task's arrays tell."""
     found = {}
-    for axis in free_axes(model):
+    for axis in free_axes(with_samples_in_front(model, axes_of(model))):
         names = (axis.value, origin.inputs.get(axis.value, ""), *(["x"] if len(origin.inputs) == 1 else []))
         shape = next((shapes[n] for n in names if n in shapes), ())
         if len(shape) > axis.dim:
@@ -185,10 +191,11 @@ def _told(model: ModelProto, origin: Origin, shapes: Shapes) -> dict[Axis, int]:
 
 def sized_ports(model: ModelProto, told: Mapping[Axis, int] = NO_SIZES) -> tuple[Port, ...]:
     """Inputs of a fused file, with numbers on its free axes: those that are told, else those that it was made at."""
-    usual = {**next(usual_sizes(model), {}), **told}
+    turned = with_samples_in_front(model, axes := axes_of(model))
+    usual = {**next(usual_sizes(turned), {}), **told}
     return tuple(
-        p._replace(shape=tuple(usual.get(Axis(p.name, k), d) for k, d in enumerate(p.shape)))
-        for p in ports_of(model.graph.input)
+        p._replace(shape=tuple(usual.get(Axis(p.name, k), d) for k, d in enumerate(p.shape)), axis=axes.get(p.name, 0))
+        for p in ports_of(turned.graph.input)
     )
 
 

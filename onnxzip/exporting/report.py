@@ -29,7 +29,7 @@ from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.weights import weights_by_type
-from onnxzip.net import Axis, Net, macs, macs_of
+from onnxzip.net import Axis, Net, macs, macs_of, place_in_file
 
 SCHEMA_VERSION = 1
 
@@ -163,7 +163,8 @@ def sizes_entry(plan: Plan) -> list[dict[str, Any]]:
     """Axes of the fused net's inputs that may have any size, and the sizes they had here."""
     return [
         {
-            "input": port.name, "axis": d, "name": plan.sizes.axes[Axis(port.name, d)],
+            "input": port.name, "axis": place_in_file(Axis(port.name, d), port.axis).dim,
+            "name": plan.sizes.axes[Axis(port.name, d)],
             "sizes": {t: plan.at(t).layout.shapes[port.name][d] for t in plan.tasks if port.name in plan.overlay.inputs[t]},
         }
         for port in plan.inputs for d in range(len(port.shape)) if Axis(port.name, d) in plan.sizes.axes

@@ -14,6 +14,7 @@ from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, read_tails, to_json
 from onnxzip.exporting.sayings import Said, said_by_task
 from onnxzip.loading.dims import RECORDED
+from onnxzip.loading.in_front import AXES
 from onnxzip.loading.inputs import partly_had
 from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by
 
@@ -65,7 +66,7 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     inputs = {ports[fused]: own for fused, own in origin.inputs.items()}
     read = {original: names.get(fused, fused) for original, fused in origin.before_tail.items()}
     moved = replace(origin, inputs=inputs, outputs=outputs, before_tail=read, entries={}, fields={})
-    _describe(alone, task, moved, said, ports)
+    _describe(alone, task, moved, said, {**ports, **{fused: names[fused] for fused in origin.outputs.values()}})
     return alone
 
 
@@ -106,8 +107,8 @@ def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
     return new
 
 
-def _describe(model: ModelProto, task: str, origin: Origin, said: Said, ports: Mapping[str, str]) -> None:
-    """Metadata for one task, whose inputs have new names, and what its original says of itself."""
+def _describe(model: ModelProto, task: str, origin: Origin, said: Said, called: Mapping[str, str]) -> None:
+    """Metadata for one task, whose inputs and outputs are called otherwise, and what its original says of itself."""
     entries = {k: v for k, v in entries_of(model).items() if k.startswith(PREFIX)} | dict(said.entries)
     nodes, params = [n.name for n in model.graph.node], [t.name for t in model.graph.initializer]
     entries[PREFIX + "tasks"] = to_json([task])
@@ -119,7 +120,10 @@ def _describe(model: ModelProto, task: str, origin: Origin, said: Said, ports: M
         entries.pop(PREFIX + "tails", None)
     if RECORDED in entries:
         sizes = json.loads(entries[RECORDED]).get(task, [])
-        entries[RECORDED] = to_json({task: [[ports[name], axis, size] for name, axis, size in sizes if name in ports]})
+        entries[RECORDED] = to_json({task: [[called[name], axis, size] for name, axis, size in sizes if name in called]})
+    if AXES in entries:
+        axes = json.loads(entries[AXES])
+        entries[AXES] = to_json({called[name]: axis for name, axis in axes.items() if name in called})
     entries[PREFIX + "split_from"] = to_json(json.loads(entries_of(model)[PREFIX + "tasks"]))
     helper.set_model_props(model, dict(sorted(entries.items())))
     put_fields(model, said.fields)

@@ -15,11 +15,12 @@ import numpy as np
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import InvalidDataError, VerificationError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.opening import opened
 from onnxzip.exporting.tally import Tally
 from onnxzip.exporting.trial import LEAST
 from onnxzip.net import Classes, rows_per_sample
 from onnxzip.peers import ALONE, Peers
-from onnxzip.runtime import Session, open_file
+from onnxzip.runtime import Session
 
 BATCH, BATCH_BYTES = 64, 32 << 20
 _FLOATS: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
@@ -152,7 +153,7 @@ def compare(
     Raises:
         VerificationError: an output is missing, has another shape, or is NaN; or infinite, where the original never is.
     """
-    session = open_file("fused", fused, device)
+    session = opened("fused", fused, device)
     for task, (_, origin) in originals.items():
         lost = [n for n in origin.outputs.values() if n not in session.outputs]
         if lost:
@@ -161,7 +162,7 @@ def compare(
     for source in sources:
         tasks = [t for t in source.tasks if t in originals]
         names = tuple(n for t in tasks for n in originals[t][1].outputs.values())
-        sessions = {t: open_file(str(originals[t][0]), originals[t][0], device) for t in tasks}
+        sessions = {t: opened(str(originals[t][0]), originals[t][0], device, originals[t][1].axes) for t in tasks}
         work = [_Comparison(t, originals[t][1], sessions[t], classes[t]) for t in tasks]
         for part in _batches(source, np.flatnonzero(rows(source)), 1 if any(one.classes.loose for one in work) else BATCH):
             feeds = {k: v[part] for k, v in source.inputs.items()}
@@ -193,7 +194,7 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
     """
     _check_sizes(session, feeds)
     feeds = _complete(session, _in_own_floats(session, feeds))
-    declared = session.inner.get_inputs()[0].shape[0]
+    declared = next(iter(session.shapes().values()))[0]
     count = len(next(iter(feeds.values())))
     if not isinstance(declared, int) or declared == count:
         return session.run(feeds)
@@ -215,15 +216,15 @@ def _in_own_floats(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[st
 
 def _complete(session: Session, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Samples, and zeros for inputs that they lack, at the sizes that others have where these are called the same."""
-    ports = [p for p in session.inner.get_inputs() if p.name not in feeds]
-    if not ports:
+    shapes = session.shapes()
+    if shapes.keys() <= feeds.keys():
         return feeds
-    given = [(p.shape, feeds[p.name].shape) for p in session.inner.get_inputs() if p.name in feeds]
+    given = [(dims, feeds[name].shape) for name, dims in shapes.items() if name in feeds]
     sizes = {name: n for dims, shape in given for name, n in zip(dims, shape, strict=False) if isinstance(name, str)}
     count, dtypes, found = len(next(iter(feeds.values()))), session.dtypes(), dict(feeds)
-    for port in ports:
-        shape = (count, *(d if isinstance(d, int) else sizes.get(d, 1) for d in port.shape[1:]))
-        found[port.name] = np.zeros(shape, dtypes[port.name])
+    for name in (n for n in shapes if n not in feeds):
+        shape = (count, *(d if isinstance(d, int) else sizes.get(d or "", 1) for d in shapes[name][1:]))
+        found[name] = np.zeros(shape, dtypes[name])
     return found
 
 
@@ -244,12 +245,12 @@ def _joined(portions: Sequence[np.ndarray], size: int, count: int) -> np.ndarray
 
 def _check_sizes(session: Session, feeds: Mapping[str, np.ndarray]) -> None:
     """An original may take one size only, whatever the fused net takes."""
-    for port in session.inner.get_inputs():
-        have = feeds[port.name].shape[1:] if port.name in feeds else ()
-        if any(isinstance(want, int) and want != size for want, size in zip(port.shape[1:], have, strict=False)):
-            wanted = ", ".join(map(str, port.shape[1:]))
+    for name, shape in session.shapes().items():
+        have = feeds[name].shape[1:] if name in feeds else ()
+        if any(isinstance(want, int) and want != size for want, size in zip(shape[1:], have, strict=False)):
+            wanted = ", ".join(map(str, shape[1:]))
             raise InvalidDataError(
-                f"{session.name}: input {port.name!r} takes samples of shape [{wanted}], these have {list(have)}. Give each "
+                f"{session.name}: input {name!r} takes samples of shape [{wanted}], these have {list(have)}. Give each "
                 "task data of its own size with --data NAME=FILE."
             )
 

@@ -35,7 +35,8 @@ def assemble(
     dtypes = {renames.get(v, v): t for v, t in plan.dtypes.items()}
     dtypes |= {v: a.dtype for v, a in params.items()}
     dtypes |= {node.outputs[0]: dtypes[str(node.inputs[0])] for node in extra}
-    ports = tuple(Port(n, dtypes[n], shapes[n]) for n in outputs)
+    axes = (p.axis for n in plan.nets.values() for p in n.outputs)
+    ports = tuple(Port(n, dtypes[n], shapes[n], axis) for n, axis in zip(outputs, axes, strict=True))
     used = {v for n in nodes for v in n.inputs if v is not None}
     whole = replace(
         first, name="_".join(plan.tasks), inputs=plan.inputs, outputs=ports, nodes=nodes,
@@ -53,22 +54,22 @@ def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> N
     """Refuse nets that do not take samples one at a time, or whose outputs could not be told apart.
 
     Raises:
-        UnsupportedError: an input has no axis for the batch, or one of several samples.
+        UnsupportedError: an input has its samples along no axis, or takes several at once.
         UsageError: an output would have the name of another one, or of an input.
     """
     inputs = plan.inputs
     free = next((p for p in inputs if p.shape[:1] == (BATCH,)), None)
     for port in inputs:
-        if not port.shape or port.shape[0] > 1:
+        if port.shape[0] > 1:
             raise UnsupportedError(
-                f"input {port.name!r} takes samples in the shape {list(port.shape)} only. Export the nets with a first axis "
-                "for the batch, dynamic or 1."
+                f"input {port.name!r} takes samples in the shape {list(port.in_file.shape)} only. Export the nets with an "
+                "axis for the batch, dynamic or 1: the first one, or any that is called the same in all inputs."
             )
         if free is not None and port.shape[0] != BATCH:
             raise UnsupportedError(
-                f"input {port.name!r} has the shape {list(port.shape)} for any number of samples of input {free.name!r}: its "
-                f"first axis is not the batch. Export the nets with a dynamic first axis of both, for one sample at a time (a "
-                f"state whose second axis is the batch), or with {port.name!r} as a constant."
+                f"input {port.name!r} has the shape {list(port.in_file.shape)} for any number of samples of input "
+                f"{free.name!r}: none of its axes is the batch. Export the nets with a dynamic axis of one name in both, for "
+                f"one sample at a time, or with {port.name!r} as a constant."
             )
     known = {p.name: f"input {p.name!r}" for p in inputs}
     for task in plan.tasks:

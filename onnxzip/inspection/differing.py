@@ -23,7 +23,7 @@ from onnxzip.loading.dims import bound, recorded
 from onnxzip.loading.files import read_any_float, read_mapped
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.recurrence import with_layers_for_gates
-from onnxzip.net import Axis, Net, Node
+from onnxzip.net import Axis, Net, Node, in_file, place_in_file
 
 DIFF_VERSION = 1
 Entry = dict[str, Any]
@@ -58,7 +58,9 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         raise UnsupportedError(f"{path}: does not tell where its channels come from. {way}")
     own = trace.origins[name].inputs
     same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
-    net = _as_merged(load_model(bound(read_mapped(file), same), file, name, model.opset), model, own)
+    alone = read_mapped(file)
+    same = {place_in_file(axis, trace.origins[name].axes.get(axis.value, 0)): size for axis, size in same.items()}
+    net = _as_merged(in_file(load_model(bound(alone, same), file, name, model.opset)), model, own)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {
         "schema_version": DIFF_VERSION,

@@ -23,7 +23,8 @@ from onnxzip.inspection.plain import plain_entries
 from onnxzip.loading import look_at
 from onnxzip.loading.dims import free_axes
 from onnxzip.loading.files import opset_of, read_any_float
-from onnxzip.net import macs
+from onnxzip.loading.in_front import axes_of, with_samples_in_front
+from onnxzip.net import macs, place_in_file
 from onnxzip.runtime import needed_nodes, read_by
 
 INSPECT_VERSION = 1
@@ -50,7 +51,8 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
 
 def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
     """`inspect` of a file that has been read."""
-    net = look_at(file, model)
+    net, axes = look_at(file, model), axes_of(model)
+    free = {place_in_file(a, axes.get(a.value, 0)): n for a, n in free_axes(with_samples_in_front(model, axes)).items()}
     coupling = couple(net)
     nodes = node_entries(net, coupling)
     size = source_size(file, macs(net))
@@ -67,7 +69,7 @@ def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
         "outputs": output_entries(net, coupling),
         "sizes": [
             {"input": axis.value, "axis": axis.dim, "name": name, "size": net.shapes[axis.value][axis.dim]}
-            for axis, name in free_axes(model).items()
+            for axis, name in free.items()
         ],
     }
     if not is_fused(net.metadata):

@@ -6,9 +6,10 @@
                which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
     dims       axes that may have any size
+    in_front   samples in front, wherever the file has them
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     tails      the end that cannot be analysed, cut off
-    shapes     folded and inferred for two batch sizes
+    shapes     folded and inferred for two batch sizes (taken: branches that these choose)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
@@ -37,10 +38,11 @@ from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.halves import computing_in_float32
+from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.loading.sized import Loaded, load_sized
 from onnxzip.loading.weights import stored_type
-from onnxzip.net import Net
+from onnxzip.net import Net, in_file
 
 __all__ = ["Family", "Loaded", "family", "load", "load_all", "load_family", "load_model", "look_at"]
 
@@ -68,8 +70,9 @@ def load_model(model: ModelProto, where: Path, name: str | None = None, opset: i
     Raises:
         UnsupportedError, UsageError: as `load`.
     """
-    opset = opset or max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    return at_usual_sizes(where, model, lambda sized, _: mergeable(where, name or where.stem, sized, opset))
+    opset, axes = opset or max(OLDEST_CANONICAL_OPSET, opset_of(model)), axes_of(model)
+    turned = with_samples_in_front(model, axes)
+    return placed(at_usual_sizes(where, turned, lambda sized, _: mergeable(where, name or where.stem, sized, opset)), axes)
 
 
 def load_all(files: Mapping[str, str | PathLike[str]], opset: int | None = None) -> tuple[Net, ...]:
@@ -99,12 +102,12 @@ def load_family(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Lo
 
 
 def look_at(path: Path, model: ModelProto) -> Net:
-    """As `load`, for those who only look: nets of any number format, half types as float32.
+    """As `load`, for those who only look: nets of any number format, half types as float32; inputs and outputs as in the file.
 
     Args:
         model: what is in the file, as `read_any_float` gives it; it is not changed.
     """
-    opset = max(OLDEST_CANONICAL_OPSET, opset_of(model))
-    wide = computing_in_float32(model)
+    opset, axes = max(OLDEST_CANONICAL_OPSET, opset_of(model)), axes_of(model)
+    wide = computing_in_float32(with_samples_in_front(model, axes))
     net = at_usual_sizes(path, wide, lambda sized, _: net_of(path, path.stem, sized, opset, ANY_FLOAT))
-    return replace(net, stored=stored_type(model))
+    return replace(in_file(placed(net, axes)), stored=stored_type(model))

@@ -24,6 +24,7 @@ from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_f
 from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.halves import float32_throughout
 from onnxzip.loading.importing import to_net
+from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.masks import masks_of
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
 from onnxzip.loading.removal import without_idle_nodes
@@ -76,14 +77,16 @@ def read_faithfully(
     where = source if isinstance(source, Path) else IN_MEMORY
     model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
     content = content_of(source, model)
-    lifted = with_free_batch(_lifted(model)) if any_batch else _lifted(model)
+    axes = axes_of(model)
+    lifted = with_samples_in_front(_lifted(model), axes)
+    lifted = with_free_batch(lifted) if any_batch else lifted
     name = where.stem if isinstance(source, Path) else model.graph.name
     constants = {node.output[0] for node in model.graph.node if held_by(node)}
     if sizes is not None:
         found = _read(bound(lifted, sizes), where, name, content, constants, sizes)
     else:
         found = at_usual_sizes(where, lifted, lambda m, at: _read(m, where, name, content, constants, at))
-    return replace(found, called=free_axes(lifted))
+    return replace(found, net=placed(found.net, axes), called=free_axes(lifted))
 
 
 def _read(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -19,10 +19,11 @@ from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, po
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.half_ports import with_float32_input
+from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.inputs import Given, Laid, laid_inputs, names_of, partly_had
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
-from onnxzip.net import Axis, Net, common_name
+from onnxzip.net import Axis, Net, common_name, place_in_file
 from onnxzip.runtime import BATCH_NAME
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
@@ -39,14 +40,17 @@ class Group:
     Attributes:
         name: of the size.
         axes: inputs of the fused net, and their axes.
+        samples: input of the fused net -> axis along which its file will have the samples.
     """
 
     name: str
     axes: tuple[Axis, ...]
+    samples: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def where(self) -> str:
-        return " and ".join(f"axis {a.dim} of input {a.value!r}" for a in self.axes)
+        places = (place_in_file(a, self.samples.get(a.value, 0)) for a in self.axes)
+        return " and ".join(f"axis {a.dim} of input {a.value!r}" for a in places)
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,15 @@ class Family:
     """Nets that are merged.
 
     Attributes:
-        models: task -> file and what is in it.
+        models: task -> file and what is in it, inputs with their samples in front.
+        axes: task -> input or output -> axis along which its file has the samples, where that is not the first one.
         inputs: task -> input of the fused net -> its own.
         groups: free axes.
         opset: of all nets.
     """
 
     models: Models
+    axes: Mapping[str, Mapping[str, int]]
     inputs: Laid
     groups: tuple[Group, ...]
     opset: int
@@ -74,6 +80,11 @@ class Family:
         dims = _dims(self.models[task][1])
         numbers = {g.name: [dims[a.value][a.dim][0] for a in self.own(task, g)] for g in self.groups}
         return {name: max(found) for name, found in numbers.items() if any(found)}
+
+    def axes_by_name(self, task: str) -> dict[str, int]:
+        """Input, as the fused net or the net itself calls it -> axis along which the net's file has the samples."""
+        own, axes = self.inputs[task], self.axes[task]
+        return {name: axes.get(mine, 0) for fused, mine in own.items() for name in (mine, fused)}
 
     def numbers(self, task: str, sizes: Numbers) -> dict[Axis, int]:
         """Sizes by a net's own inputs and axes."""
@@ -94,13 +105,16 @@ class Family:
         return levelled(nets, self.inputs)
 
     def _alone(self, path: Path, task: str, model: ModelProto) -> Net:
-        net = mergeable(path, task, model, self.opset)
+        net = self._net(path, task, model)
         if self.groups and sum(a.nbytes for a in net.params.values()) > LARGE_BYTES:
             gc.collect()
         return net
 
     def _freed(self, path: Path, model: ModelProto, net: Net) -> Net:
-        return freed(path, model, net, lambda free: mergeable(path, net.name, free, self.opset))
+        return freed(path, model, net, lambda free: self._net(path, net.name, free))
+
+    def _net(self, path: Path, task: str, model: ModelProto) -> Net:
+        return placed(mergeable(path, task, model, self.opset), self.axes[task])
 
     def usual(self) -> tuple[dict[str, int], tuple[Net, ...]]:
         """Sizes for nets without data, and the nets: numbers of the files, else the first usual ones at which all nets work.
@@ -170,13 +184,16 @@ def family(files: Mapping[str, Path], opset: int | None = None, apart: Sequence[
         UsageError: a glob fits no input.
     """
     models: Models = {name: (path, read_mapped(path)) for name, path in files.items()}
+    axes = {name: axes_of(model) for name, (_, model) in models.items()}
+    models = {name: (path, with_samples_in_front(model, axes[name])) for name, (path, model) in models.items()}
     inputs = _laid(models, apart)
     models = _of_one_float(models, inputs)
     opset = opset or max((OLDEST_CANONICAL_OPSET, *(opset_of(model) for _, model in models.values())))
     dims = {task: _dims(model) for task, (_, model) in models.items()}
     batch = common_name(batch_name(model) for _, model in models.values()) or BATCH_NAME
-    groups = _named(_groups(dims, inputs), batch)
-    return Family(models, inputs, groups, opset)
+    samples = {fused: axes[t].get(own, 0) for t in reversed(tuple(models)) for fused, own in inputs[t].items()}
+    groups = _named(_groups(dims, inputs), batch, samples)
+    return Family(models, axes, inputs, groups, opset)
 
 
 def _laid(models: Models, apart: Sequence[str]) -> Laid:
@@ -231,7 +248,7 @@ def _groups(dims: Mapping[str, Mapping[str, tuple[Dim, ...]]], inputs: Laid) -> 
     return [(tuple(axes), name) for _, axes, name in found]
 
 
-def _named(groups: Sequence[Named], batch: str) -> tuple[Group, ...]:
+def _named(groups: Sequence[Named], batch: str, samples: Mapping[str, int]) -> tuple[Group, ...]:
     """Groups under names of their own, none that of the batch."""
     taken = {batch}
     named = []
@@ -240,5 +257,5 @@ def _named(groups: Sequence[Named], batch: str) -> tuple[Group, ...]:
         while wish in taken:
             wish = f"{wish}_{axes[0].dim}"
         taken.add(wish)
-        named.append(Group(wish, axes))
+        named.append(Group(wish, axes, samples))
     return tuple(named)

@@ -1,6 +1,7 @@
 """A net that takes one sample at a time as one that takes any number: for a merge with nets that do, and to train it.
 
-    inputs [1, ...] -> [N, ...]        Reshape to [1, ...] -> to [-1, ...], where the other entries are numbers
+    inputs [1, ...] -> [N, ...]        Reshape to [1, ...] -> to [-1, ...], where the other entries are numbers, and to
+                                       [T, 1, ...] -> to [T, -1, ...], where there is no other 1
 
 It must give the same for several samples at once as for each alone, which is tried on noise; else the net is refused.
 """
@@ -84,11 +85,13 @@ def with_free_batch(model: ModelProto) -> ModelProto:
 
 
 def _free_reshape(model: ModelProto, node: NodeProto, tensor: TensorProto, name: str) -> None:
-    """Let the first axis be what the others leave; a shape with -1 in it keeps that, and takes the batch over by 0."""
+    """Let the first axis, or the only one of 1, be what the others leave; a shape with -1 in it keeps that, and takes the
+    batch over by 0."""
     shape = numpy_helper.to_array(tensor).tolist()
-    if not shape or shape[0] != 1:
+    if not shape or (shape[0] != 1 and (shape.count(1) != 1 or -1 in shape)):
         return
-    free = [0 if -1 in shape else -1, *shape[1:]]
+    free = [*shape]
+    free[shape.index(1)] = 0 if -1 in shape else -1
     model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(free)], free))
     node.input[1] = name
 

@@ -21,7 +21,7 @@ def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collect
     for port in (*graph.input, *graph.output):
         if port.name in (*inputs, *outputs):
             port.type.tensor_type.elem_type = TensorProto.FLOAT16
-    names, readers = _names(graph), _readers(graph)
+    names, readers = names_in(graph), _readers(graph)
     makers = {v: n for n in graph.node for v in n.output}
     first = {v: names.fresh(f"{v}.float32") for v in inputs if not all(map(_gives_float32, readers.get(v, [])))}
     last = {}
@@ -30,8 +30,8 @@ def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collect
             next(a for a in makers[value].attribute if a.name == "to").i = TensorProto.FLOAT16
         elif value in makers:
             last[value] = names.fresh(f"{value}.float32")
-    _renamed(graph.node, first | last)
-    _put_around(
+    rename(graph.node, first | last)
+    put_around(
         graph,
         [_cast(old, new, TensorProto.FLOAT) for old, new in first.items()],
         [_cast(new, old, TensorProto.FLOAT16) for old, new in last.items()],
@@ -44,16 +44,16 @@ def with_float32_input(model: ModelProto, name: str) -> ModelProto:
         return model
     copy = ModelProto()
     copy.CopyFrom(model)
-    inner = _names(copy.graph).fresh(f"{name}.float16")
-    _renamed(copy.graph.node, {name: inner})
+    inner = names_in(copy.graph).fresh(f"{name}.float16")
+    rename(copy.graph.node, {name: inner})
     for port in copy.graph.input:
         if port.name == name:
             port.type.tensor_type.elem_type = TensorProto.FLOAT
-    _put_around(copy.graph, [_cast(name, inner, TensorProto.FLOAT16)], [])
+    put_around(copy.graph, [_cast(name, inner, TensorProto.FLOAT16)], [])
     return copy
 
 
-def _names(graph: GraphProto) -> Names:
+def names_in(graph: GraphProto) -> Names:
     known = {v for n in graph.node for v in (*read_by(n), *n.output, n.name)}
     return Names(known | {p.name for p in (*graph.input, *graph.output, *graph.initializer)})
 
@@ -74,19 +74,19 @@ def _cast(old: str, new: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [old], [new], name=f"{old}.cast", to=to)
 
 
-def _renamed(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+def rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
     """Other names for values of a graph, in its nodes and in the graphs inside of them."""
     for node in nodes:
         node.input[:] = [names.get(v, v) for v in node.input]
         node.output[:] = [names.get(v, v) for v in node.output]
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _renamed(graph.node, names)
+                rename(graph.node, names)
                 for port in graph.output:
                     port.name = names.get(port.name, port.name)
 
 
-def _put_around(graph: GraphProto, before: Iterable[NodeProto], behind: Iterable[NodeProto]) -> None:
+def put_around(graph: GraphProto, before: Iterable[NodeProto], behind: Iterable[NodeProto]) -> None:
     kept = [NodeProto.FromString(n.SerializeToString()) for n in (*before, *graph.node, *behind)]
     del graph.node[:]
     graph.node.extend(kept)

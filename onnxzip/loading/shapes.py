@@ -25,6 +25,7 @@ from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import mapped_params
 from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.subgraphs import with_state_shapes
+from onnxzip.loading.taken import with_taken_branches
 from onnxzip.net import Shape
 from onnxzip.runtime import quiet
 
@@ -157,7 +158,8 @@ def _folded(
         first = before is None
         if _may_fold(graph) or (first and any(n.op in _OF_TYPES for n in graph.nodes)):
             with G_LOGGER.suppress(G_LOGGER.CRITICAL), quiet():
-                graph.fold_constants(should_exclude_node=lambda node: node.name in kept)
+                graph.fold_constants(should_exclude_node=lambda node: node.name in kept, flatten_subgraphs=False)
+            with_taken_branches(graph)
         elif not first:
             break
         graph.cleanup().toposort()

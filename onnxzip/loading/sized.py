@@ -104,7 +104,7 @@ def _free(
     if len(groups) > 1 and isinstance(why, _Contradiction):
         if all(len(set(sizes.values())) == 1 for sizes in (base.sizes, *others)):
             try:
-                tied = Group(groups[0].name, tuple(a for g in groups for a in g.axes))
+                tied = Group(groups[0].name, tuple(a for g in groups for a in g.axes), groups[0].samples)
                 return (tied,), _tried(nets, base, [tuple(g.name for g in groups)], others), ()
             except _FIXED as error:
                 why = error

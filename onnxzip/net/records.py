@@ -26,11 +26,39 @@ class Axis(NamedTuple):
 
 
 class Port(NamedTuple):
-    """A graph input or output: its name, numpy dtype and shape."""
+    """A graph input or output.
+
+    Attributes:
+        name, dtype: numpy's type.
+        shape: samples, or the one of a fixed batch, are its first axis, wherever the file has them.
+        axis: along which the file has them.
+    """
 
     name: str
     dtype: np.dtype
     shape: Shape
+    axis: int = 0
+
+    @property
+    def in_file(self) -> Port:
+        """The port as it stands in the file."""
+        return self._replace(shape=tuple(self.shape[k] for k in order_in_file(len(self.shape), self.axis)))
+
+
+def order_in_file(rank: int, axis: int) -> tuple[int, ...]:
+    """Axes of a value with its samples in front, in the order of one that has them along an axis: a Transpose by it moves them
+    there, one by `order_in_front` back."""
+    return (*range(1, axis + 1), 0, *range(axis + 1, rank))[:rank]
+
+
+def order_in_front(rank: int, axis: int) -> tuple[int, ...]:
+    """The inverse of `order_in_file`."""
+    return (axis, *range(axis), *range(axis + 1, rank))[:rank]
+
+
+def place_in_file(axis: Axis, samples: int) -> Axis:
+    """Where an axis of a value with its samples in front stands in one that has them along another axis."""
+    return axis._replace(dim=samples if axis.dim == 0 else axis.dim - (axis.dim <= samples))
 
 
 class Measure(NamedTuple):
@@ -185,6 +213,11 @@ class Net:
     def made(self) -> tuple[str, ...]:
         """The outputs that a tail computes."""
         return () if self.tail is None else self.tail.made
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Input or output -> axis along which its file has the samples, where that is not the first."""
+        return {p.name: p.axis for p in (*self.inputs, *self.outputs) if p.axis}
 
     def roots(self, ends: Iterable[str]) -> list[str]:
         """The values of the net that some outputs of the whole net are computed from."""

@@ -21,79 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
-from onnxzip.loading.faithful import Faithful, read_faithfully
+from onnxzip.loading.faithful import read_faithfully
 from onnxzip.loading.freeing import differing, is_fixed
 from onnxzip.loading.stored import replaced
-from onnxzip.net import BATCH, Net, Port, rows_per_sample
-from onnxzip.ops.evaluate import Program, Watch, check_runnable, program_of
+from onnxzip.net import BATCH, Port, order_in_file, rows_per_sample
+from onnxzip.ops.evaluate import Watch
 from onnxzip.retraining.keys import keys_of
+from onnxzip.retraining.reading import Reading
 
 _HALVES = (torch.float16, torch.bfloat16)
-Sizes = tuple[int, ...]  # of the free axes of a net's inputs, in their order
-
-
-class Reading:
-    """What all copies of a module share: the file, the net, and the programs made of it so far. It is never changed.
-
-    Args:
-        faithful: the file as it was read.
-        any_batch: whether it was read as a net that takes any number of samples, where the file takes one.
-    """
-
-    def __init__(self, faithful: Faithful, any_batch: bool = False) -> None:
-        self.faithful, self.any_batch = faithful, any_batch
-        self._programs: dict[tuple[tuple[str, ...], Sizes], Program] = {}
-        self.free, self.usual = tuple(faithful.sizes), tuple(faithful.sizes.values())
-        self._nets = {self.usual: faithful.net}
-        check_runnable(faithful.net)
-
-    @property
-    def net(self) -> Net:
-        """The net as it was read, with its first params."""
-        return self.faithful.net
-
-    def sizes_of(self, feeds: Mapping[str, Tensor]) -> Sizes:
-        """The sizes that free axes have in some inputs; of those that are not there, that of one that is called the same, else
-        the usual ones."""
-        told = {a: int(feeds[a.value].shape[a.dim]) for a in self.free if a.value in feeds}
-        named = {name: told[a] for a in told if (name := self.faithful.called.get(a, ""))}
-        usual = zip(self.free, self.usual, strict=True)
-        return tuple(told.get(a, named.get(self.faithful.called.get(a, ""), size)) for a, size in usual)
-
-    def net_at(self, sizes: Sizes) -> Net:
-        """The net with its numbers for the given sizes of free axes; read once for each.
-
-        Raises:
-            InvalidModelError, UnsupportedError: it does not work there.
-        """
-        if sizes not in self._nets:
-            numbers = dict(zip(self.free, sizes, strict=True))
-            self._nets[sizes] = read_faithfully(self.faithful.content, numbers, self.any_batch).net
-        return self._nets[sizes]
-
-    def program(self, outputs: Sequence[str], sizes: Sizes | None = None) -> Program:
-        """What computes these outputs; made once for each set of them, and for each size of the free axes.
-
-        Raises:
-            UsageError: the net has no such output.
-        """
-        key = tuple(outputs), self.usual if sizes is None else sizes
-        if key not in self._programs:
-            known = [p.name for p in self.net.outputs]
-            if unknown := [name for name in key[0] if name not in known]:
-                raise UsageError(f"net {self.net.name!r} has no output {unknown[0]!r}; it has {', '.join(known)}.")
-            self._programs[key] = program_of(self.net_at(key[1]), key[0])
-        return self._programs[key]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Reading:
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reading, (self.faithful.content, self.any_batch)
-
-
-def _reading(content: bytes, any_batch: bool) -> Reading:
-    return Reading(read_faithfully(content, any_batch=any_batch), any_batch)
 
 
 class TorchNet(nn.Module):
@@ -111,8 +47,8 @@ class TorchNet(nn.Module):
         super().__init__()
         self.reading = reading
         net = reading.net
-        self.inputs: tuple[Port, ...] = net.inputs
-        self.outputs: tuple[Port, ...] = net.outputs
+        self.inputs: tuple[Port, ...] = tuple(p.in_file for p in net.inputs)
+        self.outputs: tuple[Port, ...] = tuple(p.in_file for p in net.outputs)
         self.metadata: dict[str, str] = dict(net.metadata)
         self._watch: Watch | None = None
         self._all_outputs = tuple(p.name for p in net.outputs)
@@ -143,10 +79,14 @@ class TorchNet(nn.Module):
         if len(inputs) > len(names) or not feeds.keys() <= set(names):
             given = f"{len(inputs)} inputs by position" + (f" and {', '.join(by_name)} by name" if by_name else "")
             raise UsageError(f"net {self.reading.net.name!r} has the inputs {', '.join(names)}; it was given {given}.")
-        return self.compute_all(feeds, self._all_outputs)
+        axes = {p.name: p.axis for p in (*self.inputs, *self.outputs) if p.axis}
+        front = {name: x.movedim(axes[name], 0) if axes.get(name, x.ndim) < x.ndim else x for name, x in feeds.items()}
+        found = self.compute_all(front, self._all_outputs)
+        return {name: y.movedim(0, axes[name]) if name in axes else y for name, y in found.items()}
 
     def compute(self, feeds: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Some outputs by name; only what they need is run, and only the inputs that they need must be there.
+        """Some outputs by name; only what they need is run, and only the inputs that they need must be there. Samples are the
+        first axis of all of them, wherever the file has them.
 
         Raises:
             UsageError: the net has no such output, or an input is missing.
@@ -202,16 +142,19 @@ class TorchNet(nn.Module):
         Raises:
             UsageError: an input has another shape than the net's, or other samples than the first one.
         """
-        fixed = all(p.shape[:1] == (self.batch,) for p in self.inputs) and self.batch != BATCH
+        ports = self.reading.net.inputs
+        fixed = all(p.shape[:1] == (self.batch,) for p in ports) and self.batch != BATCH
         counts = set()
-        for port in (p for p in self.inputs if p.name in feeds):
+        for port in (p for p in ports if p.name in feeds):
             have = tuple(feeds[port.name].shape)
             free = {d for d, n in enumerate(port.shape) if n < 0} | {a.dim for a in self.reading.free if a.value == port.name}
             free |= {0} if fixed else set()
             if len(have) != len(port.shape) or any(have[d] != n for d, n in enumerate(port.shape) if d not in free):
-                listed = ", ".join("any" if d in free else str(n) for d, n in enumerate(port.shape))
+                order = order_in_file(len(port.shape), port.axis)
+                listed = ", ".join("any" if d in free else str(port.shape[d]) for d in order)
+                given = [have[d] for d in order] if len(have) == len(order) else list(have)
                 raise UsageError(
-                    f"net {self.reading.net.name!r}: input {port.name!r} takes the shape [{listed}], was given {list(have)}."
+                    f"net {self.reading.net.name!r}: input {port.name!r} takes the shape [{listed}], was given {given}."
                 )
             counts.add(have[0] if fixed else self.batch)
         if fixed and len(counts) > 1:
@@ -222,7 +165,7 @@ class TorchNet(nn.Module):
     @property
     def batch(self) -> int:
         """Samples that the net takes at once; -1 for any number."""
-        return self.inputs[0].shape[0]
+        return self.reading.net.inputs[0].shape[0]
 
     def params(self) -> dict[str, nn.Parameter]:
         """Every Parameter by its ONNX name."""

@@ -199,7 +199,7 @@ def _check_shapes(net: TorchNet, streams: Sequence[Stream]) -> None:
     Raises:
         InvalidModelError: an output has another shape.
     """
-    ports = {p.name: p for p in net.outputs}
+    ports = {p.name: p for p in net.reading.net.outputs}
     for stream in streams:
         for name, answer in next(stream.judging()).targets.items():
             have, want = tuple(answer.shape[1:]), tuple(ports[name].shape[1:])

@@ -14,9 +14,10 @@ import numpy as np
 from onnxzip.calibration.rows import Pool
 from onnxzip.errors import InvalidDataError
 from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.opening import opened
 from onnxzip.exporting.shown import Teaching
 from onnxzip.exporting.verifying import run_rows
-from onnxzip.runtime import Session, open_file
+from onnxzip.runtime import Session
 
 Arrays = dict[str, np.ndarray]
 
@@ -60,7 +61,7 @@ def teachers_of(originals: Teaching, device: str) -> dict[str, Teacher]:
         UnsupportedError: ONNX Runtime cannot run one of them.
     """
     names = {t: origin.source if isinstance(file, bytes) else str(file) for t, (file, origin) in originals.items()}
-    return {t: Teacher(t, origin, open_file(names[t], file, device)) for t, (file, origin) in originals.items()}
+    return {t: Teacher(t, origin, opened(names[t], file, device, origin.axes)) for t, (file, origin) in originals.items()}
 
 
 class Answers:

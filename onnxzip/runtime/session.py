@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ import onnxruntime as ort
 from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
-from onnxzip.net import Net, pruned
+from onnxzip.net import Net, order_in_front, pruned
 from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
@@ -42,12 +42,14 @@ class Session:
         name: of the net.
         provider: ONNX Runtime's execution provider that runs it.
         outputs: names of what it computes.
+        axes: input or output -> axis along which the net has the samples, where callers of `run` have them in front.
     """
 
     name: str
     provider: str
     outputs: tuple[str, ...]
     inner: ort.InferenceSession
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def device(self) -> str:
@@ -70,6 +72,11 @@ class Session:
                 raise UnsupportedError(message) from error
         return found
 
+    def shapes(self) -> dict[str, tuple[int | str | None, ...]]:
+        """Shapes of the inputs as callers of `run` have them; names, or None, stand for any size."""
+        ports = {p.name: p.shape for p in self.inner.get_inputs()}
+        return {name: tuple(d[k] for k in order_in_front(len(d), self.axes.get(name, 0))) for name, d in ports.items()}
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs for the given inputs, by name.
 
@@ -79,10 +86,11 @@ class Session:
         silent = ort.RunOptions()  # what goes wrong is told by the error
         silent.log_severity_level = _FATAL_ONLY
         try:
-            found = self.inner.run(list(self.outputs), dict(feeds), silent)
+            given = {name: np.moveaxis(a, 0, self.axes[name]) if name in self.axes else a for name, a in feeds.items()}
+            found = dict(zip(self.outputs, self.inner.run(list(self.outputs), given, silent), strict=True))
         except _ORT_ERRORS as error:
             raise _failed(f"failed in the net {self.name!r}", error) from error
-        return dict(zip(self.outputs, found, strict=True))
+        return {name: np.moveaxis(a, self.axes[name], 0) if name in self.axes else a for name, a in found.items()}
 
     def run_bound(self, feeds: Mapping[str, Value], keep: Iterable[str] = ()) -> dict[str, Value]:
         """As `run`; feeds may live on the device, and outputs in `keep` stay there as OrtValues.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.calibration.samples import Source
+from onnxzip.exporting.opening import opened
 from onnxzip.exporting.trial import TINY, check_alike, in_numbers
 from onnxzip.exporting.verifying import run_rows
-from onnxzip.runtime import open_file
 from onnxzip.shipping.preparing import Prepared
 
 ANY = sys.float_info.max  # as a tolerance: every finite number passes
@@ -57,7 +57,7 @@ def compare_with_fused(
     Raises:
         VerificationError: an output has another shape, or is further off.
     """
-    session = open_file("fused", prepared.reference, "cpu")
+    session = opened("fused", prepared.reference, "cpu")
     found = {}
     for source in sources:
         picked = rows(source)
@@ -66,7 +66,8 @@ def compare_with_fused(
         wanted, shipped = run_rows(session, feeds), run(prepared.fed(feeds))
         for task in source.tasks:
             names = prepared.outputs_of[task]
-            theirs, ours = {f: shipped[m] for f, m in names.items()}, {f: wanted[f] for f in names}
+            theirs = {f: np.moveaxis(shipped[m], prepared.axes.get(m, 0), 0) for f, m in names.items()}
+            ours = {f: wanted[f] for f in names}
             errors = check_alike(f"{what}: task {task!r}", theirs, ours, tolerance, prepared.bounded(task))
             found[task] = _likeness([(theirs[f], ours[f]) for f in names], samples, max(errors.values()))
     return found

@@ -21,7 +21,7 @@ from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
-from onnxzip.net import Net, Port, within_one
+from onnxzip.net import Net, Port, in_file, within_one
 from onnxzip.runtime import at_older_opset, fixed_batch, to_model
 from onnxzip.shipping.records import Tensor
 
@@ -38,6 +38,7 @@ class Prepared:
         feeds: what the tasks in it are fed with.
         outputs_of: task -> {output in the fused file: output in the model}.
         inputs_of: input in the model -> input in the fused file.
+        axes: input or output in the model -> axis of its samples, where the fused file tells that it is not the first one.
     """
 
     model: ModelProto
@@ -48,6 +49,7 @@ class Prepared:
     feeds: Mapping[str, Feed]
     outputs_of: Mapping[str, Mapping[str, str]]
     inputs_of: Mapping[str, str]
+    axes: Mapping[str, int]
 
     def bounded(self, task: str) -> set[str]:
         """Outputs of a task, by their names in the fused file, that lie between -1 and 1."""
@@ -55,11 +57,12 @@ class Prepared:
         return {fused for fused, name in self.outputs_of[task].items() if name in found}
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the model is fed with, of what the fused file is; zeros for inputs of tasks that the samples are not for."""
+        """What the model is fed with, of what the fused file is, samples in front; zeros for inputs of tasks that the samples
+        are not for."""
         count, found = len(next(iter(feeds.values()))), dict[str, np.ndarray]()
         for port in self.inputs:
-            name = self.inputs_of[port.name]
-            found[port.name] = feeds[name] if name in feeds else np.zeros((count, *port.shape[1:]), port.dtype)
+            name, size = self.inputs_of[port.name], (*port.shape[: port.axis], *port.shape[port.axis + 1 :])
+            found[port.name] = feeds[name] if name in feeds else np.zeros((count, *size), port.dtype)
         return found
 
 
@@ -99,17 +102,18 @@ def prepare_net(
         net = at_older_opset(net, opset, str(fused))
     elif opset is None and oldest is not None:
         net = next(_at_opsets(net, oldest, str(fused)), net)
-    prepared = _checked(to_model(net if batch is None else fixed_batch(net, batch)), str(fused))
+    prepared = _checked(to_model(in_file(net if batch is None else fixed_batch(net, batch))), str(fused))
     ends = zip(ports_of(prepared.graph.output), net.outputs, strict=True)
     return Prepared(
         prepared,
-        tuple(_tensor(p) for p in ports_of(prepared.graph.input)),
+        tuple(_tensor(p, free.axis) for p, free in zip(ports_of(prepared.graph.input), net.inputs, strict=True)),
         tuple(_output(port, free, net.inputs[0].shape[0]) for port, free in ends),
         fused,
         reference,
         feeds,
         {t: {before[t].outputs[o]: name for o, name in after[t].outputs.items()} for t in after},
         {new: name for t in after for name, own in before[t].inputs.items() for new, o in after[t].inputs.items() if o == own},
+        net.axes,
     )
 
 
@@ -122,12 +126,14 @@ def _at_opsets(net: Net, oldest: int, where: str) -> Iterator[Net]:
             continue
 
 
-def _tensor(port: Port) -> Tensor:
-    return Tensor(port.name, port.shape, str(port.dtype))
+def _tensor(port: Port, axis: int = 0) -> Tensor:
+    return Tensor(port.name, port.shape, str(port.dtype), axis)
 
 
 def _output(port: Port, free: Port, batch: int) -> Tensor:
     """An output; `free` is the same one of the net, for any number of samples, or for `batch`."""
+    if free.axis:
+        return _tensor(port, free.axis)
     fixed = (0, free.shape[0] // batch if batch > 0 and free.shape and not free.shape[0] % batch else 1)
     axis, rows = next(((k, -size) for k, size in enumerate(free.shape) if size < 0), fixed)
     return replace(_tensor(port), axis=axis, rows=rows)

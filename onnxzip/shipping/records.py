@@ -25,7 +25,7 @@ class Tensor:
 
     Attributes:
         name: in the net that is shipped.
-        shape: of an input, the first number is the batch; -1 there is any number of samples.
+        shape: of an input, the number along its axis is the batch; -1 there is any number of samples.
         dtype: name of the numpy type.
         axis: along which samples lie.
         rows: that a sample has there.
@@ -73,13 +73,18 @@ class Job:
         return self.output.with_suffix(suffix)
 
     def portions(self, feeds: Arrays) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Samples in portions of the net's batch, the last filled up with its last sample: (samples that count, feeds)."""
-        declared, count = self.inputs[0].shape[0], len(next(iter(feeds.values())))
+        """Samples in portions of the net's batch, the last filled up with its last sample: (samples that count, feeds).
+
+        Args:
+            feeds: samples in front; those that are given have them where the net has.
+        """
+        first, count = self.inputs[0], len(next(iter(feeds.values())))
+        declared = first.shape[first.axis]
         size = declared if declared > 0 else min(SAMPLES_AT_ONCE, count)
         for start in range(0, count, size):
             wanted = min(size, count - start)
             index = np.minimum(np.arange(start, start + (size if declared > 0 else wanted)), count - 1)
-            yield wanted, {t.name: np.ascontiguousarray(feeds[t.name][index]) for t in self.inputs}
+            yield wanted, {t.name: np.ascontiguousarray(np.moveaxis(feeds[t.name][index], 0, t.axis)) for t in self.inputs}
 
 
 def names_file(output: Path) -> Path:

@@ -21,14 +21,13 @@ from onnxzip.config import LEAST_SAMPLES, ExportData, ExportOptions, RunOptions
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.report import SCHEMA_VERSION, fused_entry, samples_entry
 from onnxzip.exporting.staging import put, staged
-from onnxzip.exporting.verifying import run_rows
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import open_file
 from onnxzip.shipping.backends import Backend, backend_for
 from onnxzip.shipping.comparing import ANY, Likeness, compare_with_fused
 from onnxzip.shipping.preparing import Prepared, prepare_net
-from onnxzip.shipping.records import PROGRAM, Arrays, Job, Target, names_file, run_in_portions
+from onnxzip.shipping.records import PROGRAM, Arrays, Job, Target, Tensor, names_file, run_in_portions
 from onnxzip.shipping.requests import check_request, find_target
 
 SOURCES = {PROGRAM: "net.pt2"}  # what a target is handed is called; else net.onnx
@@ -168,10 +167,15 @@ def _all_rows(source: Source) -> np.ndarray:
 def _run_source(job: Job, feeds: Arrays) -> dict[str, np.ndarray]:
     """Outputs of the net that a target was handed."""
     if job.source.name != SOURCES[PROGRAM]:
-        return run_rows(open_file("net", job.source, "cpu"), feeds)
+        return run_in_portions(job, feeds, open_file("net", job.source, "cpu").run)
     from onnxzip.shipping.programs import open_program
 
     return run_in_portions(job, feeds, open_program(job.source, [t.name for t in job.outputs]))
+
+
+def _without(tensor: Tensor) -> list[int]:
+    """A shape without the axis of the batch."""
+    return [size for k, size in enumerate(tensor.shape) if k != tensor.axis]
 
 
 def _name_map(target: Target, job: Job) -> str:
@@ -179,7 +183,7 @@ def _name_map(target: Target, job: Job) -> str:
     drops = target.batches == (1,)
     ends = {
         key: [
-            {"net": t.name, "runtime": job.names[t.name], "shape": list(t.shape[1:] if drops else t.shape), "dtype": t.dtype}
+            {"net": t.name, "runtime": job.names[t.name], "shape": _without(t) if drops else list(t.shape), "dtype": t.dtype}
             for t in getattr(job, key)
         ]
         for key in ("inputs", "outputs")

@@ -46,7 +46,7 @@ def run(job: Job, feeds: Arrays) -> Arrays:
         def once(portion: Arrays) -> Arrays:
             with net.create_extractor() as extractor:
                 for tensor in job.inputs:
-                    extractor.input(job.names[tensor.name], ncnn.Mat(portion[tensor.name][0]).clone())
+                    extractor.input(job.names[tensor.name], ncnn.Mat(portion[tensor.name].take(0, tensor.axis)).clone())
                 return {t.name: _extracted(extractor.extract(job.names[t.name]), t.shape) for t in job.outputs}
 
         return run_in_portions(job, feeds, once)
@@ -57,7 +57,7 @@ def _extracted(found: tuple[int, np.ndarray], shape: tuple[int, ...]) -> np.ndar
     code, mat = found
     if code:
         raise RuntimeError(f"ncnn gives up on the net (code {code})")
-    return np.array(mat).reshape(1, *shape[1:])
+    return np.array(mat).reshape(shape)
 
 
 register(
