@@ -57,6 +57,17 @@ def record_from(record: type[Any], config: Mapping[str, Any], flags: Mapping[str
     return record(**values)
 
 
+class _Loader(yaml.SafeLoader):
+    """As YAML's own, but it refuses a key that stands twice, of which only the last would count."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"{key!r} stands there twice; write `{key}: [.., ..]` for several values")
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path, known: set[str]) -> dict[str, Any]:
     """Options by name from a YAML file.
 
@@ -64,7 +75,7 @@ def read_config(path: Path, known: set[str]) -> dict[str, Any]:
         UsageError: it cannot be read, or holds a key that is no option.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or 'no text'})") from error
     except yaml.YAMLError as error:

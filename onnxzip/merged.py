@@ -17,6 +17,7 @@ from onnxzip.exporting.report import to_text
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.staging import Fill, write, write_together
 from onnxzip.exporting.write import check_unread
+from onnxzip.values import file_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Merged:
         Raises:
             UsageError: it is no path; a file exists (without force), was read for it (a net, data), or cannot be written.
         """
-        place = path_of(path, "save")
+        place = _place(path, "save", "an ONNX file")
         net = [(place, partial(write, self.content))] if self.shelf is None else self.shelf.files(place)
-        self._save(net + ([self._report_in(path_of(report, "save", "a file"))] if report is not None else []), force)
+        self._save(net + ([self._report_in(_place(report, "save", "a file"))] if report is not None else []), force)
 
     def save_report(self, path: str | PathLike[str], force: bool = False) -> None:
         """Write the report as JSON, completely or not at all.
@@ -63,7 +64,7 @@ class Merged:
         Raises:
             UsageError: the file exists (without force), was read for it (a net, data), or cannot be written.
         """
-        self._save([self._report_in(path_of(path, "save_report", "a file"))], force)
+        self._save([self._report_in(_place(path, "save_report", "a file"))], force)
 
     def _report_in(self, path: Path) -> tuple[Path, Fill]:
         return path, partial(write, to_text(self.report).encode())
@@ -71,3 +72,9 @@ class Merged:
     def _save(self, files: Sequence[tuple[Path, Fill]], force: bool) -> None:
         check_unread([path for path, _ in files], self.made_from, self.read)
         write_together(files, force)
+
+
+def _place(given: str | PathLike[str], what: str, of: str) -> Path:
+    """Where a file goes, told by a path, which a name of a folder is not."""
+    path_of(given, what, of)
+    return file_of(given)

@@ -88,6 +88,8 @@ def check_folder(folder: Path, force: bool) -> None:
         UsageError: something is in the way, or the folder above is missing or not writable.
     """
     if not os.path.isdir(folder):
+        if folder.exists():
+            raise UsageError(f"{folder}: is a file. Name a folder.")
         check_writable(folder)
         return
     known = {MANIFEST, WEIGHTS}

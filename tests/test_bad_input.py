@@ -402,6 +402,7 @@ class TestOptions:
             ("share: [", ("YAML",)),
             ("seed: x", ("--seed", "'x'")),
             ("force: 3", ("--force",)),
+            ("share: 0.5\nseed: 1\nshare: 0.8", ("'share' stands there twice",)),
         ],
     )
     def test_config_files(self, nets: Path, text: str, words: tuple[str, ...]) -> None:
@@ -684,6 +685,11 @@ class TestCalls:
             merged.save(None)  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="save_report: give the path of a file, not an int"):
             merged.save_report(3)  # type: ignore[arg-type]
+        for place in (f"{nets / 'new'}/", ""):
+            for save in (merged.save, merged.save_report, partial(merged.save, nets / "m.onnx", report=place)):
+                with pytest.raises(UsageError, match="names"):
+                    save(*([] if isinstance(save, partial) else [place]))
+        assert not (nets / "new").exists() and not (nets / "m.onnx").exists()
         with pytest.raises(UsageError, match="from_torch: give the path of an ONNX file, not a NoneType"):
             onnxzip.from_torch(onnxzip.to_torch(nets / "a.onnx"), None)  # type: ignore[arg-type]
 

@@ -341,6 +341,9 @@ class TestDiff:
         failed(2, "diff", FILES["low"], lenet[0], "--task", "none", words=("none", "low, high"))
         failed(2, "diff", MODELS / "lenet5-digits.onnx", lenet[0], words=("lenet5-digits", "--task"))
         failed(3, "diff", FILES["low"], FILES["high"], words=("was not made by onnxzip",))
+        other = MODELS / "lenet5-digits.onnx"
+        failed(3, "diff", other, lenet[0], "--task", "low", words=(f"{other}: has", "fashion-low.onnx) had"))
+        failed(3, "diff", "none.onnx", lenet[0], words=("none.onnx: no such file",))
 
 
 class TestNotesOnNodes:

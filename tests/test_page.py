@@ -205,8 +205,9 @@ class TestFiles:
         failed(2, "inspect", model, "--html", fused / "m.html", words=("m.html", "--force"))
         failed(2, "inspect", model, "--html", model, "--force", words=("m.onnx", "read by this command"))
         failed(2, "inspect", model, "--report", fused / "r.json", words=("--html",))
-        (tmp_path / "r.json").write_text("[]")
         page = "--html", tmp_path / "p.html", "--report", tmp_path / "r.json"
+        failed(3, "inspect", model, *page, words=("r.json: cannot be read: No such file",))
+        (tmp_path / "r.json").write_text("[]")
         failed(3, "inspect", model, *page, words=("r.json", "no report"))
         other = json.loads((fused / "r.json").read_text())
         other["tasks"]["tops"]["sha256"] = "0" * 64

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis.uniform import with_uniform_apart
-from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.exporting.bundling import is_bundled
-from onnxzip.exporting.report import original_entry, sha256_of
+from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.report import original_entry, sha256_of, source_size
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
 from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change
 from onnxzip.loading import load_model, look_at
@@ -43,12 +44,12 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         a value.
 
     Raises:
-        InvalidModelError: a file is no ONNX net, or `fused` was not made by onnxzip.
+        InvalidModelError: a file is no ONNX net, `fused` was not made by onnxzip, or the task from a net of another size.
         UsageError: there is no such task, or none was made from the file.
         UnsupportedError: the fused file does not tell where its channels come from.
     """
     file, path = Path(original), Path(fused)
-    read = read_any_float(path)
+    source, read = read_mapped(file), read_any_float(path)
     model = with_layers_for_gates(look_at(path, read))
     trace = read_trace(model.metadata, str(path))
     name = _task(trace, file, path, task)
@@ -56,11 +57,11 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         again = "Merge the nets again with this onnxzip."
         way = "Give the fused file that the bundle was made from." if is_bundled(path) else again
         raise UnsupportedError(f"{path}: does not tell where its channels come from. {way}")
+    _check_params(file, path, name, trace.origins[name])
     own = trace.origins[name].inputs
     same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
-    alone = read_mapped(file)
     same = {place_in_file(axis, trace.origins[name].axes.get(axis.value, 0)): size for axis, size in same.items()}
-    net = _as_merged(in_file(load_model(bound(alone, same), file, name, model.opset)), model, own)
+    net = _as_merged(in_file(load_model(bound(source, same), file, name, model.opset)), model, own)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {
         "schema_version": DIFF_VERSION,
@@ -70,6 +71,16 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         "summary": _summary(nodes),
         "nodes": [entry for entry, _ in nodes],
     }
+
+
+def _check_params(file: Path, path: Path, task: str, origin: Origin) -> None:
+    """Refuse what cannot be the net that a task was made from: it has another number of params."""
+    have, had = source_size(file, 0).params, origin.params
+    if had is not None and have != had:
+        raise InvalidModelError(
+            f"{file}: has {have:,} params, the net that task {task!r} of {path} was made from ({origin.source}) had {had:,}. "
+            "Give that file."
+        )
 
 
 def _as_merged(net: Net, fused: Net, own: Mapping[str, str]) -> Net:

@@ -92,7 +92,9 @@ def fidelity_of(path: Path, report: Mapping[str, Any]) -> dict[str, Any]:
             for task in report.get("tasks", {})
         }
         same = all(merging["tasks"][t]["sha256"] == entry["sha256"] for t, entry in report.get("tasks", {}).items())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise InvalidDataError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise InvalidDataError(f"{path}: is no report of a merge ({type(error).__name__}: {error}). {hint}") from error
     if not found or not same:
         raise InvalidDataError(f"{path}: is the report of another merge than {file}. {hint}")
