@@ -1,13 +1,15 @@
 """Channels that a node tells apart by their places: taps of kernels that a layer makes, experts that a TopK chooses from.
 
 Where weights make such channels, their order is the same in all nets, as that of the bins of a spectrum is: they are shared in
-it, all of them. Elsewhere they are pinned.
+it, all of them. Elsewhere they are pinned, as they are beside channels that cannot be shared (gates of units that are an
+input).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Node
 
 
@@ -17,12 +19,14 @@ def keeps_order(node: Node) -> str:
 
 
 def told_by_place(
-    placed: Iterable[tuple[Node, frozenset[int]]], produced: Collection[int], ordered: frozenset[int], pinned: dict[int, str]
+    placed: Iterable[tuple[Node, frozenset[int]]], made: Iterable[Expr], produced: Collection[int], ordered: frozenset[int],
+    pinned: dict[int, str],
 ) -> tuple[frozenset[int], Mapping[str, frozenset[int]]]:
     """Sort what nodes tell apart by its place into what can be shared in its order, and what is pinned.
 
     Args:
         placed: nodes and the atoms that they tell apart.
+        made: axes that weights make.
         produced: atoms that weights make; ordered: those that are known to be in a fixed order.
         pinned: atom -> reason; grows.
 
@@ -30,10 +34,18 @@ def told_by_place(
         Atoms in a fixed order; and per node, those that it tells apart, of which it needs all at once.
     """
     needed = dict[str, frozenset[int]]()
+    free = frozenset(produced) - pinned.keys()
+    free -= _beside_others(made, free)
     for node, atoms in placed:
-        mine = frozenset(a for a in atoms if a in produced and a not in pinned)
+        mine = atoms & free
         ordered |= mine
         needed[node.name] = needed.get(node.name, frozenset()) | mine
         for atom in atoms - ordered:
             pinned.setdefault(atom, keeps_order(node))
     return ordered, needed
+
+
+def _beside_others(made: Iterable[Expr], free: frozenset[int]) -> set[int]:
+    """Atoms of products with a factor that is not free."""
+    products = (e for expr in made for e in expr.walk() if e.kind == "product")
+    return {a for e in products if any(p.size != 1 and not free.issuperset(p.atoms()) for p in e.parts) for a in e.atoms()}
