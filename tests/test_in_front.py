@@ -490,6 +490,14 @@ class TestData:
             onnxzip.merge(nets, {**samples, "h": samples["h"][:, :50]})
 
 
+def test_recurrent_nodes_are_shipped_whole(nets: dict[str, Path]) -> None:
+    """With the weights of their inputs, not with a product in front and the identity for weights."""
+    onnxzip.merge(nets, states(60), apart=["h", "c"]).save("m.onnx")
+    onnxzip.export("m.onnx", "onnx-mobile", "p.onnx", states(60))
+    kept = [[t for t in onnx.load(f).graph.initializer if len(t.dims) == 3] for f in ("m.onnx", "p.onnx")]
+    assert [sorted(tuple(t.dims) for t in some) for some in kept] == 2 * [sorted(tuple(t.dims) for t in kept[0])]
+
+
 def test_a_fused_file_has_an_entry(nets: dict[str, Path]) -> None:
     onnxzip.merge(nets, states(60), apart=["h", "c"]).save("m.onnx")
     names = [f"{t}_{s}" for t in "ab" for s in ("h", "c", "hn", "cn")]

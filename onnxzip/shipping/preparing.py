@@ -19,6 +19,7 @@ from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
 from onnxzip.exporting.originals import check_no_tail, feeds_for, nodes_of, ports_of
 from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
+from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
 from onnxzip.net import Net, Port, in_file, within_one
@@ -97,7 +98,8 @@ def prepare_net(
         "`--task NAME` a task that has none"
     )
     least = oldest if opset is None else opset
-    net = load_model(model, fused, task, least if least is not None and least > opset_of(model) else None)
+    least = least if least is not None and least > opset_of(model) else None
+    net = joined_recurrence(load_model(model, fused, task, least))
     if opset is not None and opset < net.opset:
         net = at_older_opset(net, opset, str(fused))
     elif opset is None and oldest is not None:
