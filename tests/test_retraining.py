@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -526,6 +527,25 @@ class TestCheckpoints:
             pair.retrain(10, checkpoint=path, resume=True)
         with pytest.raises(UsageError, match="there is no such checkpoint"):
             pair.retrain(10, checkpoint=tmp_path / "d.pt", resume=True)
+
+    def test_one_that_cannot_be_written(self, pair: Pair, tmp_path: Path) -> None:
+        """It is told of, and costs nothing that was learned: here its folder goes once the steps have begun."""
+        folder = tmp_path / "there"
+        folder.mkdir()
+
+        class Told(Silent):
+            notes: ClassVar[list[str]] = []
+
+            def advance(self, parts: int) -> None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+            def note(self, text: str) -> None:
+                self.notes.append(text)
+
+        done = pair.retrain(10, checkpoint=folder / "c.pt", checkpoint_every=5, progress=Told())
+        assert done.content == pair.retrain(10).content
+        for note, step in zip(Told.notes[-2:], (5, 10), strict=True):
+            assert note.startswith(f"the retraining goes on without a checkpoint of step {step}: {folder / 'c.pt'}: ")
 
     def test_control_c_keeps_the_best(self, pair: Pair, tmp_path: Path) -> None:
         before = signal.getsignal(signal.SIGINT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.write import write_atomically
-from onnxzip.peers import ALONE, Peers
+from onnxzip.peers import Peers
 from onnxzip.retraining.batches import Stream
 
 FORMAT = 1
@@ -34,23 +34,24 @@ class Keeper:
         every: steps between two.
         belongs: hash of what they belong to.
         peers: the processes that train together; the first one keeps the file.
+        note: is told of checkpoints that cannot be written.
     """
 
     path: Path | None
     every: int
     belongs: str
-    peers: Peers = ALONE
+    peers: Peers
+    note: Callable[[str], None]
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, completely or not at all.
-
-        Raises:
-            UsageError: the file cannot be written.
-        """
+        """Write a checkpoint, completely or not at all: a disk that is full must not cost what has been learned."""
         if self.path is not None and self.peers.leads:
             buffer = io.BytesIO()
             torch.save({"format": FORMAT, "belongs": self.belongs, **state}, buffer)
-            write_atomically(self.path, buffer.getvalue(), force=True)
+            try:
+                write_atomically(self.path, buffer.getvalue(), force=True)
+            except UsageError as error:
+                self.note(f"the retraining goes on without a checkpoint of step {state['step']}: {error}")
 
     def load(self) -> dict[str, Any]:
         """What the file holds, for all processes.

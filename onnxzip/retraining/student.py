@@ -111,7 +111,7 @@ def retrain_content(
     coordinates = coordinates_of(losses, [batch_at(streams, k) for k in range(BATCHES)], peers) if steps else {}
     job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, coordinates, peers)
     belongs = belonging(content, _telling(steps, options, run), streams) if options.checkpoint else ""
-    keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers)
+    keeper = Keeper(options.checkpoint, options.checkpoint_every, belongs, peers, progress.note)
     with Interrupt(ENDING if peers.size == 1 else (signal.SIGINT,)) as interrupt:  # torchrun itself ends others by SIGTERM
         wish = Wish(lambda: peers.any(interrupt.asked))
         course, trials = _begun(job, steps, options, keeper, wish, progress)
