@@ -200,6 +200,19 @@ def test_another_number_of_units_ends_the_trunk(tmp_path: Path) -> None:
     assert any("MatMul [6, 7] stands where 'net1' has MatMul [6, 8]" in r.why for r in plan.refusals)
 
 
+@every_layout
+def test_layers_read_what_was_led(tmp_path: Path, layout: str) -> None:
+    """Gains by position right in front of a layer, which is fitted to what they make of fused channels."""
+    text, copies = TEXT.replace("u = MatMul(s, w1)", "g = Mul(s, places) u = MatMul(g, w1)"), 2
+    made = []
+    for seed in (1, 2):
+        places = {"places": np.random.default_rng(seed).uniform(0.5, 1.5, (6, 1)).astype(np.float32)}
+        made.append(net_of(tmp_path, model(arrays(seed, 100 + seed, copies) | places, text), f"net{seed}"))
+    fused = fuse(made, 1.0, layout, sources=[Source(("net1", "net2"), samples_for(made[0], 400), {})])
+    check_all_shared(fused.plan)
+    check_tasks(fused, made, 1e-2)
+
+
 def test_masks_are_no_such_params(tmp_path: Path) -> None:
     """Which tokens count is no matter of training: nets that differ in that part."""
     text = TEXT.replace("r = Relu(units)", "masked = Add(units, mask) r = Softmax<axis = -1>(masked)")
