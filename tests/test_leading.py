@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fusing import Fused, check_all_shared, check_tasks, check_valid, fuse, make, net_of, permuted, samples_for
 from merging import fed
@@ -198,6 +199,42 @@ def test_another_number_of_units_ends_the_trunk(tmp_path: Path) -> None:
     plan = analyse(made)
     assert plan.shared_spaces()[0].shared == 8
     assert any("MatMul [6, 7] stands where 'net1' has MatMul [6, 8]" in r.why for r in plan.refusals)
+
+
+@every_layout
+def test_layers_read_what_was_led(tmp_path: Path, layout: str) -> None:
+    """Gains by position right in front of a layer, which is fitted to what they make of fused channels."""
+    text, copies = TEXT.replace("u = MatMul(s, w1)", "g = Mul(s, places) u = MatMul(g, w1)"), 2
+    made = []
+    for seed in (1, 2):
+        places = {"places": np.random.default_rng(seed).uniform(0.5, 1.5, (6, 1)).astype(np.float32)}
+        made.append(net_of(tmp_path, model(arrays(seed, 100 + seed, copies) | places, text), f"net{seed}"))
+    fused = fuse(made, 1.0, layout, sources=[Source(("net1", "net2"), samples_for(made[0], 400), {})])
+    check_all_shared(fused.plan)
+    check_tasks(fused, made, 1e-2)
+
+
+def test_a_param_of_several_parts_is_no_channel_of_one_that_has_a_single_one(tmp_path: Path) -> None:
+    """A merge of a merge: the gain of one net acts on its own channels, and on a part of a single channel."""
+    before, _, behind = TEXT.partition("t = Transpose")
+    text = f"{before} s = Mul(b, places) {behind[behind.index('u = MatMul') :]}"
+
+    def save(seed: int) -> Path:
+        rng, path = np.random.default_rng(seed), tmp_path / f"net{seed}.onnx"
+        shapes = {"w0": (10, 4), "places": (6, 1), "w1": (4, 12), "w2": (12, 5)}
+        params = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        path.write_bytes(model(params, text).SerializeToString())
+        return path
+
+    files = {f"net{s}": save(s) for s in (1, 2, 3)}
+    data = {"x": np.random.default_rng(0).standard_normal((60, 6, 10), np.float32)}
+    pair = {t: files[t] for t in ("net1", "net2")}
+    onnxzip.merge(pair, dict.fromkeys(pair, data), share=0.5).save(tmp_path / "pair.onnx")
+    both = {"pair": tmp_path / "pair.onnx", "net3": files["net3"]}
+    net = net_of(tmp_path, onnx.load(both["pair"]), "again")
+    assert sum(n.op == "Mul" and net.shapes[n.outputs[0]][-1] == 1 for n in net.nodes) == 2
+    onnxzip.merge(both, dict.fromkeys(both, data), share=0.5).save(tmp_path / "all.onnx")
+    assert len(fed(tmp_path / "all.onnx", data)) == 3
 
 
 def test_masks_are_no_such_params(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from onnxzip.analysis.padding import Grown, Padded, grow
 from onnxzip.analysis.places import told_by_place
 from onnxzip.analysis.spaces import Expr, Space, finish
 from onnxzip.analysis.stacking import join_parts, pin_stacked
-from onnxzip.analysis.unification import SpaceMismatch, meet
+from onnxzip.analysis.unification import SpaceMismatch, meet, standing_for_all
 from onnxzip.net import Axis, Net, Node, consumers, follow_each_other
 from onnxzip.ops import Line, Linear, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, is_remaining, parse
@@ -97,6 +97,7 @@ def makes_kept(coupling: Coupling, node: Node) -> bool:
 @dataclass
 class _Builder:
     net: Net
+    broad: frozenset[Axis]
     axes: dict[Axis, Space] = field(default_factory=dict)
     names: dict[str, dict[str, Space]] = field(default_factory=dict)
     whole: dict[str, list[Space]] = field(default_factory=dict)
@@ -152,7 +153,7 @@ class _Builder:
         broad |= {n for n, size in line.sizes.items() if size != 1}
         for term, value, dim in placed:
             alone = term.single is not None and term.single not in broad  # else one channel stands for all of some axis
-            if self.net.shapes[value][dim] != 1 or linear or alone:
+            if self.net.shapes[value][dim] != 1 or linear or (alone and Axis(value, dim) not in self.broad):
                 terms.append((term, self.axis(value, dim)))
         for term, space in sorted(terms, key=lambda pair: len(pair[0].names)):
             try:
@@ -189,7 +190,7 @@ def couple(net: Net) -> Coupling:
 
     A node that cannot be coupled becomes a refusal that pins the spaces around it; it never raises.
     """
-    builder = _Builder(net)
+    builder = _Builder(net, standing_for_all(net))
     for value in [p.name for p in (*net.inputs, *net.outputs)] + list(net.params):
         for dim in range(len(net.shapes[value])):
             builder.axis(value, dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from onnxzip.analysis.spaces import Expr
@@ -128,6 +129,12 @@ class Layout:
     starved: Mapping[tuple[int, Owners], str]
     torn: Mapping[int, str]
     parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @cached_property
+    def joins(self) -> frozenset[str]:
+        """Nodes that make no piece, but cut up pieces or put them together."""
+        pieces = {piece.name for by_key in self.pieces.values() for piece in by_key.values()}
+        return frozenset(p.node.name for p in self.placed if p.role is None and pieces.isdisjoint(p.node.outputs))
 
 
 class Sizes:

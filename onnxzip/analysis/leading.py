@@ -50,7 +50,7 @@ def led_parts(
     params = [v for v in role.inputs if v is not None and v not in computed]
     plain = not any(map(draft.is_stranded, (*computed, *role.outputs)))
     for key in keys:
-        owners = key & role.members.keys()
+        owners = key.intersection(role.members)
         if plain or all(draft.overlay.is_one(v, owners) for v in params) or draft.overlay.are_akin(owners):
             found[key] = ()
         elif parts := _parts(draft, role, key, computed):
@@ -100,7 +100,7 @@ def place_led(
         read: what it reads of the strand.
         alone: whether it runs for no other one.
     """
-    owners = key & role.members.keys()
+    owners = key.intersection(role.members)
     task = next(t for t in draft.overlay.tasks if t in owners)
     node, (laid,) = role.members[task], role.outputs
     cut = {v: _split(draft, p, parts) if draft.is_stranded(v) else (p.name,) * len(parts) for v, p in read.items()}

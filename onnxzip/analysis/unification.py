@@ -7,7 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from onnxzip.analysis.spaces import Space, concatenation, flattened, product
+from onnxzip.net import Axis, Net, consumers
 from onnxzip.ops.notation import Term
+
+_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "PRelu"})
 
 
 class SpaceMismatch(ValueError):
@@ -172,3 +175,17 @@ def _halves_of_weave(space: Space, size: int) -> tuple[list[Space], list[Space]]
 def _woven(parts: Sequence[list[Space]]) -> list[Space]:
     joined = [concatenation(p) for p in parts if p]
     return [Space(sum(p.size for p in joined), "woven", tuple(joined))] if joined else []
+
+
+def standing_for_all(net: Net) -> frozenset[Axis]:
+    """Axes of params with one entry, which some node that reads it has stand for all of a longer axis: it is no channel for
+    another one, either, which has one channel there."""
+    found = set[Axis]()
+    for value, nodes in consumers(net.nodes).items():
+        if value not in net.params or len(nodes) < 2 or any(n.op not in _BROADCASTING for n in nodes):
+            continue
+        rank = len(net.shapes[value])
+        for dim in (d for d, size in enumerate(net.shapes[value]) if size == 1):
+            sizes = {shape[dim - rank] for n in nodes if len(shape := net.shapes[n.outputs[0]]) >= rank}
+            found |= {Axis(value, dim)} if sizes - {1} else set()
+    return frozenset(found)

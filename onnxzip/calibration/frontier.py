@@ -6,7 +6,7 @@ net (`advance`, as far as the weights are known). What later nodes still read is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -224,10 +224,11 @@ class Frontier:
     def _advance_source(self, k: int, tick: Tick) -> None:
         mine = [p for p in self.plans[k].layout.placed if p.owners & set(self.sources[k].tasks)]
         ready = list(self._ready(k, mine))
-        names = {p.node.name for p in ready if p.role is not None}
-        later = [p for p in mine if p.node.name not in self.done[k] and p.node.name not in names and p.role is not None]
-        read = self._read_by(later, mine)
-        outputs = [v for p in ready if p.role is not None for v in p.node.outputs if v in read]
+        joins = self.plans[k].layout.joins
+        names = {p.node.name for p in ready} - joins
+        later = [p for p in mine if p.node.name not in self.done[k] | names | joins]
+        read = self._read_by(later, mine, joins)
+        outputs = [v for p in ready if p.node.name in names for v in p.node.outputs if v in read]
         if outputs:
             self._run(k, ready, outputs, tick)
         self.done[k] |= names
@@ -237,21 +238,21 @@ class Frontier:
         self.alive[k] &= read
 
     def _ready(self, k: int, mine: Sequence[Placed]) -> Iterator[Placed]:
-        """Nodes that can run now; joins (no role) are run again where they are read again, as they are not kept."""
+        """Nodes that can run now; joins are run again where they are read again, as they are not kept."""
         known = set(self.alive[k])
         for placed in mine:
             if placed.node.name not in self.done[k] and all(v in known or v in self.params for v in placed.node.read):
                 known.update(placed.node.outputs)
                 yield placed
 
-    def _read_by(self, later: Sequence[Placed], mine: Sequence[Placed]) -> set[str]:
+    def _read_by(self, later: Sequence[Placed], mine: Sequence[Placed], joins: Collection[str]) -> set[str]:
         """Values that nodes to come read, through joins too, and the outputs of the net."""
         maker = {v: p for p in mine for v in p.node.outputs}
         read: set[str] = set()
         stack = [v for p in later for v in p.node.read]
         while stack:
             value = stack.pop()
-            if value in maker and maker[value].role is None:
+            if value in maker and maker[value].node.name in joins:
                 stack.extend(maker[value].node.read)
             else:
                 read.add(value)
