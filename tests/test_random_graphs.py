@@ -53,6 +53,7 @@ def test_random_nets_obey_the_laws(tmp_path: Path) -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     @example([("transposed", 0), ("repeated", 0), ("parted", 2)], 0)  # halves of what is repeated are one space
+    @example([("parted", 0), ("spread", 1)], 0)  # both sides of a block, in halves of which one gates the other
     @given(st.lists(STEP, min_size=1, max_size=7), st.integers(0, 999))
     def laws(steps: list[Step], weights: int) -> None:
         check_laws(tmp_path, steps, weights)

@@ -19,7 +19,7 @@ def keeps_order(node: Node) -> str:
 
 
 def told_by_place(
-    placed: Iterable[tuple[Node, frozenset[int]]], made: Iterable[Expr], produced: Collection[int], ordered: frozenset[int],
+    placed: Collection[tuple[Node, frozenset[int]]], made: Iterable[Expr], produced: Collection[int], ordered: frozenset[int],
     pinned: dict[int, str],
 ) -> tuple[frozenset[int], Mapping[str, frozenset[int]]]:
     """Sort what nodes tell apart by its place into what can be shared in its order, and what is pinned.
@@ -35,7 +35,7 @@ def told_by_place(
     """
     needed = dict[str, frozenset[int]]()
     free = frozenset(produced) - pinned.keys()
-    free -= _beside_others(made, free)
+    free -= _beside_others(made, free, frozenset[int]().union(*(atoms for _, atoms in placed)))
     for node, atoms in placed:
         mine = atoms & free
         ordered |= mine
@@ -45,7 +45,9 @@ def told_by_place(
     return ordered, needed
 
 
-def _beside_others(made: Iterable[Expr], free: frozenset[int]) -> set[int]:
-    """Atoms of products with a factor that is not free."""
-    products = (e for expr in made for e in expr.walk() if e.kind == "product")
-    return {a for e in products if any(p.size != 1 and not free.issuperset(p.atoms()) for p in e.parts) for a in e.atoms()}
+def _beside_others(made: Iterable[Expr], free: frozenset[int], told: frozenset[int]) -> set[int]:
+    """Atoms of products with a factor that is not free, or with several that are told apart (the two sides of a block)."""
+    products = [(e, [p for p in e.parts if p.size != 1]) for expr in made for e in expr.walk() if e.kind == "product"]
+    held = (e for e, parts in products
+            if not all(free.issuperset(p.atoms()) for p in parts) or sum(not told.isdisjoint(p.atoms()) for p in parts) > 1)
+    return {a for e in held for a in e.atoms()}
