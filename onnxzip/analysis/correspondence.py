@@ -141,7 +141,7 @@ def _lay_nodes(builder: _Builder, task: str) -> None:
         if node.name in done:
             continue
         key, _ = _key(builder, task, node)
-        first = next((v for v in node.inputs if v is not None and v not in net.params), None)
+        first = next((v for v in node.read if v not in net.params), None)
         rivals = [node]
         for other in readers.get(first, []) if first is not None else []:
             waiting = other.name != node.name and other.name not in done and _ready(builder, task, other)
@@ -253,7 +253,7 @@ def _found(builder: _Builder, task: str, node: Node) -> None:
 def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     """A node that reads what others read, too, but does something else with it, is where its net parts from theirs."""
     net = builder.couplings[task].net
-    reads = {builder.laid[task, v] for v in node.inputs if v is not None and (task, v) in builder.laid and v not in net.params}
+    reads = {builder.laid[task, v] for v in node.read if (task, v) in builder.laid and v not in net.params}
     shared = [v for v in reads if len(builder.values[v]) > 1]
     if not shared or task == next(iter(builder.couplings)):
         return

@@ -23,7 +23,7 @@ FUTURE = 12  # rounds of refinement towards the outputs
 
 
 def described(net: Net, node: Node) -> str:
-    weights = [str(list(net.shapes[v])) for v in node.inputs if v is not None and v in net.params]
+    weights = [str(list(net.shapes[v])) for v in node.read if v in net.params]
     return " ".join([node.op, *weights[:1]])
 
 
@@ -33,7 +33,7 @@ def parting(coupling: Coupling, node: Node, other_net: Net, other: Node) -> str:
     mine, theirs = described(net, node), described(other_net, other)
     if mine != theirs:
         return f"{mine} stands where {{}} has {theirs}"
-    if node.op in _NORMALISING and {p.name for p in net.inputs}.intersection(v for v in node.inputs if v is not None):
+    if node.op in _NORMALISING and {p.name for p in net.inputs}.intersection(node.read):
         return "its constants are others than in {}; a first layer that pads with zeros, or has no weights, cannot take them"
     operator = find(node.op)
     if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
@@ -80,9 +80,9 @@ def _one_for_all(coupling: Coupling, node: Node) -> set[int]:
 
 def _added_to_scores(net: Net, node: Node) -> set[int]:
     """Those, no masks, that are added to the scores of a single head: what is learned of the distance between positions."""
-    if node.op != "Add" or all(n.op != "Softmax" or n.inputs[0] != node.outputs[0] for n in net.nodes):
-        return set()
     params = {k: v for k, v in enumerate(node.read) if v in net.params and net.params[v].size > 1}
+    if node.op != "Add" or not params or all(n.op != "Softmax" or n.inputs[0] != node.outputs[0] for n in net.nodes):
+        return set()
     return {k for k, v in params.items() if not masks_of(net, [v])}
 
 
@@ -141,7 +141,7 @@ def _ahead(node: Node, readers: Mapping[str, list[Node]], now: Mapping[str, int]
 
 def places_of(coupling: Coupling, node: Node) -> tuple[Hashable, ...]:
     """Where what a node writes stands in what it reads: slices of one value may differ in nothing else."""
-    read = [a for v in node.inputs if v is not None for e in coupling.exprs(v) for a in e.atoms()]
+    read = [a for v in node.read for e in coupling.exprs(v) for a in e.atoms()]
     written = [a for v in node.outputs for e in coupling.exprs(v) for a in e.atoms()]
     return (frozenset(coupling.names.get(node.name, ())), *(read.index(a) if a in read else -1 for a in written))
 

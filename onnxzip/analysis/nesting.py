@@ -57,7 +57,7 @@ def nest(
             outside of every product.
     """
     alone = standing_alone(made)
-    single = {e.atom for some in axes.values() for e in _parts(some) if e.kind == "atom" and e.size == 1}
+    single = {e.atom for some in axes.values() for e in some.walk() if e.kind == "atom" and e.size == 1}
     free = free - single
     outer: dict[int, int] = {}
     kept: set[int] = set()
@@ -96,14 +96,7 @@ def _further(made: Iterable[Expr], outer: Mapping[int, int]) -> set[int]:
 def _products(exprs: Iterable[Expr]) -> Iterator[tuple[Expr, ...]]:
     """The factors of every product, those inside of sums too."""
     for whole in dict.fromkeys(exprs):
-        yield from (e.parts for e in _parts(whole) if e.kind == "product")
-
-
-def _parts(expr: Expr) -> Iterator[Expr]:
-    """An expression, and all that it is made of."""
-    yield expr
-    for part in expr.parts:
-        yield from _parts(part)
+        yield from (e.parts for e in whole.walk() if e.kind == "product")
 
 
 def _standing_without(net: Net, axes: Mapping[Axis, Expr], atom: int, head: int) -> bool:

@@ -182,7 +182,7 @@ def _bounds_of_sum(net: Net, node: Node) -> tuple[float, float]:
     """Of an Add whose one side is zero: those of the other."""
     if node.op != "Add" or any(v in net.params for v in node.inputs):
         return _EVERYTHING
-    sides = [v for v in node.inputs if v is not None and not _is_zero(net, v)]
+    sides = [v for v in node.read if not _is_zero(net, v)]
     return bounds_of(net, sides[0]) if len(sides) == 1 else _EVERYTHING
 
 
@@ -205,7 +205,7 @@ def _makers_of_zero(net: Net, value: str, among: Set[str]) -> list[tuple[Node, L
         return []
     if (found := linear_view(net, node)) is not None:
         return [(node, found[0])]
-    sides = [_makers_of_zero(net, v, among) for v in node.inputs if v is not None and v not in net.params]
+    sides = [_makers_of_zero(net, v, among) for v in node.read if v not in net.params]
     if node.op in ("Mul", "MatMul"):
         return next((some for some in sides if some), [])
     return [pair for some in sides for pair in some] if all(sides) and _keeps_zero(net, node, operator) else []

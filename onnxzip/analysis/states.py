@@ -36,6 +36,6 @@ def _output_like(net: Net, name: str) -> str:
     alike: list[Port] = [p for p in net.outputs if (p.shape, p.dtype) == (port.shape, port.dtype)]
     made = {name}
     for node in net.nodes:
-        if not made.isdisjoint(v for v in node.inputs if v is not None):
+        if not made.isdisjoint(node.read):
             made.update(node.outputs)
     return min((p.name for p in alike if p.name in made), key=lambda output: name not in output, default="")

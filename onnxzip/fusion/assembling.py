@@ -37,7 +37,7 @@ def assemble(
     dtypes |= {node.outputs[0]: dtypes[str(node.inputs[0])] for node in extra}
     axes = (p.axis for n in plan.nets.values() for p in n.outputs)
     ports = tuple(Port(n, dtypes[n], shapes[n], axis) for n, axis in zip(outputs, axes, strict=True))
-    used = {v for n in nodes for v in n.inputs if v is not None}
+    used = {v for n in nodes for v in n.read}
     whole = replace(
         first, name="_".join(plan.tasks), inputs=plan.inputs, outputs=ports, nodes=nodes,
         params={k: np.asarray(v, order="C") for k, v in params.items() if k in used},

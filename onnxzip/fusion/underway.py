@@ -206,7 +206,7 @@ class Zip:
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
                 continue
-            inputs = [v for v in placed.node.inputs if v is not None]
+            inputs = placed.node.read
             if not all(v in self.exact or v in self.params for v in inputs):
                 continue
             exact = frozenset(placed.owners)

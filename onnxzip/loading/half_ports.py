@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxzip.net import Names
-from onnxzip.runtime import read_by
+from onnxzip.runtime import put_nodes, read_by
 
 
 def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collection[str]) -> None:
@@ -42,8 +43,7 @@ def with_float32_input(model: ModelProto, name: str) -> ModelProto:
     """A copy of a model that reads a float16 input as float32; the model itself where that input is an output, too."""
     if any(p.name == name for p in model.graph.output):
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     inner = names_in(copy.graph).fresh(f"{name}.float16")
     rename(copy.graph.node, {name: inner})
     for port in copy.graph.input:
@@ -87,6 +87,4 @@ def rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
 
 
 def put_around(graph: GraphProto, before: Iterable[NodeProto], behind: Iterable[NodeProto]) -> None:
-    kept = [NodeProto.FromString(n.SerializeToString()) for n in (*before, *graph.node, *behind)]
-    del graph.node[:]
-    graph.node.extend(kept)
+    put_nodes(graph, (*before, *graph.node, *behind))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
@@ -59,8 +60,7 @@ def with_samples_in_front(model: ModelProto, axes: Mapping[str, int]) -> ModelPr
     ports = [p.name for p in ports_of_graph(model) if p.name in axes]
     if not ports:
         return model
-    new = ModelProto()
-    new.CopyFrom(model)
+    new = deepcopy(model)
     names, turns, own = names_in(new.graph), list[NodeProto](), dict[str, str]()
     for port in (p for p in new.graph.input if p.name in ports):
         dims, axis = list(port.type.tensor_type.shape.dim), axes[port.name]

@@ -168,8 +168,7 @@ def _grows(node: Node) -> bool:
 
 
 def _reads(node: Node, batched: tuple[str, int]) -> tuple[str, ...]:
-    read = tuple(v for v in node.inputs if v is not None)
-    return (*read, batched[0]) if _grows(node) else read
+    return (*node.read, batched[0]) if _grows(node) else node.read
 
 
 def _touched(node: Node, batched: tuple[str, int]) -> dict[str, None]:
