@@ -27,6 +27,7 @@ from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
+from onnxzip.exporting.carried import share_states
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import Origin, entries_of
@@ -250,13 +251,14 @@ def _retrained(
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
-    found = {}
+    found, alone = {}, share_states(plan)
     for task in plan.tasks:
         names = plan.overlay.fed(task)
         ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
         inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
         found[task] = feed_of(
-            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside]
+            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
+            task in alone,
         )
     return found
 

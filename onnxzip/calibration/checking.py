@@ -27,6 +27,7 @@ class Feed:
             is no such output.
         doubtful: outputs that labels may be meant for, where there are several; the last one is taken.
         inside: as `aliases`, of each task in a fused net that is fed as one.
+        alone: whether it shares its samples with nobody, whoever has the same data.
     """
 
     ports: tuple[Port, ...]
@@ -34,6 +35,7 @@ class Feed:
     classes: int | None
     doubtful: tuple[str, ...] = ()
     inside: tuple[Mapping[str, str], ...] = ()
+    alone: bool = False
 
     @property
     def lent(self) -> set[str]:
@@ -53,10 +55,12 @@ class Feed:
 
 
 def feed_of(
-    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = ()
+    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = (),
+    alone: bool = False,
 ) -> Feed:
     """What a task is fed with whose outputs say this of classes."""
-    return Feed(ports, aliases, None if classes.labelled is None else classes.count, classes.doubtful, tuple(inside))
+    count = None if classes.labelled is None else classes.count
+    return Feed(ports, aliases, count, classes.doubtful, tuple(inside), alone)
 
 
 def ports_of_all(feeds: Iterable[Feed]) -> tuple[Port, ...]:

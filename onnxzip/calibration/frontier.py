@@ -57,6 +57,7 @@ class Frontier:
         self.alive: list[set[str]] = [set() for _ in sources]
         self.done: list[set[str]] = [set() for _ in sources]
         self.params: dict[str, np.ndarray] = {}
+        self.own: Mapping[tuple[str, str], np.ndarray] = {}  # param, task -> what stands there on that task's samples
         self._positions: dict[tuple[str, int], np.ndarray] = {}
         for k, source in enumerate(self.sources):
             for name, array in source.inputs.items():
@@ -285,9 +286,10 @@ class Frontier:
         if not feeds:  # params alone, repeated for every sample: the batch is read from any live value
             feeds = [min(self.alive[k], key=lambda v: (BATCH not in shapes[v], v))]
             used |= dict.fromkeys(feeds)
+        task = self.sources[k].tasks[0]
         return replace(
             whole, nodes=nodes, inputs=tuple(Port(v, dtypes[v], shapes[v]) for v in feeds),
-            params={v: self.params[v] for v in used if v in self.params and v not in made},
+            params={v: self.own.get((v, task), self.params[v]) for v in used if v in self.params and v not in made},
             shapes={v: shapes[v] for v in [*used, *made]}, dtypes={v: dtypes[v] for v in [*used, *made]},
         )
 

@@ -119,7 +119,8 @@ def collect(
     """
     if data is None:
         _check_used(options, (), note)
-        return Given(noise_for(feeds, options, rng), True, ())
+        noise = noise_for(feeds, options, rng)
+        return Given(tuple(p for pool in noise for p in parted(pool, feeds)), True, ())
     _refuse_clash(data, feeds)
     pools, places = [], list[tuple[str, Rows]]()
     for tasks, item in grouped(data, tuple(feeds)):
@@ -127,7 +128,7 @@ def collect(
         rows, labels = _rows(item, mine, options, options.samples if limit is None else limit, note)
         if rows.count < least:
             raise InvalidDataError(f"{where_of(item)}: holds {rows.count} samples; at least {least} are needed")
-        pools.append(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)))
+        pools += parted(Pool(tuple(tasks), rows, labels, rng.permutation(rows.count)), feeds)
         places.append((where_of(item), rows))
     _check_used(options, places, note)
     scaled = [where for where, rows in places if _holds_images(rows)]
@@ -135,6 +136,14 @@ def collect(
         hint = "" if options.std else " (a net that takes 0 to 255 needs --std 0.00392157 too, or floats)"
         note(f"uint8 images scaled to 0..1: {', '.join(scaled)}{hint}")
     return Given(tuple(pools), False, tuple(scaled))
+
+
+def parted(pool: Pool, feeds: Mapping[str, Feed]) -> list[Pool]:
+    """A pool as several: tasks that have their samples alone, though they are the same, and the others together."""
+    alone = [(t,) for t in pool.tasks if feeds[t].alone]
+    together = tuple(t for t in pool.tasks if not feeds[t].alone)
+    groups = [together, *alone] if together else alone
+    return [replace(pool, tasks=g, labels={t: y for t, y in pool.labels.items() if t in g}) for g in groups]
 
 
 def grouped(data: Any, tasks: tuple[str, ...]) -> list[tuple[list[str], Any]]:

@@ -48,6 +48,8 @@ class Origin:
         features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
         before_tail: value of the original that its tail reads -> the fused net's.
         axes: input or output of the original -> axis along which it has the samples, where that is not the first.
+        states: input or output of the original that is a state of units which others share -> for each number of a sample as
+            the fused net has it, which one of the original's it is.
     """
 
     source: str
@@ -62,6 +64,16 @@ class Origin:
     features: Sequence[str] = ()
     before_tail: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
+    states: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def asked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Samples of this task as the fused net is fed with them: states in the order of its own units."""
+        own = {fused: self.states[name] for fused, name in self.inputs.items() if name in self.states}
+        return {name: _in_order(a, own.get(name)) for name, a in feeds.items()}
+
+    def said(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the original says, by its own names, as the fused net says it."""
+        return {name: _in_order(a, self.states.get(name)) for name, a in outputs.items()}
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original is fed with, of what the fused net is."""
@@ -72,6 +84,11 @@ class Origin:
         return {**dict.fromkeys((self.outputs[name] for name in self.features), VALUES), **given}
 
 
+def _in_order(array: np.ndarray, places: Sequence[int] | None) -> np.ndarray:
+    """The numbers of each sample as they stand in the fused net."""
+    return array if places is None else array.reshape(len(array), -1)[:, list(places)].reshape(array.shape)
+
+
 def own_version() -> str:
     """Version of onnxzip."""
     try:
@@ -80,11 +97,15 @@ def own_version() -> str:
         return "unknown"
 
 
-def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mapping[str, int]]]) -> dict[str, Origin]:
+def origins_of(
+    plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mapping[str, int]]],
+    states: Mapping[str, Mapping[str, Sequence[int]]],
+) -> dict[str, Origin]:
     """Where each task of a fused net comes from.
 
     Args:
         files: task -> (name, sha256, params, bytes and macs) of the original file.
+        states: by task, as of `Origin`.
     """
     names = iter(fused.ends)
     found = {}
@@ -97,7 +118,9 @@ def origins_of(plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mappi
         pairs = zip(net.roots(net.made), fused.roots(outputs[name] for name in net.made), strict=True)
         read = {value: called for value, called in pairs if value not in own.values()}
         features = features_of(net, plan.added(task))
-        found[task] = Origin(name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes)
+        found[task] = Origin(
+            name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes, states=states[task]
+        )
     return found
 
 

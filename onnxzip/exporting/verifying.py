@@ -66,7 +66,7 @@ class _Comparison:
         self.tallies = {name: Tally() for name in self.origin.outputs}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
-        found = run_rows(self.session, self.origin.fed(feeds))
+        found = self.origin.said(run_rows(self.session, self.origin.fed(feeds)))
         self.samples += len(next(iter(feeds.values())))
         for name, fused_name in self.origin.outputs.items():
             if name in self.classes.loose:
@@ -166,7 +166,8 @@ def compare(
         work = [_Comparison(t, originals[t][1], sessions[t], classes[t]) for t in tasks]
         for part in _batches(source, np.flatnonzero(rows(source)), 1 if any(one.classes.loose for one in work) else BATCH):
             feeds = {k: v[part] for k, v in source.inputs.items()}
-            outputs = run_rows(replace(session, outputs=names), feeds)
+            asked = originals[tasks[0]][1].asked(feeds)  # who has states of shared units has samples for itself
+            outputs = run_rows(replace(session, outputs=names), asked)
             for one in work:
                 one.add(feeds, outputs, source.labels[one.task][part] if one.task in source.labels else None)
             tick(len(part))

@@ -12,6 +12,7 @@ from onnxzip.analysis.roles import unique
 from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.fusion.tied import tied
+from onnxzip.loading.carried import without_orders
 from onnxzip.net import BATCH, Axis, Net, Node, Port, Sizes, common_name, output_name, renamed
 
 
@@ -47,7 +48,7 @@ def assemble(
         sizes=_renamed_sizes(plan.sizes, renames, extra),
         metadata={}, fields={}, docs={}, tail=None, batch=common_name(n.batch for n in plan.nets.values()),
     )
-    return joined_recurrence(whole)
+    return without_orders(joined_recurrence(whole))
 
 
 def check_ports(plan: Plan, named: Callable[[str, str], str] = output_name) -> None:

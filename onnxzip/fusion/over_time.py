@@ -61,7 +61,7 @@ class StepInTime:
 
     def is_ready(self) -> bool:
         """Whether the fused net has computed its gates, and the states that it hears."""
-        read = {self.units.gates, *self.units.others}
+        read = {self.units.gates, *self.units.others, *self._begins()}
         return all(read <= self.frontier.alive[self.frontier.source_of[t]] for t in self.units.tasks)
 
     def fit(self) -> dict[str, np.ndarray]:
@@ -123,8 +123,8 @@ class StepInTime:
         """Let the store have what R has to give on a task's samples: [steps, samples, gates x units]."""
         units, rows = self.units, self.units.rows[task]
         own, order, absent = units.original(task), units.order(task), rows < 0
-        for b, (gates, states) in enumerate(original_states(self.frontier, task, units.role.members[task])):
-            before, gates = self._before(states[..., order]), gates[..., np.maximum(rows, 0)]
+        for b, (gates, states, first) in enumerate(original_states(self.frontier, task, units.role.members[task])):
+            before, gates = self._before(states[..., order], first[..., order]), gates[..., np.maximum(rows, 0)]
             left = gates - self._value(task, units.gates, b)
             if self.node.attrs.get("linear_before_reset"):
                 left[..., 2 * units.size :] = 0
@@ -148,9 +148,20 @@ class StepInTime:
         value = self.frontier.value(self.frontier.source_of[task], name, b, self.node.name)
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
 
-    def _before(self, states: np.ndarray) -> np.ndarray:
-        """States in front of each step, from those behind each."""
-        first = np.zeros_like(states[:1])
+    def _begins(self) -> list[str]:
+        """States that the node begins with, as far as they are no constants."""
+        return [v for v in self.node.inputs[5:7] if v is not None and v not in self.params]
+
+    def _first(self, task: str, b: int) -> np.ndarray:
+        """Hidden states in front of the first step [samples, units]."""
+        begin, size = self.node.input(5), self.units.size
+        if begin is None:
+            return np.zeros((1, size), np.float32)
+        return np.asarray(self.params[begin] if begin in self.params else self._value(task, begin, b))[0]
+
+    def _before(self, states: np.ndarray, begin: np.ndarray) -> np.ndarray:
+        """States in front of each step, from those behind each, and in front of all."""
+        first = np.broadcast_to(begin, states[:1].shape)
         if self.node.attrs["direction"] == "reverse":
             return np.concatenate([states[1:], first])
         return np.concatenate([first, states[:-1]])
@@ -165,11 +176,12 @@ class StepInTime:
         sums = {part.start: DenseSums(rows.shape[1], part.stop - part.start) for part in systems}
         for b, batch in enumerate(self._batches(task)):
             gates, targets = self._value(task, self.units.gates, b), np.asarray(self.frontier.place.get(self._key(task, b)))
-            heard = [self._before(self._value(task, name, b)[:, 0]) for name in self.units.others]
+            heard = [self._before(self._value(task, name, b)[:, 0], np.zeros(1)) for name in self.units.others]
             if heard:
                 gates = gates + np.concatenate(heard, axis=2) @ rows[:, size:-1].T.astype(np.float32)
-            states = np.asarray(session.run({str(self.node.inputs[0]): gates})[STATES])[:, 0]
-            before = np.concatenate([self._before(states), *heard], axis=2)
+            begins = {name: self._value(task, name, b) for name in self._begins()}
+            states = np.asarray(session.run({str(self.node.inputs[0]): gates, **begins})[STATES])[:, 0]
+            before = np.concatenate([self._before(states, self._first(task, b)), *heard], axis=2)
             for part in systems:
                 read = self._read(part, before, gates, rows).astype(np.float32)
                 z = np.concatenate([read, np.ones((*read.shape[:2], 1), np.float32)], axis=2)

@@ -55,6 +55,13 @@ def take(
     return np.asarray(mean.astype(values[0].dtype), order="C"), same
 
 
+def orders_of(plan: Plan, taken: Taken, members: Matches) -> dict[tuple[str, str], np.ndarray]:
+    """(param, task) -> which of the task's own units stand where, of a param that says so of states; nothing of others."""
+    names = plan.overlay.values[taken.laid]
+    tasks = [t for t in taken.owners if any(names[t] in state.orders for state in plan.nets[t].states)]
+    return {(taken.name, t): next(_chosen(plan, taken, t, members, False))[0] for t in tasks}
+
+
 def _made_by_tables(plan: Plan, taken: Taken) -> bool:
     """Whether no step makes the channels of a param."""
     task = next(t for t in plan.tasks if t in taken.owners)

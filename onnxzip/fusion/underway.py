@@ -20,7 +20,7 @@ from onnxzip.fusion.problem import Reads, check_finite, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
-from onnxzip.fusion.taking import take
+from onnxzip.fusion.taking import orders_of, take
 from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.units import units_in_time
@@ -52,6 +52,7 @@ class Zip:
         self.walked: set[str] = set()
         self.counts: dict[str, Counts] = {}
         self.turned: set[int] = set()
+        self.orders: dict[tuple[str, str], np.ndarray] = {}
         for port in plan.inputs:
             self.exact[port.name] = frozenset(plan.overlay.values[port.name])
         for space in plan.spaces.values():
@@ -86,6 +87,7 @@ class Zip:
         """Run the fused net as far as its params are known."""
         self.walk()
         if self.frontier is not None and self.method.needs_targets:
+            self.frontier.own = self.orders
             self.frontier.advance(self.params, lambda n: None)
             fitted = [name for name in tuple(self.in_time) if self.fit_in_time(name, self.frontier)]
             if fitted:
@@ -202,7 +204,9 @@ class Zip:
                 self.alike |= {taken.name} if same else set()
                 fitted = any(taken.name in u.names and (not same or u.hearing is not None) for u in self.in_time.values())
                 (self.unfitted if fitted else self.params)[taken.name] = array
-                self.touched[taken.name] = frozenset() if same and not taken.led else taken.owners
+                orders = orders_of(self.plan, taken, self.members)
+                self.touched[taken.name] = frozenset() if orders or (same and not taken.led) else taken.owners
+                self.orders |= orders
         for placed in self.plan.layout.placed:
             if placed.node.name in self.walked:
                 continue

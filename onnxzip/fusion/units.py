@@ -147,9 +147,9 @@ class Units:
 
 def units_in_time(plan: Plan) -> dict[str, Units]:
     """Hidden units that a merge changes and that read each other, by the name of their R: of several tasks, or hearing such;
-    they begin with zeros, run over samples of one length, and have the samples where ONNX wants them."""
+    they run over samples of one length, and have the samples where ONNX wants them."""
     found = {}
-    for placed in (p for p in plan.layout.placed if takes_gates(p.node.op, p.node.inputs) and not any(p.node.inputs[4:7])):
+    for placed in (p for p in plan.layout.placed if takes_gates(p.node.op, p.node.inputs) and p.node.input(4) is None):
         units = Units(plan, placed, {})
         usual = not resets_in_front(placed.node) or not placed.node.attrs.get("activations")
         usual &= plan.layout.shapes[units.gates][1] in (1, BATCH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Zipped:
         fits: step -> strand -> how well its rows fit.
         same: space -> shared channels that are the same in all their nets, found without data.
         turned: spaces whose channels are axes of the originals' channels, not these themselves.
+        orders: (param that says which unit stands where, task) -> which of the task's own units do.
     """
 
     params: Mapping[str, np.ndarray]
@@ -29,3 +30,4 @@ class Zipped:
     fits: Mapping[str, Mapping[Owners, tuple[Quality, ...]]]
     same: Mapping[int, int]
     turned: frozenset[int] = frozenset()
+    orders: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)

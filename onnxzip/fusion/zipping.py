@@ -99,4 +99,4 @@ def zip_nets(
             let_go(work.params.values())
             tick(1)
         work.walk()
-    return Zipped(work.params, work.members, work.fits, work.same, frozenset(work.turned))
+    return Zipped(work.params, work.members, work.fits, work.same, frozenset(work.turned), work.orders)

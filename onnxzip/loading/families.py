@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.canon import mergeable
+from onnxzip.loading.carried import with_orders
 from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
@@ -102,7 +103,7 @@ class Family:
         nets = tuple(self._alone(path, task, model) for task, (path, model) in models.items())
         if any(is_free(net) for net in nets):
             nets = tuple(self._freed(*models[n.name], n) if is_fixed(n) else n for n in nets)
-        return levelled(nets, self.inputs)
+        return tuple(map(with_orders, levelled(nets, self.inputs)))
 
     def _alone(self, path: Path, task: str, model: ModelProto) -> Net:
         net = self._net(path, task, model)

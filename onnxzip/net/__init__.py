@@ -15,6 +15,7 @@ from onnxzip.net.records import (
     Port,
     Shape,
     Sizes,
+    State,
     Subgraph,
     Tail,
     bind_batch,
@@ -27,8 +28,8 @@ from onnxzip.net.records import (
 from onnxzip.net.walk import consumers, follow_each_other, producers, reachable, topological
 
 __all__ = [
-    "BATCH", "Axis", "Classes", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "Subgraph", "Tail", "bind_batch",
-    "classes_of", "common_name", "consumers", "follow_each_other", "in_file", "macs", "macs_of", "order_in_file",
+    "BATCH", "Axis", "Classes", "Measure", "Names", "Net", "Node", "Port", "Shape", "Sizes", "State", "Subgraph", "Tail",
+    "bind_batch", "classes_of", "common_name", "consumers", "follow_each_other", "in_file", "macs", "macs_of", "order_in_file",
     "order_in_front", "output_name", "per_sample", "picked_from", "place_in_file", "producers", "pruned", "reachable",
     "renamed", "renamed_inputs", "rows_per_sample", "topological", "within_one",
 ]

@@ -83,6 +83,20 @@ class Sizes:
     numbers: Mapping[tuple[str, str], tuple[int | Measure, ...]] = field(default_factory=dict)
 
 
+class State(NamedTuple):
+    """An input that the caller feeds with what an output said before: nobody outside asks which of its numbers is whose.
+
+    Attributes:
+        input, output: ports of one shape.
+        orders: param that tells which of a node's own units stands where -> int [units], the places of these among the numbers
+            that a sample of the input has.
+    """
+
+    input: str
+    output: str
+    orders: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Subgraph:
     """A graph inside a node of control flow: an attribute that nobody looks into.
@@ -171,6 +185,7 @@ class Net:
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
         tail: what stands behind the nodes; None for most nets.
         more_macs: multiply-accumulates per sample that loading has added to those of the file.
+        states: inputs that begin recurrent nodes, and come back from these.
     """
 
     name: str
@@ -192,6 +207,7 @@ class Net:
     sizes: Sizes = field(default_factory=Sizes)
     tail: Tail | None = None
     more_macs: int = 0
+    states: tuple[State, ...] = ()
 
     def __post_init__(self) -> None:
         for array in self.params.values():

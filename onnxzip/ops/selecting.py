@@ -16,6 +16,7 @@ from onnxzip.ops.reading import first, floats, ints, names, positive_axes, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
+ORDER = "order"  # attribute of a Gather whose indices say which unit stands where, and may say so otherwise
 _END = 2**31 - 1  # the least that exporters write for "to the end"
 
 
@@ -72,14 +73,17 @@ def _adapt_slice(
 
 
 def _gather_line(view: View) -> Line:
-    """The axes of the indices stand in the gathered axis' place; constant ones choose channels by their number."""
+    """The axes of the indices stand in the gathered axis' place; constant ones choose channels by their number, but for those
+    that are an order of units, which is free."""
     shape, indices = first(view), view.inputs[1]
     assert indices is not None
     axis = int(view.attrs["axis"]) % len(shape)
     axes, chosen = names(len(shape)), names(len(indices), "o")
     line = text([axes, chosen], [[*axes[:axis], *chosen, *axes[axis + 1 :]]])
-    pinned = {axes[axis], *chosen} if view.constant[1] else {axes[axis]}
     bound = Symmetry.PERMUTATION if view.constant[0] else Symmetry.LINEAR
+    if view.attrs.get(ORDER):
+        return Line(line, whole=frozenset({axes[axis], *chosen}), symmetry=bound)
+    pinned = {axes[axis], *chosen} if view.constant[1] else {axes[axis]}
     return Line(line, pinned=frozenset(pinned), symmetry=bound)
 
 

@@ -117,6 +117,7 @@ class Stream:
             raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
         self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
         self.held = held
+        self.asked = teachers[0].origin.asked  # who has states of shared units has a pool for itself
         left = room - self.answers.bytes if self.answers.keeps else room
         self.held_answers = Answers(pool, self.held, teachers, batch, left)
         self.block = batch
@@ -154,6 +155,7 @@ class Stream:
 
     def _told(self, rows: np.ndarray, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Portion:
         labels = {task: y[rows] for task, y in self.pool.labels.items()}
+        feeds = self.asked(feeds)
         return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Teacher:
         Raises:
             InvalidDataError: an output is NaN. Infinite numbers are places that a net masks: they teach nothing.
         """
-        found = run_rows(self.session, self.origin.fed(feeds))
+        found = self.origin.said(run_rows(self.session, self.origin.fed(feeds)))
         for name, array in found.items():
             if array.dtype.kind == "f" and np.isnan(array).any():
                 raise InvalidDataError(
