@@ -14,7 +14,8 @@ from onnxzip.calibration.sources import Given
 from onnxzip.config import Options, RetrainOptions
 from onnxzip.errors import InvalidDataError, UsageError
 from onnxzip.exporting.again import Kept, kept_tasks, namer
-from onnxzip.exporting.metadata import Origin, features_of
+from onnxzip.exporting.metadata import features_of
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.shown import made_in, telling
 from onnxzip.foreign import module_files
 from onnxzip.fusion.assembling import check_ports

@@ -13,8 +13,8 @@ from onnxzip.analysis import analyse_sized
 from onnxzip.calibration.sources import Samples, gather
 from onnxzip.config import DataOptions, PlanOptions, RunOptions, VerifyOptions
 from onnxzip.errors import UsageError, VerificationError
-from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.naming import checked_files, files_by_task, path_of
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import classes_in, fed_by, originals_of
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, plan_report, samples_entry
 from onnxzip.exporting.stored import stored_model

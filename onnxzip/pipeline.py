@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
 from onnxzip.analysis.kinship import notes_on_kinship
-from onnxzip.analysis.states import notes_on_states
+from onnxzip.analysis.states import notes_on_states, share_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
@@ -26,12 +26,12 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.carried import share_states
+from onnxzip.exporting.again import check_states, data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import Origin, entries_of
+from onnxzip.exporting.metadata import entries_of
 from onnxzip.exporting.naming import checked_files
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import merge_report
 from onnxzip.exporting.shelf import Shelf
 from onnxzip.exporting.shown import shown
@@ -164,7 +164,9 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:
     """The nets at the sizes of their data, and the data by net."""
     nets = family(files, options.plan.opset, options.plan.apart)
-    data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
+    kept = kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()})
+    check_states(kept)
+    data = data_by_net(data, kept)
     if not nets.groups:
         return load_family(nets), data
     data, shapes = peeked(data, {task: nets.axes_by_name(task) for task in nets.tasks}, _limit(options))
@@ -258,7 +260,7 @@ def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
         inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
         found[task] = feed_of(
             ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
-            task in alone,
+            bool(alone[task]),
         )
     return found
 

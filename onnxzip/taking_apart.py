@@ -14,9 +14,10 @@ from onnx import ModelProto
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
-from onnxzip.exporting.metadata import Origin, entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import entries_of, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.opening import opened
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import sized_ports
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.staging import put, staged, write_all

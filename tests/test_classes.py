@@ -14,7 +14,8 @@ from onnx import numpy_helper, parser
 
 import onnxzip
 from onnxzip.errors import VerificationError
-from onnxzip.exporting.metadata import Origin, entries_of, read_origins
+from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import classes_in, nodes_of
 from onnxzip.exporting.shown import shown
 from onnxzip.exporting.tally import Tally

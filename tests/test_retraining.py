@@ -24,7 +24,7 @@ from onnxzip.calibration.rows import ArrayRows, Pool
 from onnxzip.calibration.samples import Source
 from onnxzip.config import DataOptions, RetrainOptions
 from onnxzip.errors import InvalidDataError, UnsupportedError, UsageError
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.origin import Origin
 from onnxzip.net import Port
 from onnxzip.progress import Silent
 from onnxzip.retraining.batches import HELD, Drawing, parted

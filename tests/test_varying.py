@@ -12,7 +12,7 @@ from merging import MODELS, images, write_net
 import onnxzip
 from onnxzip.calibration.rows import ArrayRows, Pool
 from onnxzip.config import DataOptions, RetrainOptions
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.origin import Origin
 from onnxzip.net import Port
 from onnxzip.retraining.batches import Stream
 from onnxzip.retraining.teachers import Teacher

@@ -1,13 +1,15 @@
 """Inputs that look like states of recurrent nets: who feeds the last one's output back needs one for each task.
 
 A state, or a cache, is an input behind the first one of whose shape and type an output of the same net is that depends on it.
-Where the fused net has one such input for several tasks, no task can be fed with what it has said itself.
+Where the fused net has one such input for several tasks, no task can be fed with what it has said itself, unless they share
+all units that it is of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.plan import Plan
 from onnxzip.net import Net, Port
 
@@ -18,16 +20,37 @@ def notes_on_states(plan: Plan) -> tuple[str, ...]:
 
 
 def _notes(plan: Plan) -> Iterator[str]:
+    sharing = share_states(plan)
     for port in plan.inputs[1:]:
         tasks = plan.overlay.values[port.name]
-        found = ((own, _output_like(plan.nets[task], own)) for task, own in tasks.items())
-        own, output = next(((own, output) for own, output in found if output), ("", ""))
-        if len(tasks) > 1 and output:
-            whom = "all tasks" if len(tasks) == len(plan.tasks) else " and ".join(tasks)
+        found = {task: output for task, own in tasks.items() if (output := _output_like(plan.nets[task], own))}
+        if len(tasks) < 2 or not found:
+            continue
+        whom, own = "all tasks" if len(tasks) == len(plan.tasks) else " and ".join(tasks), next(iter(tasks.values()))
+        if all(own in sharing[task] for task, own in tasks.items()):
+            first = next(iter(tasks))
             yield (
-                f"input {own!r} looks like a state (output {output!r} has its shape), and feeds {whom} at once: --apart {own} "
-                "gives each task its own"
+                f"input {own!r} is a state of units that {whom} share: begin with zeros, and feed back what output "
+                f"{found[first]!r} of any of them says. Its numbers stand as in {first!r}"
             )
+        else:
+            yield (
+                f"input {own!r} looks like a state (output {next(iter(found.values()))!r} has its shape), and feeds {whom} at "
+                f"once: --apart {own} gives each task its own"
+            )
+
+
+def share_states(plan: Plan) -> dict[str, frozenset[str]]:
+    """Task -> inputs of its net that are states of units which it shares with others."""
+    params = {t: {plan.overlay.values[taken.laid][t] for taken in shared_params(plan, t)} for t in plan.tasks}
+    return {
+        t: frozenset(s.input for s in net.states if not params[t].isdisjoint(s.orders)) for t, net in plan.nets.items()
+    }
+
+
+def shared_params(plan: Plan, task: str) -> list[Taken]:
+    """Params that a task takes over together with others."""
+    return [t for t in plan.layout.taken if task in t.owners and len(t.owners) > 1 and task in plan.overlay.values[t.laid]]
 
 
 def _output_like(net: Net, name: str) -> str:

@@ -8,6 +8,7 @@ round(f n_2) - round(f n_1) by all but the narrowest, and so on; the rest is eac
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from onnxzip.analysis.embeddings import lookup_axis
 from onnxzip.analysis.roles import Overlay, Role
 from onnxzip.analysis.steps import Step
 from onnxzip.errors import UsageError
+from onnxzip.ops.recurrent import takes_gates
 
 Owners = frozenset[str]
 
@@ -172,12 +174,25 @@ def sharers(overlay: Overlay, steps: Sequence[Step], number: int) -> tuple[str, 
         elif task in first:
             free.append(task)
     leaders = {t: first[t] for t in free}
-    best = max(leaders.values(), key=lambda n: list(leaders.values()).count(n), default="")
+    best = _most(leaders.values())
     for task in free:
         if leaders[task] != best:
             refused[task] = f"its channels first appear in {leaders[task]!r}, those of the others in {best!r}"
-    name = best or next(iter(first.values()), f"space{number}")
-    return name, tuple(t for t in free if leaders[t] == best), refused
+    free, units = [t for t in free if leaders[t] == best], _units(overlay, number)
+    common = _most(units[t] for t in free if t in units)
+    for task in (t for t in free if units.get(t, common) != common):
+        refused[task] = f"its units are those of {units[task]!r}, which nothing of the others corresponds to"
+    return best or next(iter(first.values()), f"space{number}"), tuple(t for t in free if t not in refused), refused
+
+
+def _most(names: Iterable[str]) -> str:
+    return next((name for name, _ in Counter(names).most_common(1)), "")
+
+
+def _units(overlay: Overlay, number: int) -> dict[str, str]:
+    """Task -> the recurrent role whose hidden units a space is."""
+    roles = [(role, t, n) for role in overlay.roles for t, n in role.members.items() if takes_gates(n.op, n.inputs)]
+    return {t: role.name for role, t, _ in roles if number in overlay.exprs(str(role.inputs[2]), t)[2].atoms()}
 
 
 def lookups(overlay: Overlay, number: int) -> list[Role]:

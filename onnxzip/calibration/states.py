@@ -6,69 +6,97 @@ An original net is run once more up to each such node: what the zip keeps of it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxzip.calibration.covariances import covariance_of
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.net import Net, Node, Port, pruned
+from onnxzip.net import Net, Node, Port, Shape, pruned
 from onnxzip.peers import Peers
 from onnxzip.runtime import Session, open_session
 
-STATES = "states"
 
+@dataclass(frozen=True)
+class Course:
+    """What a recurrent node does on some samples.
 
-def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per batch of a task's samples, what its own net computes at a recurrent node that reads its gates.
-
-    Returns:
-        Gates as the inputs make them [steps, samples, gates x units], the states behind each step [steps, samples, units], and
-        those in front of the first one [samples, units].
+    Attributes:
+        gates: that it reads [steps, samples, gates x units].
+        states: hidden ones behind each step [steps, samples, units].
+        begins: in front of all steps: hidden states [samples, units] and, of an LSTM, those of its cells, as far as the node
+            does not begin with zeros.
+        ends: what these are behind all steps.
     """
+
+    gates: np.ndarray
+    states: np.ndarray
+    begins: tuple[np.ndarray, ...]
+    ends: tuple[np.ndarray, ...]
+
+
+def begins_of(node: Node) -> dict[int, str]:
+    """What a recurrent node begins with, by the place among its outputs of what it ends as."""
+    return {k - 4: v for k in (5, 6) if (v := node.input(k)) is not None}
+
+
+def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[Course]:
+    """What a task's own net does at a recurrent node that reads its gates, per batch of the task's samples."""
     k = frontier.source_of[task]
     net = frontier.plans[k].nets[task]
-    gates = str(node.inputs[0])
-    steps, samples, _ = net.shapes[gates]
-    states = node.outputs[0] or f"{node.name}.{STATES}"
-    shape, kind = (steps, 1, samples, net.shapes[str(node.inputs[2])][2]), net.dtypes[gates]
-    asked = replace(node, outputs=(states, *node.outputs[1:]))
-    begin = node.input(5)
-    begins = () if begin is None or begin in net.params else (Port(begin, kind, net.shapes[begin]),)
+    gates, units, kind = str(node.inputs[0]), net.shapes[str(node.inputs[2])][2], net.dtypes[str(node.inputs[0])]
+    asked, made = _asked(node, net.shapes[gates], units)
+    begins = {v: net.shapes[v] for v in begins_of(node).values()}
+    read = {gates: net.shapes[gates]} | {v: s for v, s in begins.items() if v not in net.params}
     whole = replace(
-        net, nodes=tuple(asked if n.name == node.name else n for n in net.nodes),
-        outputs=(Port(gates, kind, net.shapes[gates]), Port(states, kind, shape), *begins),
-        shapes={**net.shapes, states: shape}, dtypes={**net.dtypes, states: kind},
+        net, nodes=tuple(asked if n.name == node.name else n for n in net.nodes), tail=None,
+        outputs=tuple(Port(v, kind, s) for v, s in (read | made).items()),
+        shapes={**net.shapes, **made}, dtypes={**net.dtypes, **dict.fromkeys(made, kind)},
     )
     session = open_session(pruned(whole), frontier.device, frontier.threads)
     for part in frontier.batches[k]:
-        found = session.run(frontier.fed(task, k, part))
-        first = net.params[str(begin)] if begin in net.params else found.get(str(begin), np.zeros((1, 1, shape[3]), kind))
-        yield found[gates], found[states][:, 0], np.broadcast_to(first[0], found[states].shape[2:])
+        found = {**net.params, **session.run(frontier.fed(task, k, part))}
+        states, *ends = (found[v] for v in made)
+        rows = states.shape[2:]
+        yield Course(
+            found[gates], states[:, 0], tuple(np.broadcast_to(found[v][0], rows) for v in begins), tuple(e[0] for e in ends)
+        )
 
 
 def states_covariance(frontier: Frontier, task: str, node: Node, peers: Peers) -> np.ndarray:
     """Of the hidden units of a task's own net, over all samples and steps: float64 [units, units]."""
-    rows = (states.reshape(-1, states.shape[2]) for _, states, _ in original_states(frontier, task, node))
+    rows = (course.states.reshape(-1, course.states.shape[2]) for course in original_states(frontier, task, node))
     return covariance_of(rows, f"{node.name}, covariance of {task}", peers)
 
 
-def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, np.ndarray]) -> Session:
-    """A fused recurrent node alone, for the samples of one source: gates, and states that it begins with -> `STATES`
-    [steps, 1, samples, units].
+def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, np.ndarray]) -> tuple[Session, tuple[str, ...]]:
+    """A fused recurrent node alone, for the samples of one source: gates, and what it begins with -> states of all steps
+    [steps, 1, samples, units], and what those end as that it begins with [1, samples, units], by these names.
 
     Args:
         params: of the node, at least.
     """
-    gates, float32 = str(node.inputs[0]), np.dtype(np.float32)
-    steps, samples, _ = shape = frontier.plans[k].layout.shapes[gates]
+    gates, float32, shapes = str(node.inputs[0]), np.dtype(np.float32), frontier.plans[k].layout.shapes
     own = {v: params[v] for v in node.read[1:] if v in params}
-    begins = {v: frontier.plans[k].layout.shapes[v] for v in node.read[1:] if v not in params}
-    made = (steps, 1, samples, own[str(node.inputs[2])].shape[2])
+    asked, made = _asked(node, shapes[gates], own[str(node.inputs[2])].shape[2])
+    read = {v: shapes[v] for v in node.read if v not in own}
     base = next(iter(frontier.plan.nets.values()))
+    inputs, outputs = (tuple(Port(v, float32, s) for v, s in some.items()) for some in (read, made))
+    known = {**read, **made, **{v: a.shape for v, a in own.items()}}
     net = Net(
-        node.name, tuple(Port(v, float32, s) for v, s in ({gates: shape} | begins).items()), (Port(STATES, float32, made),), (replace(node, outputs=(STATES,)),), own,
-        {gates: shape, STATES: made, **begins, **{v: a.shape for v, a in own.items()}},
-        dict.fromkeys((gates, STATES, *begins, *own), float32), base.opset, ir_version=base.ir_version,
+        node.name, inputs, outputs, (asked,), own, known, dict.fromkeys(known, float32), base.opset, ir_version=base.ir_version
     )
-    return open_session(net, frontier.device, frontier.threads)
+    return open_session(net, frontier.device, frontier.threads), tuple(made)
+
+
+def _asked(node: Node, gates: Shape, units: int) -> tuple[Node, dict[str, Shape]]:
+    """A recurrent node with all that is asked of it, and the shapes of that: first its states, then what they end as."""
+    outputs = [*node.outputs, "", "", ""][:3]
+    wanted = (0, *begins_of(node))
+    for k in wanted:
+        outputs[k] = outputs[k] or f"{node.name}.states.{k}"
+    steps, samples, _ = gates
+    shapes: dict[str, Shape] = {outputs[k]: (1, samples, units) if k else (steps, 1, samples, units) for k in wanted}
+    while not outputs[-1]:
+        outputs.pop()
+    return replace(node, outputs=tuple(outputs)), shapes

@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from onnxzip.calibration.reading import Together, without_data
-from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import PREFIX, Origin, is_fused, read_origins, to_json
+from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.exporting.metadata import PREFIX, is_fused, read_origins, to_json
+from onnxzip.exporting.origin import Origin
 from onnxzip.net import output_name
 
 Kept = Mapping[str, Mapping[str, Origin]]
@@ -43,6 +44,21 @@ def kept_tasks(nets: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Ori
     if twice:
         raise UsageError(f"two tasks would be called {twice[0]!r}. Name the nets apart as NAME=FILE.onnx.")
     return kept
+
+
+def check_states(kept: Kept) -> None:
+    """Refuse fused nets whose tasks share units with states: samples of these mean something else for each task.
+
+    Raises:
+        UnsupportedError: naming net and state.
+    """
+    for net, tasks in kept.items():
+        state = next((name for origin in tasks.values() for name in origin.states), "")
+        if state:
+            raise UnsupportedError(
+                f"{net!r} is a fused net whose tasks share the units of a state, {state!r}: it cannot be merged again. Merge "
+                "the nets that it was made from, and the others, in one go."
+            )
 
 
 def data_by_net(data: Any, kept: Kept) -> Any:

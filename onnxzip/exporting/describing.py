@@ -18,7 +18,8 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.again import Kept, kept_tasks, merged_from, namer, origins_by_task, tasks_of
 from onnxzip.exporting.annotating import annotate
 from onnxzip.exporting.carried import states_of
-from onnxzip.exporting.metadata import PREFIX, Origin, describe, origins_of, read_seen, seen_entry, to_json
+from onnxzip.exporting.metadata import PREFIX, describe, origins_of, read_seen, seen_entry, to_json
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.provenance import provenance
 from onnxzip.exporting.report import macs_before, sha256_of, source_size
 from onnxzip.exporting.sayings import Said, merged_sayings, said_by_task
@@ -50,7 +51,8 @@ def described(
     assembled = with_tails(plan, assemble(plan, zipped.params, namer(kept)), namer(kept))
     net = in_file(assembled)
     sizes = {t: source_size(p, macs_before(plan, t)).as_dict() for t, p in files.items()}
-    origins = origins_of(plan, net, {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()}, states_of(plan, zipped.orders))
+    told = {t: (p.name, sha256_of(p), sizes[t]) for t, p in files.items()}
+    origins = origins_of(plan, net, told, states_of(plan, zipped.orders))
     said, tasks = merged_sayings(_said(plan, kept), origins_by_task(origins, kept))
     every = partial(tasks_of, kept=kept)
     found = provenance(plan, zipped, kept, peers)

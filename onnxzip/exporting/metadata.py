@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,68 +25,12 @@ from onnx import ModelProto
 from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.tails import tail_needs
 from onnxzip.net import Net, classes_of, reachable
-from onnxzip.net.classes import VALUES
 
 PREFIX = "onnxzip."
 SCHEMA = 4
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a task comes from.
-
-    Attributes:
-        source: name of the original file.
-        sha256: of the original file.
-        inputs: input of the fused net -> the original's.
-        outputs: output of the original -> the fused net's.
-        params, bytes, macs: size of the original; None in files of schema 1.
-        entries, fields: entry of the original's metadata_props, or field of its model, where not all tasks have the same
-            -> the entry of the fused file that holds it.
-        features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
-        before_tail: value of the original that its tail reads -> the fused net's.
-        axes: input or output of the original -> axis along which it has the samples, where that is not the first.
-        states: input or output of the original that is a state of units which others share -> for each number of a sample as
-            the fused net has it, which one of the original's it is.
-    """
-
-    source: str
-    sha256: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    params: int | None = None
-    bytes: int | None = None
-    macs: int | None = None
-    entries: Mapping[str, str] = field(default_factory=dict)
-    fields: Mapping[str, str] = field(default_factory=dict)
-    features: Sequence[str] = ()
-    before_tail: Mapping[str, str] = field(default_factory=dict)
-    axes: Mapping[str, int] = field(default_factory=dict)
-    states: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-    def asked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Samples of this task as the fused net is fed with them: states in the order of its own units."""
-        own = {fused: self.states[name] for fused, name in self.inputs.items() if name in self.states}
-        return {name: _in_order(a, own.get(name)) for name, a in feeds.items()}
-
-    def said(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the original says, by its own names, as the fused net says it."""
-        return {name: _in_order(a, self.states.get(name)) for name, a in outputs.items()}
-
-    def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the original is fed with, of what the fused net is."""
-        return {own: feeds[fused] for fused, own in self.inputs.items() if fused in feeds}
-
-    def kinds(self, given: Mapping[str, str]) -> dict[str, str]:
-        """What outputs of the fused net are said to be: features values, unless the user says otherwise."""
-        return {**dict.fromkeys((self.outputs[name] for name in self.features), VALUES), **given}
-
-
-def _in_order(array: np.ndarray, places: Sequence[int] | None) -> np.ndarray:
-    """The numbers of each sample as they stand in the fused net."""
-    return array if places is None else array.reshape(len(array), -1)[:, list(places)].reshape(array.shape)
 
 
 def own_version() -> str:

@@ -14,8 +14,9 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
-from onnxzip.exporting.metadata import Origin, check_outputs, entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read

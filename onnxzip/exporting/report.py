@@ -23,7 +23,7 @@ from onnxzip.analysis.states import notes_on_states
 from onnxzip.analysis.strands import SpacePlan
 from onnxzip.calibration.sources import Samples
 from onnxzip.config import Options
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipped import Zipped

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from onnxzip.errors import InvalidModelError
-from onnxzip.exporting.metadata import PREFIX, Origin
+from onnxzip.exporting.metadata import PREFIX
+from onnxzip.exporting.origin import Origin
 from onnxzip.runtime import can_stand
 
 Texts = Mapping[str, str]

@@ -15,7 +15,8 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.metadata import PREFIX, Origin, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import Originals, nodes_of
 from onnxzip.loading.files import read
 from onnxzip.net import Net, picked_from

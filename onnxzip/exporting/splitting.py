@@ -11,7 +11,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, Origin, check_outputs, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.metadata import PREFIX, check_outputs, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.sayings import Said, said_by_task
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.in_front import AXES

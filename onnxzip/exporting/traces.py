@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxzip.exporting.metadata import PREFIX, Origin, damaged, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, damaged, read_origins, to_json
+from onnxzip.exporting.origin import Origin
 
 Tasks = tuple[str, ...]
 

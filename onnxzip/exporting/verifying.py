@@ -14,8 +14,8 @@ import numpy as np
 
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import InvalidDataError, VerificationError
-from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.opening import opened
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.tally import Tally
 from onnxzip.exporting.trial import LEAST
 from onnxzip.net import Classes, rows_per_sample
@@ -63,12 +63,12 @@ class _Comparison:
     samples: int = 0
 
     def __post_init__(self) -> None:
-        self.tallies = {name: Tally() for name in self.origin.outputs}
+        self.tallies = {name: Tally() for name in self.origin.compared}
 
     def add(self, feeds: Mapping[str, np.ndarray], fused: Mapping[str, np.ndarray], labels: np.ndarray | None) -> None:
-        found = self.origin.said(run_rows(self.session, self.origin.fed(feeds)))
+        found = run_rows(self.session, self.origin.fed(feeds))
         self.samples += len(next(iter(feeds.values())))
-        for name, fused_name in self.origin.outputs.items():
+        for name, fused_name in self.origin.compared.items():
             if name in self.classes.loose:
                 self._add_loose(name, as_array(fused[fused_name]), as_array(found[name]))
                 continue

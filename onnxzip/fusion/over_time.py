@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxzip.calibration.frontier import Frontier
-from onnxzip.calibration.states import STATES, original_states, steps_session
+from onnxzip.calibration.states import begins_of, original_states, steps_session
+from onnxzip.fusion.begins import Begins
 from onnxzip.fusion.keeping import emphasis
 from onnxzip.fusion.sharing import add_up
 from onnxzip.fusion.solving import Chosen, fit_linear
@@ -36,6 +37,8 @@ from onnxzip.net import Node
 from onnxzip.peers import Peers
 
 ROUNDS = 16  # at most
+ROUNDS_OF_STATES = 24  # where states come from outside: what they are follows from the rounds before, so that all count
+ZERO = np.zeros(1, np.float32)  # every state in front of the first step
 GAIN, PATIENCE = 0.05, 2  # rounds end where so many of them have not taken so much off the error
 
 
@@ -61,31 +64,33 @@ class StepInTime:
 
     def is_ready(self) -> bool:
         """Whether the fused net has computed its gates, and the states that it hears."""
-        read = {self.units.gates, *self.units.others, *self._begins()}
+        read = {self.units.gates, *self.units.others, *begins_of(self.node).values()} - self.params.keys()
         return all(read <= self.frontier.alive[self.frontier.source_of[t]] for t in self.units.tasks)
 
     def fit(self) -> dict[str, np.ndarray]:
         """R, b and the weights for what is heard by their names in the fused net."""
-        for task in self.units.tasks:
-            self._keep_targets(task)
+        begins = {task: self._keep_targets(task) for task in self.units.tasks}
         led, centre = list(self.units.some(self.method.follow)), self._centre()
         rows, best, least, since = centre, centre, np.inf, 0
-        for k in range(ROUNDS + 1):
-            stats = {t: self._statistics(t, rows, k) for t in self.units.tasks}
+        outside = self.units.begins_outside
+        for k in range((ROUNDS_OF_STATES if outside else ROUNDS) + 1):
+            stats = {t: self._statistics(t, rows, begins[t], k) for t in self.units.tasks}
             chosen = [(some, self._chosen(some, stats)) for some in led]
             error = sum(c.weight * c.emphasis * _missed(c, rows[some.at]) for some, all_of in chosen for c in all_of)
             since = 0 if error < (1 - GAIN) * least else since + 1
-            if error < least:
+            if error < least or outside:
                 best, least = rows, error
-            if since == PATIENCE:
+            if since == PATIENCE and not outside:
                 break
             towards = rows.copy()
             for some, all_of in chosen:
                 towards[some.at] = fit_linear(all_of, centre[some.at], self.method.grid).rows
             rows = (rows + towards) / 2
         for task in self.units.tasks:
-            for b in range(len(self._batches(task))):
+            for b, now in enumerate(begins[task].now):
                 self.frontier.place.drop(self._key(task, b))
+                for value, array in zip(begins_of(self.node).values(), now, strict=True):
+                    self.frontier.place.put((self.frontier.source_of[task], value, b), array[None])
         return self._as_params(best)
 
     def _chosen(self, some: Some, stats: Mapping[str, Mapping[int, TaskStatistics]]) -> list[Chosen]:
@@ -119,12 +124,17 @@ class StepInTime:
     def _key(self, task: str, b: int) -> tuple[str, str, str, int]:
         return ("in time", self.node.name, task, b)
 
-    def _keep_targets(self, task: str) -> None:
-        """Let the store have what R has to give on a task's samples: [steps, samples, gates x units]."""
-        units, rows = self.units, self.units.rows[task]
+    def _keep_targets(self, task: str) -> Begins:
+        """Let the store have what R has to give on a task's samples, [steps, samples, gates x units]; what the states are in
+        front of these."""
+        units, rows, source = self.units, self.units.rows[task], self.frontier.sources[self.frontier.source_of[task]]
+        begins = Begins(f"{self.node.name}, {task}", source, self.frontier.seed, self.peers)
         own, order, absent = units.original(task), units.order(task), rows < 0
-        for b, (gates, states, first) in enumerate(original_states(self.frontier, task, units.role.members[task])):
-            before, gates = self._before(states[..., order], first[..., order]), gates[..., np.maximum(rows, 0)]
+        for b, course in enumerate(original_states(self.frontier, task, units.role.members[task])):
+            now = [self._begin(task, v, b) for v in begins_of(self.node).values()]
+            begins.add(course if units.begins_outside else None, now)
+            first = course.begins[0][:, order] if 1 in begins_of(self.node) else ZERO
+            before, gates = self._before(course.states[..., order], first), course.gates[..., np.maximum(rows, 0)]
             left = gates - self._value(task, units.gates, b)
             if self.node.attrs.get("linear_before_reset"):
                 left[..., 2 * units.size :] = 0
@@ -135,6 +145,7 @@ class StepInTime:
             targets = np.concatenate(parts, axis=2)
             targets[..., absent] = 0
             self.frontier.place.put(self._key(task, b), targets.astype(np.float32))
+        return begins
 
     def _read(self, part: slice, before: np.ndarray, gates: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What the rows of one system read: the states before each step, reset in front of the last gate of some GRUs."""
@@ -144,20 +155,15 @@ class StepInTime:
         inner = gates[..., reset] + before @ rows[reset, :-1].T + rows[reset, -1]
         return np.asarray(before * (1 + np.tanh(inner / 2)) / 2)
 
+    def _begin(self, task: str, name: str, b: int) -> np.ndarray:
+        """What one state is in front of all steps [samples, units]."""
+        gates = self._value(task, self.units.gates, b)
+        found = self.params[name] if name in self.params else self._value(task, name, b)
+        return np.broadcast_to(found[0], (gates.shape[1], self.units.size))
+
     def _value(self, task: str, name: str, b: int) -> np.ndarray:
         value = self.frontier.value(self.frontier.source_of[task], name, b, self.node.name)
         return value if isinstance(value, np.ndarray) else np.asarray(value.numpy())
-
-    def _begins(self) -> list[str]:
-        """States that the node begins with, as far as they are no constants."""
-        return [v for v in self.node.inputs[5:7] if v is not None and v not in self.params]
-
-    def _first(self, task: str, b: int) -> np.ndarray:
-        """Hidden states in front of the first step [samples, units]."""
-        begin, size = self.node.input(5), self.units.size
-        if begin is None:
-            return np.zeros((1, size), np.float32)
-        return np.asarray(self.params[begin] if begin in self.params else self._value(task, begin, b))[0]
 
     def _before(self, states: np.ndarray, begin: np.ndarray) -> np.ndarray:
         """States in front of each step, from those behind each, and in front of all."""
@@ -168,20 +174,24 @@ class StepInTime:
 
     # the fused net ----------------------------------------------------------------------------------------------------
 
-    def _statistics(self, task: str, rows: np.ndarray, k: int) -> dict[int, TaskStatistics]:
-        """Of what each system reads on a task's samples, where the fused node has some rows of R and b."""
+    def _statistics(self, task: str, rows: np.ndarray, begins: Begins, k: int) -> dict[int, TaskStatistics]:
+        """Of what each system reads on a task's samples, where the fused node has some rows of R and b; what it begins with
+        follows."""
         source, size, systems = self.frontier.source_of[task], self.units.size, self.units.systems()
-        session = steps_session(self.frontier, source, self.node, {**self.params, **self._as_params(rows)})
-        held = self.frontier.sources[source].held()
+        session, made = steps_session(self.frontier, source, self.node, {**self.params, **self._as_params(rows)})
+        held, ends = self.frontier.sources[source].held(), []
         sums = {part.start: DenseSums(rows.shape[1], part.stop - part.start) for part in systems}
         for b, batch in enumerate(self._batches(task)):
             gates, targets = self._value(task, self.units.gates, b), np.asarray(self.frontier.place.get(self._key(task, b)))
-            heard = [self._before(self._value(task, name, b)[:, 0], np.zeros(1)) for name in self.units.others]
+            heard = [self._before(self._value(task, name, b)[:, 0], ZERO) for name in self.units.others]
             if heard:
                 gates = gates + np.concatenate(heard, axis=2) @ rows[:, size:-1].T.astype(np.float32)
-            begins = {name: self._value(task, name, b) for name in self._begins()}
-            states = np.asarray(session.run({str(self.node.inputs[0]): gates, **begins})[STATES])[:, 0]
-            before = np.concatenate([self._before(states, self._first(task, b)), *heard], axis=2)
+            now = dict(zip(begins_of(self.node).values(), begins.now[b], strict=True))
+            found = session.run({str(self.node.inputs[0]): gates, **{v: a[None] for v, a in now.items()}})
+            states = found[made[0]][:, 0]
+            ends.append([found[v][0] for v in made[1:]])
+            first = now[str(self.node.inputs[5])] if 1 in begins_of(self.node) else ZERO
+            before = np.concatenate([self._before(states, first), *heard], axis=2)
             for part in systems:
                 read = self._read(part, before, gates, rows).astype(np.float32)
                 z = np.concatenate([read, np.ones((*read.shape[:2], 1), np.float32)], axis=2)
@@ -193,6 +203,7 @@ class StepInTime:
                 for one in sums.values():
                     one.settle()
         add_up(self.peers, f"{self.node.name}, {task}, round {k}", list(sums.values()))
+        begins.learn(ends, k)
         return {s: TaskStatistics(one.moments(False).means(), one.moments(True).means()) for s, one in sums.items()}
 
 

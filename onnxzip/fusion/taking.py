@@ -57,9 +57,19 @@ def take(
 
 def orders_of(plan: Plan, taken: Taken, members: Matches) -> dict[tuple[str, str], np.ndarray]:
     """(param, task) -> which of the task's own units stand where, of a param that says so of states; nothing of others."""
+    return {(taken.name, t): next(_chosen(plan, taken, t, members, False))[0] for t in _ordered(plan, taken)}
+
+
+def spaces_of_states(plan: Plan) -> frozenset[int]:
+    """Spaces of units whose states come from outside: they stand there as those of the first net do."""
+    known = [(taken.laid, t) for taken in plan.layout.taken for t in _ordered(plan, taken)]
+    return frozenset(n for laid, t in known for e in plan.overlay.exprs(laid, t) for n in e.atoms())
+
+
+def _ordered(plan: Plan, taken: Taken) -> list[str]:
+    """The tasks for which a param says which unit stands where in a state."""
     names = plan.overlay.values[taken.laid]
-    tasks = [t for t in taken.owners if any(names[t] in state.orders for state in plan.nets[t].states)]
-    return {(taken.name, t): next(_chosen(plan, taken, t, members, False))[0] for t in tasks}
+    return [t for t in plan.tasks if t in taken.owners and any(names[t] in state.orders for state in plan.nets[t].states)]
 
 
 def _made_by_tables(plan: Plan, taken: Taken) -> bool:

@@ -20,13 +20,13 @@ from onnxzip.fusion.problem import Reads, check_finite, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
-from onnxzip.fusion.taking import orders_of, take
+from onnxzip.fusion.taking import orders_of, spaces_of_states, take
 from onnxzip.fusion.together import fit_tied, uses_of
 from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.units import units_in_time
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Quality
-from onnxzip.matching.match import Members, given_members, in_place, members_of
+from onnxzip.matching.match import Members, given_members, in_order_of_first, in_place, members_of
 from onnxzip.matching.methods import Method, Rows
 from onnxzip.matching.parts import in_parts
 from onnxzip.matching.twins import same_of_twins
@@ -53,6 +53,7 @@ class Zip:
         self.counts: dict[str, Counts] = {}
         self.turned: set[int] = set()
         self.orders: dict[tuple[str, str], np.ndarray] = {}
+        self.carried = spaces_of_states(plan)
         for port in plan.inputs:
             self.exact[port.name] = frozenset(plan.overlay.values[port.name])
         for space in plan.spaces.values():
@@ -142,7 +143,9 @@ class Zip:
         for number in (n for n in new if not same[n]):
             work = self.turn(work, self.plan.spaces[number], fitted)
         for number in new:
-            self.members |= in_parts(self.plan, pair_channels(work, self.plan.spaces[number], same[number], self.members))
+            paired = pair_channels(work, self.plan.spaces[number], same[number], self.members)
+            paired = in_order_of_first(paired, self.plan.tasks) if number in self.carried else paired
+            self.members |= in_parts(self.plan, paired)
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
             self.members |= pair_inside(work, outer, number, self.exact, self.members)

@@ -17,6 +17,7 @@ from onnxzip.fusion.work import by_owners
 from onnxzip.matching.match import Matches, leads_along, located
 from onnxzip.net import BATCH, Node
 from onnxzip.ops.recurrent import GATES, takes_gates
+from onnxzip.ops.selecting import ORDER
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,13 @@ class Units:
             mine = np.concatenate([mine, located(self.plan.overlay, self._along(task), task, heard, self.matches)])
         mine = mine[mine >= 0]
         return np.concatenate([mine, np.setdiff1d(np.arange(abs(self._along(task).size)), mine)])
+
+    @cached_property
+    def begins_outside(self) -> bool:
+        """Whether what they begin with is what the caller feeds back to them."""
+        made = {v: p.node for p in self.plan.layout.placed for v in p.node.outputs}
+        begins = [v for v in self.placed.node.inputs[5:7] if v is not None]
+        return bool(begins) and all(v in made and made[v].attrs.get(ORDER) for v in begins)
 
     @cached_property
     def rows(self) -> Mapping[str, np.ndarray]:

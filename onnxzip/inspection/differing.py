@@ -15,7 +15,7 @@ import numpy as np
 from onnxzip.analysis.uniform import with_uniform_apart
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
 from onnxzip.exporting.bundling import is_bundled
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import original_entry, sha256_of, source_size
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
 from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change

@@ -133,6 +133,16 @@ def ordered_groups(plan: SpacePlan) -> list[dict[str, int]]:
     return [dict.fromkeys(sorted(owners), k) for owners, count in shared for k in range(count)]
 
 
+def in_order_of_first(members: Matches, tasks: Sequence[str]) -> dict[tuple[int, Owners], Members]:
+    """Members whose fused channels stand as the channels of the first of some tasks that has them do."""
+    found = {}
+    for (number, key), m in members.items():
+        order = np.argsort(m.index[next(t for t in tasks if t in key)], kind="stable")
+        index, more, leads = ({t: a[..., order] for t, a in some.items()} for some in (m.index, m.more, m.leads))
+        found[number, key] = Members(index, more, leads, m.cost[order] if len(m.cost) else m.cost)
+    return found
+
+
 def given_members(plan: SpacePlan) -> dict[tuple[int, Owners], Members]:
     """Members of a space that is identical in all tasks."""
     key = plan.strands[0].key

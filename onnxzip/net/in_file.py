@@ -20,10 +20,23 @@ def in_file(net: Net) -> Net:
     inputs = {p.name for p in net.inputs}
     for port in (p for p in net.inputs if p.axis):
         net = _input_in_file(net, port)
-    for port in (p for p in net.outputs if p.axis and p.name not in inputs):
+    net, copies = _without_copies(net)
+    for port in (p for p in net.outputs if p.axis and p.name not in inputs and p.name not in copies):
         net = _output_in_file(net, port)
+    net = replace(net, nodes=(*net.nodes, *copies.values()))
     before, behind = (tuple(p.in_file._replace(axis=0) for p in ports) for ports in (net.inputs, net.outputs))
     return replace(net, inputs=before, outputs=behind, shapes={**net.shapes, **{p.name: p.shape for p in (*before, *behind)}})
+
+
+def _without_copies(net: Net) -> tuple[Net, dict[str, Node]]:
+    """The net without nodes that say the same once more under another name, and these, by that name."""
+    axes, read = {p.name: p.axis for p in net.outputs}, {v for n in net.nodes for v in n.read if n.op != "Identity"}
+    copies = {
+        name: n for n in net.nodes if n.op == "Identity" and (name := n.outputs[0]) in axes and name not in read
+        and axes[name] and axes.get(str(n.inputs[0])) == axes[name]
+    }
+    gone = {n.name for n in copies.values()}
+    return replace(net, nodes=tuple(n for n in net.nodes if n.name not in gone)), copies
 
 
 def _input_in_file(net: Net, port: Port) -> Net:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxzip.errors import UnsupportedError, UsageError
-from onnxzip.exporting.metadata import Origin
+from onnxzip.exporting.origin import Origin
 from onnxzip.net import Net, Port, classes_of, producers, rows_per_sample
 from onnxzip.net.classes import BOUNDED, LOGITS, PROBABILITIES, VALUES
 
@@ -63,11 +63,11 @@ def heads_of(
     ports = {p.name: p for p in net.outputs}
     batch = net.inputs[0].shape[0]
     check_kinds(ports, given)
-    check_teaching({task: [ports[o] for o in origin.outputs.values()] for task, origin in origins.items()}, batch)
+    check_teaching({task: [ports[o] for o in origin.compared.values()] for task, origin in origins.items()}, batch)
     last = producers(net.nodes)
     found = []
     for task, origin in origins.items():
-        own, kinds = {name: ports[output] for name, output in origin.outputs.items()}, origin.kinds(given)
+        own, kinds = {name: ports[output] for name, output in origin.compared.items()}, origin.kinds(given)
         classes = classes_of(own, net.nodes, batch, kinds)
         for name, port in own.items():
             if not teaches(port, batch):

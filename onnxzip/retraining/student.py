@@ -27,6 +27,7 @@ from onnxzip.net import BATCH, Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, batch_at, parts_of
+from onnxzip.retraining.carried import check_states
 from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.coordinates import BATCHES, coordinates_of, room_for
 from onnxzip.retraining.heads import Head
@@ -105,6 +106,7 @@ def retrain_content(
     check_loss(lesson, options, device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
     _check_shapes(net, streams)
+    check_states(net, lesson)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
     _check_start(start, options)

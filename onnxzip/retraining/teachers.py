@@ -13,8 +13,8 @@ import numpy as np
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.errors import InvalidDataError
-from onnxzip.exporting.metadata import Origin
 from onnxzip.exporting.opening import opened
+from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.shown import Teaching
 from onnxzip.exporting.verifying import run_rows
 from onnxzip.runtime import Session
