@@ -1,4 +1,7 @@
-"""Streaming nets as torch writes them, in two dialects: recurrent layers whose states come from outside and go back there."""
+"""Streaming nets as torch writes them, in two dialects: recurrent layers whose states come from outside and go back there.
+
+Nets of other weights with states of their own, side by side; nets that are nearly the same, which share all units and states.
+"""
 
 from __future__ import annotations
 
@@ -72,6 +75,18 @@ def exported(kind: str, layers: int, conv: bool, dialect: str, fixed: bool) -> M
     return model
 
 
+def a_little_off(model: ModelProto) -> ModelProto:
+    """The net with weights a thousandth off."""
+    copy, rng = ModelProto(), np.random.default_rng(2)
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            off = array * (1 + 1e-3 * rng.standard_normal(array.shape))
+            tensor.CopyFrom(numpy_helper.from_array(off.astype(np.float32), tensor.name))
+    return copy
+
+
 def with_other_weights(model: ModelProto) -> ModelProto:
     """The net with its weights in another order."""
     copy, rng = ModelProto(), np.random.default_rng(2)
@@ -108,3 +123,28 @@ def test_streams(name: str, dialect: str, fixed: bool, tmp_path: Path) -> None:
             want = fed(path, {"x": step, **alone[task]})
             alone[task] = {s: want[f"{s}n"] for s in states}
             np.testing.assert_allclose(found[f"{task}_y"], want["y"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dialect", ["torchscript", "dynamo"])
+@pytest.mark.parametrize(("name", "fixed"), [*((name, False) for name in NETS), ("two layers of LSTM", True)])
+def test_near_streams_share_all_units_and_their_states(name: str, dialect: str, fixed: bool, tmp_path: Path) -> None:
+    kind, layers, conv = NETS[name]
+    states = STATES[: 2 if kind == "LSTM" else 1]
+    model, files = exported(kind, layers, conv, dialect, fixed), {t: tmp_path / f"{t}.onnx" for t in "ab"}
+    onnx.save(model, files["a"])
+    onnx.save(a_little_off(model), files["b"])
+    rng = np.random.default_rng(1)
+    data = {"x": rng.standard_normal((60, STEPS, FEATURES), np.float32)}
+    data |= {s: 0.3 * rng.standard_normal((layers, 60, UNITS), np.float32) for s in states}
+    merged = onnxzip.merge(files, data)
+    assert all(s["shared"] == s["groups"] for s in merged.report["spaces"]) and merged.report["merged"]["macs_ratio"] < 0.6
+    count = 1 if fixed else 3
+    alone = {t: {s: np.zeros((layers, count, UNITS), np.float32) for s in states} for t in files}
+    now = {s: np.zeros((layers, count, UNITS), np.float32) for s in states}
+    for step in rng.standard_normal((5, count, STEPS, FEATURES), np.float32):
+        found = fed(merged.content, {"x": step, **now})
+        now = {s: found[f"a_{s}n"] for s in states}
+        for task, path in files.items():
+            want = fed(path, {"x": step, **alone[task]})
+            alone[task] = {s: want[f"{s}n"] for s in states}
+            np.testing.assert_allclose(found[f"{task}_y"], want["y"], rtol=0, atol=0.01)

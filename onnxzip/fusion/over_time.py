@@ -72,7 +72,7 @@ class StepInTime:
         begins = {task: self._keep_targets(task) for task in self.units.tasks}
         led, centre = list(self.units.some(self.method.follow)), self._centre()
         rows, best, least, since = centre, centre, np.inf, 0
-        outside = self.units.begins_outside
+        outside = [t for t, b in begins.items() if b.come_back()]
         for k in range((ROUNDS_OF_STATES if outside else ROUNDS) + 1):
             stats = {t: self._statistics(t, rows, begins[t], k) for t in self.units.tasks}
             chosen = [(some, self._chosen(some, stats)) for some in led]
@@ -128,7 +128,7 @@ class StepInTime:
         """Let the store have what R has to give on a task's samples, [steps, samples, gates x units]; what the states are in
         front of these."""
         units, rows, source = self.units, self.units.rows[task], self.frontier.sources[self.frontier.source_of[task]]
-        begins = Begins(f"{self.node.name}, {task}", source, self.frontier.seed, self.peers)
+        begins = Begins(f"{self.node.name}, {task}", units.places(task), source, self.frontier.seed, self.peers)
         own, order, absent = units.original(task), units.order(task), rows < 0
         for b, course in enumerate(original_states(self.frontier, task, units.role.members[task])):
             now = [self._begin(task, v, b) for v in begins_of(self.node).values()]

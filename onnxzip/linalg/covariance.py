@@ -16,3 +16,9 @@ def centred(products: np.ndarray, total: np.ndarray, count: np.ndarray, rounding
     energy = np.diagonal(square)
     varies = energy - mean**2 > rounding * energy
     return np.where(np.outer(varies, varies), square - np.outer(mean, mean), 0.0)
+
+
+def root_of(covariance: np.ndarray) -> np.ndarray:
+    """R [n, n] with R R' = a symmetric matrix, less what rounding has left of negative eigenvalues."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
