@@ -12,18 +12,21 @@ import pytest
 from merging import MODELS, failed, fed, run
 from onnx import ModelProto, numpy_helper, parser
 from test_in_front import CHANNELS, LAYERS, STEPS, STREAM, UNITS, states, streaming
+from test_retraining import At, Killed, kill
 
 import onnxzip
+from onnxzip import RetrainOptions
 from onnxzip.analysis import analyse
 from onnxzip.analysis.states import notes_on_states
 from onnxzip.calibration.samples import Source, hand
 from onnxzip.calibration.states import Course
-from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import entries_of, read_origins
-from onnxzip.fusion.begins import Begins
+from onnxzip.fusion.begins import Begins, noise_of
 from onnxzip.loading import load_all
 from onnxzip.net import Net
 from onnxzip.peers import ALONE
+from onnxzip.retraining.carried import Feedback
+from onnxzip.retraining.module import TorchNet
 
 Arrays = dict[str, np.ndarray]
 WIDTH, GATES, EXACT = 12, 4, 1e-5
@@ -235,18 +238,70 @@ class TestCommands:
         found = [onnxzip.verify(f, nets, "d.npz")["tasks"]["b"]["fidelity"] for f in ("m.onnx", "wrong.onnx")]
         assert found[0]["relative_error"] < EXACT and found[1]["relative_error"] > 1e-3
 
-    def test_samples_in_the_midst_of_streams_do_not_teach(self, nets: dict[str, Path]) -> None:
-        onnx.save(streaming(2), nets["b"])
-        with pytest.raises(UnsupportedError, match="midst of streams, with the original's 'h' and 'c'"):
-            onnxzip.merge(nets, states(120), retrain=3)
-        begun = {**states(120), **{s: np.zeros((LAYERS, 120, UNITS), np.float32) for s in "hc"}}
-        assert onnxzip.merge(nets, begun, retrain=3).report["retrain"]["steps"] == 3
-
-    def test_samples_of_near_nets_do(self, nets: dict[str, Path]) -> None:
+    def test_near_nets(self, nets: dict[str, Path]) -> None:
         onnx.save(near(streaming(1), 3), nets["b"])
         report = onnxzip.merge(nets, states(120), retrain=3).report
         assert report["retrain"]["steps"] == 3
         assert max(t["fidelity"]["relative_error"] for t in report["tasks"].values()) < 0.02
+
+
+def streams(path: Path, seed: int, calls: int = 4) -> Arrays:
+    """Samples in the midst of streams: what a net has read at the last of some calls, on its own states."""
+    rng, now = np.random.default_rng(seed), {s: np.zeros((LAYERS, 200, UNITS), np.float32) for s in "hc"}
+    for _ in range(calls):
+        read = {"x": rng.standard_normal((200, STEPS, CHANNELS), np.float32), **now}
+        found = fed(path, read)
+        now = {s: found[f"{s}n"] for s in "hc"}
+    return read
+
+
+class TestRetraining:
+    @pytest.fixture
+    def merged(self, nets: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Arrays]]:
+        """Two nets of different weights with samples of their own streams, merged as `m.onnx`."""
+        onnx.save(streaming(2), nets["b"])
+        data = {t: streams(path, seed) for seed, (t, path) in enumerate(nets.items())}
+        onnxzip.merge(nets, data).save("m.onnx")
+        return nets, data
+
+    def test_going_on_gives_the_same_bytes(self, merged: tuple[dict[str, Path], dict[str, Arrays]], tmp_path: Path) -> None:
+        options = {"batch": 16, "learning_rate": 0.01, "unvaried": True}
+        straight = onnxzip.retrain("m.onnx", *merged, steps=20, options=RetrainOptions(**options)).content
+        assert straight != (tmp_path / "m.onnx").read_bytes()
+        options |= {"checkpoint": tmp_path / "c.pt", "checkpoint_every": 4}
+        with pytest.raises(Killed):
+            onnxzip.retrain("m.onnx", *merged, steps=20, options=RetrainOptions(**options), progress=At(13, kill))
+        options |= {"resume": True}
+        assert onnxzip.retrain("m.onnx", *merged, steps=20, options=RetrainOptions(**options)).content == straight
+
+    def test_it_goes_on_from_states_of_its_own(
+        self, merged: tuple[dict[str, Path], dict[str, Arrays]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        files, data = merged
+        looks: list[float] = []
+        learn = Feedback.learn
+
+        def watched(self: Feedback, net: TorchNet) -> None:
+            learn(self, net)
+            rows = np.arange(64)
+            before = self.asked(self.pool.rows.take(rows))
+            now = self.begun(before, rows)
+            assert {*now} == {"x", "h", "c"} and np.array_equal(now["x"], before["x"])
+            looks.append(max(float(np.abs(now[s] - before[s]).max()) for s in "hc"))
+
+        monkeypatch.setattr(Feedback, "learn", watched)
+        report = onnxzip.retrain("m.onnx", files, data, steps=6).report
+        assert len(looks) >= 4 and min(looks) > 1e-3  # two tasks, at the start and at the end, at least
+        assert all(t["end"]["loss"] <= t["start"]["loss"] for t in report["retrain"]["tasks"].values())
+
+    def test_states_that_no_net_ends_with_are_told_of(self, nets: dict[str, Path]) -> None:
+        onnx.save(streaming(2), nets["b"])
+        ran = run("merge", "a=a.onnx", "b=b.onnx", "--data", "d.npz", "-o", "m.onnx", "--retrain", "3")
+        assert ran.code == 0 and "ends with no such 'h' and 'c' as samples begin with" in ran.err
+        begun = {**states(120), **{s: np.zeros((LAYERS, 120, UNITS), np.float32) for s in "hc"}}
+        np.savez("z.npz", **begun)
+        ran = run("merge", "a=a.onnx", "b=b.onnx", "--data", "z.npz", "-o", "z.onnx", "--retrain", "3")
+        assert ran.code == 0 and "ends with no such" not in ran.err
 
 
 class TestBegins:
@@ -277,12 +332,18 @@ class TestBegins:
         np.testing.assert_allclose(np.concatenate(now)[some], want[some], rtol=0, atol=5e-3)
 
     def test_the_noise_is_that_of_the_sample(self) -> None:
-        whole = Begins("n", np.arange(3), Source(("a",), {"x": np.zeros((300, 1))}, {}), 1, ALONE)._noise(slice(0, 300), 4)
-        assert abs(whole.std() - 1) < 0.1
-        for place in range(2):
-            mine = hand(300, place, 2)
-            dealt = Begins("n", np.arange(3), Source(("a",), {"x": np.zeros((len(mine), 1))}, {}, mine, 300), 1, ALONE)
-            np.testing.assert_array_equal(dealt._noise(slice(0, len(mine)), 4), whole[mine])
+        whole = noise_of(np.arange(300), 40, 4, [1])
+        assert abs(whole.std() - 1) < 0.1 and len(np.unique(whole)) == whole.size
+        mine = hand(300, 1, 2)
+        np.testing.assert_array_equal(noise_of(mine, 40, 4, [1]), whole[mine])
+
+    @pytest.mark.parametrize(("scale", "want"), [(1.0, True), (3.0, False)])
+    def test_states_that_no_net_ends_with_are_given_up(self, scale: float, want: bool) -> None:
+        rng = np.random.default_rng(2)
+        before, after = scale * rng.standard_normal((200, 3), np.float32), rng.standard_normal((200, 3), np.float32)
+        begins = Begins("n", np.arange(3), Source(("a",), {"x": before}, {}), 1, ALONE, [before], [after], [[before]])
+        assert begins.come_back() is want
+        assert bool(begins.before) is want
 
 
 class TestSampleNets:

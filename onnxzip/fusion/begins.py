@@ -16,6 +16,7 @@ beginning with what the originals' units ended with 48 / 16. All 28 rows at once
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,86 @@ from onnxzip.peers import Peers
 # How much larger states may be that samples begin with than those that they end with, in directions that count at all: mean
 # squares as multiples of the latter's, and these as a fraction of their mean.
 FOREIGN, NEGLIGIBLE = 3.0, 1e-3
+
+
+@dataclass(frozen=True)
+class Onward:
+    """What a fused net goes on from, of what an original does.
+
+    Attributes:
+        made: M [fused numbers, original numbers + 1].
+        spread: a root of S [fused numbers, fused numbers].
+    """
+
+    made: np.ndarray
+    spread: np.ndarray
+
+    def begun(self, before: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """States in front of samples [samples, fused numbers], from the original's; zeros where those are.
+
+        Args:
+            noise: standard normal [samples, fused numbers].
+        """
+        now = _with_one(before) @ self.made.T + noise @ self.spread.T
+        return np.where(before.any(axis=1, keepdims=True), now, 0).astype(np.float32)
+
+
+def fitted(
+    after: Iterable[np.ndarray], targets: Iterable[np.ndarray], held: np.ndarray, centre: np.ndarray, name: str, peers: Peers
+) -> Onward:
+    """The least squares above, damped as held-out samples want it.
+
+    Args:
+        after, targets: per batch, what the original ends with, and the fused net [samples, numbers].
+        held: for each sample, whether it is held out.
+        centre: that M is damped towards.
+        name: of the sums, for the exchange with peers, who have the other samples.
+    """
+    rows, start = np.arange(len(centre)), 0
+    sums, squares = DenseSums(centre.shape[1], len(rows)), DenseSums(len(rows), 1)
+    for before, target in zip(after, targets, strict=True):
+        mine = held[start : start + len(target)]
+        for side in (False, True):
+            sums.add(side, _with_one(before[mine == side]), target[mine == side])
+            squares.add(side, target[mine == side], np.zeros((int((mine == side).sum()), 1), np.float32))
+        start += len(target)
+    for some in (sums, squares):
+        some.settle()
+    add_up(peers, name, [sums, squares])
+    stats = TaskStatistics(sums.moments(False).means(), sums.moments(True).means())
+    made = fit_linear([Chosen(stats, rows, 1.0)], centre, GRID).rows
+    whole, own = ((some.moments(False) + some.moments(True)).means() for some in (sums, squares))
+    cross = made @ whole.zp
+    return Onward(made, root_of(np.asarray(own.zz) - cross - cross.T + made @ (whole.zz @ made.T)))
+
+
+def come_back(before: Iterable[np.ndarray], after: Sequence[np.ndarray], name: str, peers: Peers) -> bool:
+    """Whether samples begin with states such as they end with: from noise, say, nobody can tell what a fused net would have
+    said in its place.
+
+    Args:
+        before, after: per batch, the original's states [samples, numbers] in front of all steps, and behind them.
+        name, peers: as of `fitted`.
+    """
+    columns = after[0].shape[1] + 1
+    ends, begun = DenseSums(columns, 1), DenseSums(columns, 1)
+    for sums, every in ((ends, after), (begun, before)):
+        for some in every:
+            rows = _with_one(some[some.any(axis=1)])
+            sums.add(False, rows, np.zeros((len(rows), 1), np.float32))
+        sums.settle()
+    add_up(peers, name, [ends, begun])
+    known, given = ends.moments(False), begun.moments(False)
+    if not (known.count and given.count):
+        return False
+    return bool(np.trace(solve_damped(known.means().zz, np.asarray(given.means().zz), NEGLIGIBLE)) < FOREIGN * columns)
+
+
+def noise_of(numbers: np.ndarray, block: int, width: int, seed: Sequence[int]) -> np.ndarray:
+    """Standard normal numbers for some samples, by their numbers: float32 [samples, width], the same whoever has them."""
+    blocks = {int(n): np.random.default_rng([*seed, int(n)]) for n in np.unique(numbers // block)}
+    drawn = {n: rng.standard_normal((block, width), np.float32) for n, rng in blocks.items()}
+    return np.stack([drawn[int(k // block)][k % block] for k in numbers])
 
 
 @dataclass
@@ -69,21 +150,8 @@ class Begins:
             self.after.append(np.concatenate(course.ends, axis=1))
 
     def come_back(self) -> bool:
-        """Whether the original's states in front of all steps are such as it ends with: noise, say, is none, and what the
-        fused net would have said in its place cannot be told. They are given up then."""
-        if not self.before:
-            return False
-        columns = self.after[0].shape[1] + 1
-        ends, begun = DenseSums(columns, 1), DenseSums(columns, 1)
-        for sums, all_of in ((ends, self.after), (begun, self.before)):
-            for some in all_of:
-                rows = _with_one(some[some.any(axis=1)])
-                sums.add(False, rows, np.zeros((len(rows), 1), np.float32))
-            sums.settle()
-        add_up(self.peers, f"{self.name}, states", [ends, begun])
-        found, given = ends.moments(False), begun.moments(False)
-        known = found.count > 0 and given.count > 0
-        if known and np.trace(solve_damped(found.means().zz, np.asarray(given.means().zz), NEGLIGIBLE)) < FOREIGN * columns:
+        """Whether they are such as the original ends with; they are given up where they are not."""
+        if self.before and come_back(self.before, self.after, f"{self.name}, states", self.peers):
             return True
         self.before, self.after = [], []
         return False
@@ -97,44 +165,17 @@ class Begins:
         """
         if not self.before:
             return
-        made, spread = self._fitted([np.concatenate(some, axis=1) for some in ends], k)
-        start = 0
+        states, columns = len(ends[0]), self.after[0].shape[1]
+        centre = np.zeros((states * len(self.places), columns + 1))
+        own = columns // states * np.arange(states)[:, None] + self.places
+        centre[np.arange(len(centre)), own.reshape(-1)] = 1
+        targets = [np.concatenate(some, axis=1) for some in ends]
+        onward = fitted(self.after, targets, self.source.held(), centre, f"{self.name}, begins {k}", self.peers)
+        dealt, start = np.arange(self.source.count) if self.source.dealt is None else self.source.dealt, 0
         for b, before in enumerate(self.before):
-            now = _with_one(before) @ made.T + self._noise(slice(start, start + len(before)), len(made)) @ spread.T
-            now = np.where(before.any(axis=1, keepdims=True), now, 0)
-            self.now[b] = np.split(now.astype(np.float32), len(ends[b]), axis=1)
-            start += len(before)
-
-    def _fitted(self, targets: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-        """M, and the root of S."""
-        held, start, rows = self.source.held(), 0, np.arange(targets[0].shape[1])
-        sums, squares = DenseSums(self.after[0].shape[1] + 1, len(rows)), DenseSums(len(rows), 1)
-        centre = np.zeros((len(rows), self.after[0].shape[1] + 1))
-        states, units = len(rows) // len(self.places), self.after[0].shape[1] * len(self.places) // len(rows)
-        centre[rows, (units * np.arange(states)[:, None] + self.places).reshape(-1)] = 1
-        for after, target in zip(self.after, targets, strict=True):
-            mine = held[start : start + len(target)]
-            for side in (False, True):
-                sums.add(side, _with_one(after[mine == side]), target[mine == side])
-                squares.add(side, target[mine == side], np.zeros((int((mine == side).sum()), 1), np.float32))
-            start += len(target)
-        for some in (sums, squares):
-            some.settle()
-        add_up(self.peers, f"{self.name}, begins {k}", [sums, squares])
-        stats = TaskStatistics(sums.moments(False).means(), sums.moments(True).means())
-        made = fit_linear([Chosen(stats, rows, 1.0)], centre, GRID).rows
-        whole, own = ((some.moments(False) + some.moments(True)).means() for some in (sums, squares))
-        cross = made @ whole.zp
-        left = np.asarray(own.zz) - cross - cross.T + made @ (whole.zz @ made.T)
-        return made, root_of(left)
-
-    def _noise(self, part: slice, width: int) -> np.ndarray:
-        """Standard normal numbers for some samples, the same whichever process has them."""
-        dealt = np.arange(self.source.count) if self.source.dealt is None else self.source.dealt
-        block, at = block_of(self.source.total), dealt[part]
-        numbers = {int(n): np.random.default_rng([self.seed, int(n)]) for n in np.unique(at // block)}
-        drawn = {n: rng.standard_normal((block, width), np.float32) for n, rng in numbers.items()}
-        return np.stack([drawn[int(k // block)][k % block] for k in at])
+            numbers, start = dealt[start : start + len(before)], start + len(before)
+            noise = noise_of(numbers, block_of(self.source.total), len(centre), [self.seed])
+            self.now[b] = np.split(onward.begun(before, noise), states, axis=1)
 
 
 def _with_one(rows: np.ndarray) -> np.ndarray:

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.calibration.sources import Note
 from onnxzip.errors import InvalidDataError
 from onnxzip.peers import ALONE, Peers
+from onnxzip.retraining.carried import Feedback
+from onnxzip.retraining.module import TorchNet
 from onnxzip.retraining.teachers import Answers, Teacher
 from onnxzip.retraining.varying import Draw, drawn, varied
 
@@ -117,7 +120,9 @@ class Stream:
             raise InvalidDataError(f"a batch of {size} samples cannot be split between {peers.size} processes. Start fewer.")
         self.answers = Answers(pool, train, teachers, -(-size // peers.size), room)
         self.held = held
-        self.asked = teachers[0].origin.asked  # who has states of shared units has a pool for itself
+        first = teachers[0]  # the only one, where there are states of shared units
+        self.asked = first.origin.asked
+        self.feedback = Feedback(pool, self.held, first, batch, key) if first.origin.states else None
         left = room - self.answers.bytes if self.answers.keeps else room
         self.held_answers = Answers(pool, self.held, teachers, batch, left)
         self.block = batch
@@ -131,6 +136,18 @@ class Stream:
         else:
             portion = self._portion(self.drawing.rows[whole[mine]], self.answers, whole[mine])
         return replace(portion, weight=len(mine) * self.peers.size / len(whole))
+
+    def begin_states(self, net: TorchNet, note: Note) -> None:
+        """As `learn_states`, for the first time; tells of states that are taken as they are."""
+        if self.feedback is not None and self.feedback.is_foreign:
+            states = " and ".join(map(repr, self.feedback.inputs))
+            note(f"{self.pool.tasks[0]}: its net ends with no such {states} as samples begin with: they are taken as they are")
+        self.learn_states(net)
+
+    def learn_states(self, net: TorchNet) -> None:
+        """Go on from the states where the net comes to as it is now."""
+        if self.feedback is not None:
+            self.feedback.learn(net)
 
     def judging(self) -> Iterator[Portion]:
         """The rows that judge, in portions."""
@@ -156,6 +173,8 @@ class Stream:
     def _told(self, rows: np.ndarray, feeds: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Portion:
         labels = {task: y[rows] for task, y in self.pool.labels.items()}
         feeds = self.asked(feeds)
+        if self.feedback is not None:
+            feeds = self.feedback.begun(feeds, rows)
         return Portion(self.pool.tasks, self._tensors(feeds), self._tensors(targets), self._tensors(labels))
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onnxzip.fusion.begins import Onward
 from onnxzip.peers import ALONE, Peers
 from onnxzip.retraining.batches import Stream, batch_at
 from onnxzip.retraining.coordinates import Coordinates
@@ -73,8 +74,21 @@ class Job:
             params[name].copy_(value)
 
     def judged(self) -> dict[str, Judgement]:
-        """The weights as they are."""
+        """The weights as they are, going on from states of their own."""
+        for stream in self.streams:
+            stream.learn_states(self.losses.net)
         return judge(self.losses, (p for s in self.streams for p in s.judging_here()), self.peers)
+
+    def onward(self) -> list[tuple[Tensor, Tensor] | None]:
+        """What each stream goes on from."""
+        known = [s.feedback.onward if s.feedback is not None else None for s in self.streams]
+        return [None if o is None else (torch.tensor(o.made), torch.tensor(o.spread)) for o in known]
+
+    def go_on(self, onward: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        """Let each stream go on from what it did when `onward` told so."""
+        for stream, one in zip(self.streams, onward, strict=True):
+            if stream.feedback is not None:
+                stream.feedback.onward = None if one is None else Onward(one[0].numpy(), one[1].numpy())
 
     def starts(self) -> list[float]:
         """Each task's loss at the start, none of them negligible."""
@@ -161,6 +175,7 @@ class Course:
             "weights": self.job.weights(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "onward": self.job.onward(),
             **{name: getattr(self, name) for name in _KEPT},
         }
 
@@ -186,6 +201,7 @@ def rebalanced(losses: Sequence[float], starts: Sequence[float]) -> list[float]:
 def resumed(job: Job, state: Mapping[str, Any]) -> Course:
     """The course that a checkpoint holds."""
     job.put(state["weights"])
+    job.go_on(state["onward"])
     course = Course(job, **{name: state[name] for name in _KEPT})
     course.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])

@@ -89,10 +89,11 @@ def usual_rate(errors: Sequence[float], steps: int, batch: int) -> float:
 
 def _trial(job: Job, rate: float, length: int, asked: Asked) -> float:
     """Held-out loss over the start's; NaN where everything is lost."""
-    before = job.weights()
+    before, onward = job.weights(), job.onward()
     course = begun(job, rate, length)
     while course.step < length and not asked():
         course.advance()
     score = job.score(job.judged())
     job.put(before)
+    job.go_on(onward)
     return score

@@ -27,7 +27,6 @@ from onnxzip.net import BATCH, Port
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress
 from onnxzip.retraining.batches import HELD, Stream, batch_at, parts_of
-from onnxzip.retraining.carried import check_states
 from onnxzip.retraining.checkpoint import Keeper, belonging
 from onnxzip.retraining.coordinates import BATCHES, coordinates_of, room_for
 from onnxzip.retraining.heads import Head
@@ -106,8 +105,9 @@ def retrain_content(
     check_loss(lesson, options, device_for(run.device))
     streams = _streams(net, lesson, options, run, peers)
     _check_shapes(net, streams)
-    check_states(net, lesson)
     losses = Losses(net, heads, _criteria(heads, streams, options))
+    for stream in streams:
+        stream.begin_states(net, progress.note)
     start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
     _check_start(start, options)
     coordinates = coordinates_of(losses, [batch_at(streams, k) for k in range(BATCHES)], peers) if steps else {}
