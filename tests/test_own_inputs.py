@@ -147,11 +147,11 @@ class TestStreams:
     def test_a_shared_state_is_told(self, streams: Path) -> None:
         ran = run("plan", "a.onnx", "b.onnx", "--json")
         first, second = json.loads(ran.out)["notes"]
-        assert "input 'h' looks like a state (output 'hn' has its shape), and feeds all tasks at once: --apart h" in first
-        assert "input 'c' looks like a state (output 'cn' has its shape)" in second
-        assert "Input 'h' looks like a state" in " ".join(run("plan", "a.onnx", "b.onnx").out.split())
-        told = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "one.onnx")
-        assert "looks like a state" in " ".join((told.out + told.err).split())
+        assert "input 'h' is a state of units that all tasks share: begin with zeros, and feed back what output 'hn'" in first
+        assert "input 'c' is a state of units that all tasks share" in second
+        assert "Input 'h' is a state of units" in " ".join(run("plan", "a.onnx", "b.onnx").out.split())
+        told = run("merge", "a.onnx", "b.onnx", "--data", "d.npz", "-o", "one.onnx", "--share", "0")
+        assert "looks like a state (output 'hn' has its shape), and feeds all tasks at once: --apart h" in told.err
         assert list(dims(streams / "one.onnx")) == ["x", "h", "c"]
         assert json.loads(run("plan", "a.onnx", "b.onnx", "--apart", "[hc]", "--json").out)["notes"] == []
 

@@ -91,10 +91,9 @@ def steps_session(frontier: Frontier, k: int, node: Node, params: Mapping[str, n
 
 def _asked(node: Node, gates: Shape, units: int) -> tuple[Node, dict[str, Shape]]:
     """A recurrent node with all that is asked of it, and the shapes of that: first its states, then what they end as."""
-    outputs = [*node.outputs, "", "", ""][:3]
     wanted = (0, *begins_of(node))
-    for k in wanted:
-        outputs[k] = outputs[k] or f"{node.name}.states.{k}"
+    called = [*node.outputs, "", "", ""]
+    outputs = [(called[k] or f"{node.name}.states.{k}") if k in wanted else "" for k in range(3)]
     steps, samples, _ = gates
     shapes: dict[str, Shape] = {outputs[k]: (1, samples, units) if k else (steps, 1, samples, units) for k in wanted}
     while not outputs[-1]:
