@@ -26,7 +26,7 @@ from onnxzip.calibration.sources import Given, Samples, collect
 from onnxzip.calibration.store import Store
 from onnxzip.config import ALL, DataOptions, MergeSteps, Options, PlanOptions, RetrainOptions, RunOptions, ZipOptions
 from onnxzip.errors import UnsupportedError, VerificationError
-from onnxzip.exporting.again import check_states, data_by_net, kept_tasks
+from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
 from onnxzip.exporting.metadata import entries_of
@@ -164,9 +164,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:
     """The nets at the sizes of their data, and the data by net."""
     nets = family(files, options.plan.opset, options.plan.apart)
-    kept = kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()})
-    check_states(kept)
-    data = data_by_net(data, kept)
+    data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
     if not nets.groups:
         return load_family(nets), data
     data, shapes = peeked(data, {task: nets.axes_by_name(task) for task in nets.tasks}, _limit(options))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from merging import MODELS, failed, fed, run
+from merging import MODELS, fed, run
 from onnx import ModelProto, numpy_helper, parser
 from test_in_front import CHANNELS, LAYERS, STEPS, STREAM, UNITS, states, streaming
 from test_retraining import At, Killed, kill
@@ -18,8 +18,12 @@ import onnxzip
 from onnxzip import RetrainOptions
 from onnxzip.analysis import analyse
 from onnxzip.analysis.states import notes_on_states
+from onnxzip.calibration.checking import Feed
 from onnxzip.calibration.samples import Source, hand
+from onnxzip.calibration.sources import collect
 from onnxzip.calibration.states import Course
+from onnxzip.config import DataOptions
+from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.metadata import entries_of, read_origins
 from onnxzip.fusion.begins import Begins, noise_of
 from onnxzip.loading import load_all
@@ -225,7 +229,33 @@ class TestCommands:
         assert run("inspect", "m.onnx").code == 0
         teachers = [x for pair in both for x in ("--teacher", pair)]
         assert run("retrain", "m.onnx", *teachers, "--data", "d.npz", "-o", "t.onnx", "--steps", "3").code == 0
-        failed(3, "merge", "ab=m.onnx", "c=a.onnx", "--data", "d.npz", "-o", "x.onnx", words=("state", "in one go"))
+
+    def test_merged_again(self, nets: dict[str, Path], tmp_path: Path) -> None:
+        """Each task's data stand in its own order, also inside of a net that holds several."""
+        onnxzip.merge(nets, "d.npz").save("ab.onnx")
+        onnx.save(near(streaming(1), 3), "c.onnx")
+        data = {t: states(120, seed=k) for k, t in enumerate("abc")}
+        merged = onnxzip.merge({"ab": tmp_path / "ab.onnx", "c": tmp_path / "c.onnx"}, data)
+        merged.save("abc.onnx")
+        assert {s["name"]: s["shared"] for s in merged.report["spaces"]}["MatMul_2"] == WIDTH
+        found = onnxzip.verify("abc.onnx", nets, {t: data[t] for t in nets})["tasks"]
+        assert max(t["fidelity"]["relative_error"] for t in found.values()) < 0.02
+        before = {t: o.states for t, o in read_origins(entries_of(onnx.load("ab.onnx")), "ab").items()}
+        assert {t: o.states for t, o in read_origins(entries_of(onnx.load("abc.onnx")), "abc").items() if t != "c"} == before
+
+    def test_samples_inside_of_a_net_are_put_in_its_order(self, nets: dict[str, Path]) -> None:
+        onnxzip.merge(nets, "d.npz").save("ab.onnx")
+        kept = kept_tasks({"ab": entries_of(onnx.load("ab.onnx"))})
+        items = {
+            t: {n: np.moveaxis(x, 1, 0) if n in "hc" else x for n, x in states(40, seed=k).items()} for k, t in enumerate("ab")
+        }
+        ports = {p.name: p._replace(axis=0) for p in load_all({"ab": "ab.onnx", "b": nets["b"]})[0].inputs}
+        feed = Feed(tuple(ports.values()), {}, None, inside=({n: n for n in ports},) * 2)
+        given = collect(data_by_net(items, kept), {"ab": feed}, DataOptions(), np.random.default_rng(0), print)
+        found = given.pools[0].rows.take(np.arange(80))
+        for task, part in (("a", slice(0, 40)), ("b", slice(40, 80))):
+            for name, want in kept["ab"][task].asked(items[task]).items():
+                np.testing.assert_array_equal(found[name][part], want)
 
     def test_data_in_the_wrong_order_are_seen(self, nets: dict[str, Path]) -> None:
         """What the metadata say of states is what makes b's samples fit."""

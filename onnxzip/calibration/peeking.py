@@ -6,6 +6,7 @@ Iterables are read once: what was read stands in their place afterwards.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -46,7 +47,7 @@ def _arrays(item: Any, limit: int, axes: Axes) -> tuple[Mapping[str, np.ndarray]
     if isinstance(item, Together):
         parts = [_arrays(i, limit, axes) for i in item.items]
         known = {name: array for arrays, _ in reversed(parts) for name, array in arrays.items()}
-        return known, Together(tuple(kept for _, kept in parts))
+        return known, replace(item, items=tuple(kept for _, kept in parts))
     if is_folder(item):
         return {}, item
     arrays = read(item, limit, axes=axes)

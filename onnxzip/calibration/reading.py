@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -35,9 +35,14 @@ _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.err
 
 @dataclass(frozen=True)
 class Together:
-    """Several items that serve one net."""
+    """Several items that serve one net.
+
+    Attributes:
+        orders: of each, input -> for each number of a sample as the net wants it, which one of the item's it is.
+    """
 
     items: tuple[Any, ...]
+    orders: tuple[Mapping[str, Sequence[int]], ...]
 
 
 class Taken(Arrays):

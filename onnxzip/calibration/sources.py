@@ -6,7 +6,7 @@ Tasks that are given the same data share one pool. Without data there is one poo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from onnxzip.calibration.checking import Feed, axes_of_all, check_counts, check_
 from onnxzip.calibration.images import image_files
 from onnxzip.calibration.noise import noise_for
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
-from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows, joined
+from onnxzip.calibration.rows import ArrayRows, FolderRows, JoinedRows, Pool, Rows, in_order, joined
 from onnxzip.calibration.samples import Source
 from onnxzip.config import LEAST_SAMPLES, DataOptions
 from onnxzip.errors import InvalidDataError, UsageError
@@ -200,11 +200,21 @@ def _rows(
     if isinstance(item, Together):
         lent = {name for feed in feeds.values() for name in feed.lent}
         parts = [_read_rows(i, feeds, options, limit, note, lent) for i in item.items]
+        parts = [(_in_order(rows, order, feeds.values()), y) for (rows, y), order in zip(parts, item.orders, strict=True)]
         if any(labels is not None for _, labels in parts):
             note(f"{where_of(item)}: labels 'y' not used for {', '.join(map(repr, feeds))}, which has several tasks")
         return joined([rows for rows, _ in parts], ports_of_all(feeds.values()), where_of(item)), {}
     rows, labels = _read_rows(item, feeds, options, limit, note)
     return rows, {} if labels is None else _labels(labels, feeds, where_of(item), note)
+
+
+def _in_order(rows: Rows, orders: Mapping[str, Sequence[int]], feeds: Iterable[Feed]) -> Rows:
+    """Rows with the numbers of some inputs as the net wants them, which one of its tasks has in an order of its own."""
+    found = {port: list(order) for name, order in orders.items() for feed in feeds for port in feed.meant(name)}
+    if not found or not isinstance(rows, ArrayRows):
+        return rows
+    arrays = {n: in_order(a, found[n]) if n in found else a for n, a in rows.arrays.items()}
+    return replace(rows, arrays=arrays)
 
 
 def _read_rows(

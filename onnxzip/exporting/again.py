@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxzip.calibration.reading import Together, without_data
-from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import PREFIX, is_fused, read_origins, to_json
 from onnxzip.exporting.origin import Origin
 from onnxzip.net import output_name
@@ -46,21 +46,6 @@ def kept_tasks(nets: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Ori
     return kept
 
 
-def check_states(kept: Kept) -> None:
-    """Refuse fused nets whose tasks share units with states: samples of these mean something else for each task.
-
-    Raises:
-        UnsupportedError: naming net and state.
-    """
-    for net, tasks in kept.items():
-        state = next((name for origin in tasks.values() for name in origin.states), "")
-        if state:
-            raise UnsupportedError(
-                f"{net!r} is a fused net whose tasks share the units of a state, {state!r}: it cannot be merged again. Merge "
-                "the nets that it was made from, and the others, in one go."
-            )
-
-
 def data_by_net(data: Any, kept: Kept) -> Any:
     """Data by the nets of a merge: those for the tasks of a net that holds several serve it together.
 
@@ -79,7 +64,8 @@ def data_by_net(data: Any, kept: Kept) -> Any:
         if given and missing and found.get("") is None:
             raise without_data(missing[0])
         if given:
-            found[net] = Together((*given.values(), *([found[""]] if missing else [])))
+            orders = [tasks[task].states for task in (*given, *missing[:1])]
+            found[net] = Together((*given.values(), *([found[""]] if missing else [])), tuple(orders))
     return found
 
 

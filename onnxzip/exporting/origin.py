@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxzip.calibration.rows import in_order
 from onnxzip.net.classes import VALUES
 
 
@@ -46,7 +47,7 @@ class Origin:
     def asked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Samples of this task as the fused net is fed with them: states in the order of its own units."""
         own = {fused: self.states[name] for fused, name in self.inputs.items() if name in self.states}
-        return {name: _in_order(a, own.get(name)) for name, a in feeds.items()}
+        return {name: in_order(a, own[name]) if name in own else a for name, a in feeds.items()}
 
     @property
     def compared(self) -> dict[str, str]:
@@ -55,7 +56,7 @@ class Origin:
 
     def said(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original says, by its own names, as the fused net says it."""
-        return {name: _in_order(a, self.states.get(name)) for name, a in outputs.items()}
+        return {name: in_order(a, self.states[name]) if name in self.states else a for name, a in outputs.items()}
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original is fed with, of what the fused net is."""
@@ -64,8 +65,3 @@ class Origin:
     def kinds(self, given: Mapping[str, str]) -> dict[str, str]:
         """What outputs of the fused net are said to be: features values, unless the user says otherwise."""
         return {**dict.fromkeys((self.outputs[name] for name in self.features), VALUES), **given}
-
-
-def _in_order(array: np.ndarray, places: Sequence[int] | None) -> np.ndarray:
-    """The numbers of each sample as they stand in the fused net."""
-    return array if places is None else array.reshape(len(array), -1)[:, list(places)].reshape(array.shape)
