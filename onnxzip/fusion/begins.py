@@ -76,9 +76,9 @@ def fitted(
         for side in (False, True):
             sums.add(side, _with_one(before[mine == side]), target[mine == side])
             squares.add(side, target[mine == side], np.zeros((int((mine == side).sum()), 1), np.float32))
+        for some in (sums, squares):
+            some.settle()  # batch by batch: the same float32 products whichever processes there are
         start += len(target)
-    for some in (sums, squares):
-        some.settle()
     add_up(peers, name, [sums, squares])
     stats = TaskStatistics(sums.moments(False).means(), sums.moments(True).means())
     made = fit_linear([Chosen(stats, rows, 1.0)], centre, GRID).rows
@@ -101,7 +101,7 @@ def come_back(before: Iterable[np.ndarray], after: Sequence[np.ndarray], name: s
         for some in every:
             rows = _with_one(some[some.any(axis=1)])
             sums.add(False, rows, np.zeros((len(rows), 1), np.float32))
-        sums.settle()
+            sums.settle()
     add_up(peers, name, [ends, begun])
     known, given = ends.moments(False), begun.moments(False)
     if not (known.count and given.count):
