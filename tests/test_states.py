@@ -213,7 +213,8 @@ class TestMerge:
         notes = notes_on_states(plan)
         assert len(notes) == 2 and all("units that all tasks share: begin with zeros" in n for n in notes)
         assert "output 'hn'" in notes[0] and "stands as in 'a'" not in notes[0] and "stand as in 'a'" in notes[0]
-        assert all("--apart" in n for n in notes_on_states(analyse(load_all(nets), (("*", 0.0),))))
+        for shares in ((("*", 0.0),), (("*", 1.0), ("LSTM_10*", 0.0))):  # of one of two layers is not enough
+            assert all("--apart" in n for n in notes_on_states(analyse(load_all(nets), shares)))
 
 
 class TestCommands:

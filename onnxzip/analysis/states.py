@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.plan import Plan
+from onnxzip.analysis.strands import Owners
 from onnxzip.net import Net, Port
 
 
@@ -20,14 +21,13 @@ def notes_on_states(plan: Plan) -> tuple[str, ...]:
 
 
 def _notes(plan: Plan) -> Iterator[str]:
-    sharing = share_states(plan)
     for port in plan.inputs[1:]:
         tasks = plan.overlay.values[port.name]
         found = {task: output for task, own in tasks.items() if (output := _output_like(plan.nets[task], own))}
         if len(tasks) < 2 or not found:
             continue
         whom, own = "all tasks" if len(tasks) == len(plan.tasks) else " and ".join(tasks), next(iter(tasks.values()))
-        if all(own in sharing[task] for task, own in tasks.items()):
+        if all(_is_shared_by(plan, task, own, frozenset(tasks)) for task, own in tasks.items()):
             first = next(iter(tasks))
             yield (
                 f"input {own!r} is a state of units that {whom} share: begin with zeros, and feed back what output "
@@ -46,6 +46,13 @@ def share_states(plan: Plan) -> dict[str, frozenset[str]]:
     return {
         t: frozenset(s.input for s in net.states if not params[t].isdisjoint(s.orders)) for t, net in plan.nets.items()
     }
+
+
+def _is_shared_by(plan: Plan, task: str, name: str, tasks: Owners) -> bool:
+    """Whether an input of a task's net is a state, all units of which some tasks share."""
+    owned = {plan.overlay.values[t.laid][task]: t.owners for t in shared_params(plan, task)}
+    orders = [order for state in plan.nets[task].states if state.input == name for order in state.orders]
+    return bool(orders) and all(tasks <= owned.get(order, frozenset()) for order in orders)
 
 
 def shared_params(plan: Plan, task: str) -> list[Taken]:

@@ -106,9 +106,7 @@ def retrain_content(
     streams = _streams(net, lesson, options, run, peers)
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
-    for stream in streams:
-        stream.begin_states(net, progress.note)
-    start = judge(losses, (p for s in streams for p in s.judging_here()), peers)
+    start = _first_look(losses, streams, progress, peers)
     _check_start(start, options)
     coordinates = coordinates_of(losses, [batch_at(streams, k) for k in range(BATCHES)], peers) if steps else {}
     job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, coordinates, peers)
@@ -222,6 +220,15 @@ def _check_start(start: Mapping[str, Judgement], options: RetrainOptions) -> Non
         if options.loss and not math.isfinite(judged.loss):
             where = f"--loss {called(options.loss)}: task {task!r}: the loss"
             raise UsageError(f"{where} is {judged.loss:g} at the start. Let your callable return finite numbers.")
+
+
+def _first_look(
+    losses: Losses, streams: Sequence[Stream], progress: Progress, peers: Peers
+) -> dict[str, Judgement]:
+    """How the weights at hand are judged."""
+    for stream in streams:
+        stream.begin_states(losses.net, progress.note)
+    return judge(losses, (p for s in streams for p in s.judging_here()), peers)
 
 
 def _criteria(heads: tuple[Head, ...], streams: Sequence[Stream], options: RetrainOptions) -> dict[str, Criterion]:
