@@ -7,7 +7,8 @@ h depends on R itself. Each round runs the fused node, fits R to what comes out,
 iteration of a fixed point: Krasnoselskii, 1955); the round whose own states leave the least of held-out gates unexplained is
 kept. Units follow their leaders as everywhere (`keeping`); rows begin with what `taking` has of these, and are damped towards
 it. The last gate of a GRU reads r h(s - 1), r = sigmoid(reset gate), where the state is reset in front of R; where it is reset
-behind R, there is nothing of u to make good.
+behind R, there is nothing of u to make good. Where samples begin in the midst of streams, what h is in front of them follows
+from R, too (`begins`): all rounds are gone then, and the last one is kept.
 
 Measured, one layer of 64 units over the 28 rows of an image, fashion 0-4 and 5-9, everything shared, 1,000 images a task,
 error increase in points on the whole test splits, LSTM / GRU: 0.9 / 0.6; R as it is taken from the leaders 5.6 / 4.7, means of
