@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -277,11 +278,11 @@ class TestCommands:
         assert max(t["fidelity"]["relative_error"] for t in report["tasks"].values()) < 0.02
 
 
-def streams(path: Path, seed: int, calls: int = 4) -> Arrays:
+def streams(path: Path, seed: int, calls: int = 4, steps: int = STEPS) -> Arrays:
     """Samples in the midst of streams: what a net has read at the last of some calls, on its own states."""
     rng, now = np.random.default_rng(seed), {s: np.zeros((LAYERS, 200, UNITS), np.float32) for s in "hc"}
     for _ in range(calls):
-        read = {"x": rng.standard_normal((200, STEPS, CHANNELS), np.float32), **now}
+        read = {"x": rng.standard_normal((200, steps, CHANNELS), np.float32), **now}
         found = fed(path, read)
         now = {s: found[f"{s}n"] for s in "hc"}
     return read
@@ -337,6 +338,19 @@ class TestRetraining:
         report = onnxzip.retrain("m.onnx", files, data, steps=6).report
         assert len(looks) >= 4 and min(looks) > 1e-3  # two tasks, at the start and at the end, at least
         assert all(t["end"]["loss"] <= t["start"]["loss"] for t in report["retrain"]["tasks"].values())
+
+    @pytest.mark.parametrize(("other", "learns"), [("far", False), ("near", True)])
+    def test_single_steps_teach_near_nets_alone(self, nets: dict[str, Path], other: str, learns: bool) -> None:
+        one = STREAM.replace("float[{n},{t},", "float[{n},1,")
+        models = streaming(1, one), near(streaming(1, one), 3) if other == "near" else streaming(2, one)
+        for path, model in zip(nets.values(), models, strict=True):
+            onnx.save(model, path)
+        for seed, (task, path) in enumerate(nets.items()):
+            np.savez(f"{task}.npz", **streams(path, seed, steps=1))
+        ran = run("merge", "a=a.onnx", "b=b.onnx", "--data", "a=a.npz", "--data", "b=b.npz", "-o", "m.onnx", "--retrain", "3",
+                  "--report", "r.json")
+        assert ran.code == 0 and ("have too few steps" in ran.err) is not learns
+        assert json.loads(Path("r.json").read_text())["retrain"]["steps"] == (3 if learns else 0)
 
     def test_states_that_no_net_ends_with_are_told_of(self, nets: dict[str, Path]) -> None:
         onnx.save(streaming(2), nets["b"])

@@ -125,7 +125,7 @@ class Stream:
         self.feedback = Feedback(pool, self.held, first, batch, key) if first.origin.states else None
         left = room - self.answers.bytes if self.answers.keeps else room
         self.held_answers = Answers(pool, self.held, teachers, batch, left)
-        self.block = batch
+        self.block, self.teaches = batch, True
 
     def at(self, step: int) -> Portion:
         """What a step sees: this process's part of it."""
@@ -138,11 +138,17 @@ class Stream:
         return replace(portion, weight=len(mine) * self.peers.size / len(whole))
 
     def begin_states(self, net: TorchNet, note: Note) -> None:
-        """As `learn_states`, for the first time; tells of states that are taken as they are."""
-        if self.feedback is not None and self.feedback.is_foreign:
-            states = " and ".join(map(repr, self.feedback.inputs))
-            note(f"{self.pool.tasks[0]}: its net ends with no such {states} as samples begin with: they are taken as they are")
+        """As `learn_states`, for the first time; tells of states that are taken as they are, or teach nothing."""
         self.learn_states(net)
+        states = " and ".join(map(repr, self.feedback.inputs)) if self.feedback is not None else ""
+        if self.feedback is not None and self.feedback.is_foreign:
+            note(f"{self.pool.tasks[0]}: its net ends with no such {states} as samples begin with: they are taken as they are")
+        if self.feedback is not None and self.feedback.is_too_short(net):
+            self.teaches = False
+            note(
+                f"{self.pool.tasks[0]}: samples begin in the midst of streams, and have too few steps to learn how the fused "
+                f"net goes on from {states} of its own: nothing is retrained. Nets that take more steps a call can be"
+            )
 
     def learn_states(self, net: TorchNet) -> None:
         """Go on from the states where the net comes to as it is now."""

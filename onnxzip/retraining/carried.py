@@ -1,9 +1,10 @@
 """States of shared units in retraining: a student goes on from what it would have said itself, not from its teacher's.
 
 Samples in the midst of streams bring the states of the original net. What the student's are instead is told by what both end
-with on the rows that judge (`fusion.begins`), and learned anew whenever these judge. Measured, the LSTMs of `fusion.begins`, 7
-rows a call, 300 steps on 1,000 such samples a task: 3.1 points of error instead of 4.0; going on from the teacher's states
-6.1.
+with on the rows that judge (`fusion.begins`), and learned anew whenever these judge. Measured, LSTMs of `tools/streams.py`,
+300 steps on 1,000 calls a task, 7 / 4 / 2 / 1 rows each: 2.8 / 3.5 / 5.6 / 9.0 points of error, of 3.8 / 4.5 / 5.4 / 7.5
+before; with two rounds instead of 24 at each look 12 with single rows; going on from the teacher's states 6.1 with 7 rows. So
+few steps say too little of where a stream goes: calls of less than four teach only nets that are nearly their teachers.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import torch
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.exporting.trial import error_of
 from onnxzip.fusion.begins import Onward, come_back, fitted, noise_of
+from onnxzip.ops.recurrent import GATES
 from onnxzip.peers import ALONE
 from onnxzip.retraining.module import TorchNet
 from onnxzip.retraining.teachers import Teacher
 
-FIRST_ROUNDS, ROUNDS = 8, 2  # of going on from what the round before has ended with: at the start, and at each look
+ROUNDS = 24  # of going on from what the round before has ended with
+LEAST_STEPS, ALIKE = 4, 0.1  # of a call; how far off, of the largest, states may be that are nearly the teacher's
 NOISE_BLOCK = 256
 Arrays = dict[str, np.ndarray]
 
@@ -33,6 +37,7 @@ class Feedback:
         inputs, outputs: of the fused net, one for each state.
         comes_back: whether samples begin with what its net may end with; is_foreign: whether with something else.
         onward: what is gone on from; None before anything is known, and where samples are taken as they are.
+        off: how far, of the largest, the net's states are from its teacher's at the last look.
 
     Args:
         pool, rows: its samples, and the numbers of those that tell.
@@ -60,6 +65,7 @@ class Feedback:
         self.comes_back = begun and come_back(before, self.after, "states", ALONE)
         self.is_foreign = begun and not self.comes_back
         self.onward: Onward | None = None
+        self.off = 0.0
 
     def _flat(self, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
         return np.concatenate([arrays[name].reshape(len(arrays[name]), -1) for name in names], axis=1)
@@ -84,7 +90,7 @@ class Feedback:
     def learn(self, net: TorchNet) -> None:
         """Go on from where the net comes to as it is now."""
         device = next(iter(net.parameters())).device
-        for _ in range((ROUNDS if self.onward is not None else FIRST_ROUNDS) if self.comes_back else 0):
+        for _ in range(ROUNDS if self.comes_back else 0):
             ends = []
             for rows in self.blocks:
                 feeds = self.begun(self.asked(self.pool.rows.take(rows)), rows)
@@ -92,5 +98,12 @@ class Feedback:
                 ends.append(self._flat({n: x.cpu().numpy() for n, x in said.items()}, self.outputs))
             if not all(np.isfinite(some).all() for some in ends):
                 return  # what a rate that is too high has done to the net is told by its losses
+            self.off = max(error_of(some, wanted) for some, wanted in zip(ends, self.after, strict=True))
             columns = self.after[0].shape[1]
             self.onward = fitted(self.after, ends, self.held, np.eye(columns, columns + 1), "onward", ALONE)
+
+    def is_too_short(self, net: TorchNet) -> bool:
+        """Whether a call of the net has too few steps to learn from."""
+        inner = net.reading.net
+        steps = (inner.shapes[str(n.inputs[0])][n.attrs.get("layout", 0)] for n in inner.nodes if n.op in GATES)
+        return self.comes_back and self.off > ALIKE and min(steps, default=LEAST_STEPS) < LEAST_STEPS

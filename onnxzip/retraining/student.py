@@ -107,6 +107,7 @@ def retrain_content(
     _check_shapes(net, streams)
     losses = Losses(net, heads, _criteria(heads, streams, options))
     start = _first_look(losses, streams, progress, peers)
+    steps = steps if all(s.teaches for s in streams) else 0
     _check_start(start, options)
     coordinates = coordinates_of(losses, [batch_at(streams, k) for k in range(BATCHES)], peers) if steps else {}
     job = Job(losses, streams, start, as_low if options.loss or options.label_weight else as_close, coordinates, peers)
