@@ -115,6 +115,7 @@ def evidence_entry(evidence: Evidence) -> dict[str, Any]:
     return {
         "fidelity": {
             "relative_error": evidence.relative_error,
+            "deviation": evidence.deviation,
             "top1_agreement": evidence.agreement,
             "samples": evidence.samples,
         },
