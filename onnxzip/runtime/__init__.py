@@ -5,7 +5,7 @@ from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go
-from onnxzip.runtime.nodes import needed_nodes, operator_of, put_nodes, read_by
+from onnxzip.runtime.nodes import needed_nodes, operator_of, put_nodes, read_by, rename_values
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, to_model
 from onnxzip.runtime.session import (
@@ -47,6 +47,7 @@ __all__ = [
     "put_nodes",
     "quiet",
     "read_by",
+    "rename_values",
     "renamed_graph",
     "to_model",
 ]
