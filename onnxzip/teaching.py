@@ -24,15 +24,7 @@ from onnxzip.errors import UsageError
 from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
 from onnxzip.exporting.naming import files_by_task, path_of
 from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of, ports_in
-from onnxzip.exporting.report import (
-    SCHEMA_VERSION,
-    evidence_entry,
-    fused_entry,
-    original_entry,
-    peak_rss_bytes,
-    sha256_of,
-    versions,
-)
+from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, sha256_of, versions
 from onnxzip.exporting.shown import Teaching, shown
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
@@ -44,7 +36,7 @@ from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.retraining.heads import kinds_from
-from onnxzip.runtime import provider_for
+from onnxzip.runtime import peak_rss_bytes, provider_for
 from onnxzip.values import size_of
 
 Path_ = str | PathLike[str]

@@ -951,6 +951,17 @@ def multiplied_twice(m: Maker, w: int, classes: int) -> str:
     return m.pool_head(x, before, classes)
 
 
+@family({"x": (3, 4, 5)})
+def graph_convolutions(m: Maker, w: int, classes: int) -> str:
+    """Joints of a skeleton over time, one matrix for all layers of what reaches which joint (ST-GCN)."""
+    x, before, reach = "x", 3, m.normal(5, 5, scale=0.5)
+    for n in (2 * w, 2 * w, 3 * w):
+        y = m.op("Einsum", m.conv(x, (n, before, 1, 1)), reach, equation="nctv,vw->nctw")
+        x = m.relu(y if before != n else m.op("Add", x, y))
+        before = n
+    return m.pool_head(x, before, classes)
+
+
 @family({"x": (6, 10)})
 def normed_queries(m: Maker, w: int, classes: int) -> str:
     """Norms of queries and keys along the channels of each head, the same for all heads (Henry et al., 2020)."""

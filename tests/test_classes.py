@@ -12,14 +12,16 @@ import pytest
 from merging import failed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
-import onnxzip
 from onnxzip.errors import VerificationError
 from onnxzip.exporting.metadata import entries_of, read_origins
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import classes_in, nodes_of
+from onnxzip.exporting.report import evidence_entry
 from onnxzip.exporting.shown import shown
 from onnxzip.exporting.tally import Tally
 from onnxzip.exporting.trial import check_alike
+from onnxzip.exporting.verifying import Evidence
+from onnxzip.inspection.tables import verify_tables
 from onnxzip.net import rows_per_sample, within_one
 from onnxzip.retraining.heads import heads_of
 from onnxzip.retraining.module import read_module
@@ -249,6 +251,14 @@ class TestSmallNumbers:
         with pytest.raises(VerificationError, match="'y' is off by"):
             check_alike("it", {"y": found + 1e-4}, {"y": wanted}, bounded=["y"])
 
+    @pytest.mark.parametrize("deviation, said", [(1e-6, True), (0.1, False)])
+    def test_the_table_says_where_an_error_is_one_of_numbers_near_0(self, deviation: float, said: bool) -> None:
+        evidence = evidence_entry(Evidence(9, 0.4, None, None, None, deviation))
+        report = {"noise": None, "samples": {"a": 9}, "tasks": {"a": evidence}}
+        text = " ".join(" ".join(map(str, verify_tables(report))).split())
+        assert ("a: the relative error is one of numbers near 0" in text) == said == (f"{deviation:.3g}." in text)
+        assert evidence["fidelity"]["relative_error"] == 0.4
+
     @pytest.mark.parametrize("nodes, bounded", [
         ("y = Sigmoid (s)", True), ("r = Softmax (s) y = Identity (r)", True), ("y = Relu (s)", False), ("y = Neg (s)", False),
     ])
@@ -269,5 +279,9 @@ class TestSmallNumbers:
             made.graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), k) for k, a in arrays.items())
             onnx.save(made, tmp_path / f"{name}.onnx")
         nets, x = {t: tmp_path / f"{t}.onnx" for t in "ab"}, rng.standard_normal((60, 1, 8, 8), np.float32)
-        report = onnxzip.merge(nets, x / 10, share=0.0).report
+        np.savez(tmp_path / "d.npz", x=x / 10)
+        files_of = [f"{t}={path}" for t, path in nets.items()]
+        done = run("merge", *files_of, "--data", tmp_path / "d.npz", "--share", "0", "--json", "-o", tmp_path / "m.onnx")
+        report = json.loads(done.out)
         assert len(report["sizes"]) == 2 * (files - 1)
+        assert all(t["fidelity"]["deviation"] < 1e-5 for t in report["tasks"].values())

@@ -11,10 +11,12 @@ import onnxruntime as ort
 import pytest
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from onnx import ModelProto, numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
 import onnxzip
 from onnxzip.errors import UnsupportedError
 from onnxzip.net import Net
+from onnxzip.runtime import read_by, rename_values
 
 WEIGHTS = {"w": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "v": (6, 6, 3, 3), "u": (6, 6, 3, 3), "fc": (4, 6)}
 SHAPES = WEIGHTS | {"b": (6,), "ub": (6,), "g": (6, 1, 1)}
@@ -128,3 +130,18 @@ def test_branches_that_shapes_choose_between(places: int, branch: str, tmp_path:
     for name, want in zip("yz", session.run(None, feeds), strict=True):
         check_close(outputs(net, feeds)[name], want, 1e-5)
     assert "gain" in net.params
+
+
+def test_values_get_other_names_wherever_graphs_inside_have_them() -> None:
+    """As those that a branch hands on, and those of a body."""
+    text = """net (float[3] x, bool o) => (float[3] y) { h = Neg (x)
+        b = If (o) <then_branch = yes () => (float[3] h) { }, else_branch = no () => (float[3] e) { e = Exp (h) }>
+        n = Constant <value = int64 {2}> () t = Constant <value = bool {1}> ()
+        y = Loop (n, t, b) <body = body (int64 i, bool on, float[3] s) => (bool go, float[3] r) { go = Identity (on)
+        r = Mul (s, h) }> }"""
+    made, feeds = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}'), {"x": np.arange(3, dtype=np.float32)}
+    wanted = [ReferenceEvaluator(made).run(None, feeds | {"o": np.array(o)}) for o in (True, False)]
+    rename_values(made.graph.node, {"h": "y_inner0", "s": "other", "e": "another"})
+    assert not {"h", "s", "e"} & {v for n in made.graph.node for v in read_by(n)}
+    found = [ReferenceEvaluator(made).run(None, feeds | {"o": np.array(o)}) for o in (True, False)]
+    np.testing.assert_array_equal(found, wanted)

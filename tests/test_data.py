@@ -339,6 +339,13 @@ class TestFolders:
         with pytest.raises(InvalidDataError, match=rf"{name}: has more than 8 bits"):
             collected(folder)
 
+    def test_hidden_files(self, tmp_path: Path) -> None:
+        """What macOS copies beside images is called like them."""
+        folder = self.folder(tmp_path / "photos")
+        for place in (folder, folder / "inner"):
+            (place / "._000.png").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+        assert collected(folder)[0].sources[0].count == 36
+
     def test_links_to_folders(self, tmp_path: Path) -> None:
         folder, linked = self.folder(tmp_path / "photos"), tmp_path / "linked"
         linked.mkdir()

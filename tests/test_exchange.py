@@ -1,4 +1,4 @@
-"""Shards that meet in a folder, and moments in files: the result of one, caught up after death, refused if foreign."""
+"""Shards that meet in a folder: the result of one, caught up after death, refused if foreign."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from onnxzip.calibration.device import DevicePlace
 from onnxzip.calibration.store import Store
 from onnxzip.config import DataOptions, Options, PlanOptions, RunOptions
 from onnxzip.distributed.exchange import Exchange
-from onnxzip.distributed.sheets import StoredMoments, read_moments, read_sheet
+from onnxzip.distributed.sheets import read_sheet
 from onnxzip.errors import InvalidDataError, PeerError, UsageError
-from onnxzip.linalg.moments import DenseSums
 from onnxzip.merged import Merged
 from onnxzip.pipeline import merge_files
 from onnxzip.progress import Silent
@@ -208,35 +207,9 @@ def test_torchrun_and_shards_at_once_are_refused(folder: Path, monkeypatch: pyte
     failed(2, *MERGE, "-o", "m.onnx", "--shard", "1/2", "--exchange", "meet", words=("torchrun",))
 
 
-class TestMomentsInFiles:
-    NETS, JOB = {"a": "0" * 64, "b": "1" * 64}, {"step": "conv1", "seed": 0}
-
-    def stored(self, rows: np.ndarray) -> StoredMoments:
-        sums = DenseSums(4, 3)
-        sums.add(False, rows[:, :4], rows[:, 4:])
-        return StoredMoments(self.NETS, self.JOB, sums.moments(False))
-
-    def test_they_come_back_and_add_up(self, tmp_path: Path) -> None:
-        """Moments of a + b are those of a plus those of b, through files, too."""
-        rows = np.random.default_rng(1).standard_normal((50, 7))
-        for name, part in (("a.npz", rows[:20]), ("b.npz", rows[20:])):
-            self.stored(part).save(tmp_path / name)
-        both = read_moments(tmp_path / "a.npz") + read_moments(tmp_path / "b.npz")
-        want = self.stored(rows)
-        assert (both.nets, both.job, both.moments.count) == (want.nets, want.job, 50)
-        for part in ("zz", "zp", "pp"):
-            found, expected = (np.asarray(getattr(m, part)) for m in (both.moments, want.moments))
-            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-
-    def test_those_of_other_nets_are_not_added(self) -> None:
-        mine = self.stored(np.ones((3, 7)))
-        for nets, job in (({**self.NETS, "b": "2" * 64}, self.JOB), (self.NETS, {**self.JOB, "seed": 1})):
-            with pytest.raises(UsageError, match="different merges cannot be added"):
-                mine + StoredMoments(nets, job, mine.moments)
-
-    def test_no_such_file(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "x.npz", zz=np.ones(3))
-        (tmp_path / "y.npz").write_bytes(b"none")
-        for name in ("x.npz", "y.npz", "z.npz"):
-            with pytest.raises(InvalidDataError, match=name):
-                read_moments(tmp_path / name)
+def test_files_that_no_shard_has_written(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", zz=np.ones(3))
+    (tmp_path / "y.npz").write_bytes(b"none")
+    for name in ("x.npz", "y.npz", "z.npz"):
+        with pytest.raises(InvalidDataError, match=rf"{name}: holds no moments, or is damaged"):
+            read_sheet(tmp_path / name)

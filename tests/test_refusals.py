@@ -202,6 +202,9 @@ class TestShapes:
         )
         refused(UnsupportedError, path, "'z'")
 
+    def test_no_outputs(self, tmp_path: Path) -> None:
+        refused(UnsupportedError, write(tmp_path, "g (float[N,5] x) => () { y = Relu(x) }"), "has no outputs")
+
     def test_an_operator_that_onnx_does_not_know(self, tmp_path: Path) -> None:
         path = write(
             tmp_path,

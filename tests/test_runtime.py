@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from dataclasses import replace
 from importlib import metadata
 
@@ -12,7 +14,7 @@ import pytest
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, Node, Port, Shape
-from onnxzip.runtime import Session, open_session, to_model
+from onnxzip.runtime import Session, memory, open_session, peak_rss_bytes, to_model
 from onnxzip.runtime.session import cuda_works
 
 F32 = np.dtype(np.float32)
@@ -142,3 +144,11 @@ class TestSession:
         session: Session = open_session(two_outputs())
         session.run({"x": np.zeros((1, 2, 4), np.float32)})
         assert capfd.readouterr() == ("", "")
+
+
+def test_where_no_module_tells_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has none that does."""
+    found = peak_rss_bytes()
+    assert found is not None and found > 30e6
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert runpy.run_path(memory.__file__)["peak_rss_bytes"]() is None

@@ -12,6 +12,7 @@ from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, standing_alone
 from onnxzip.analysis.padding import Grown, Padded, grow
 from onnxzip.analysis.places import told_by_place
+from onnxzip.analysis.refusals import named
 from onnxzip.analysis.spaces import Expr, Space, finish
 from onnxzip.analysis.stacking import join_parts, pin_stacked
 from onnxzip.analysis.unification import SpaceMismatch, meet, standing_for_all
@@ -284,13 +285,14 @@ def _makes(net: Net) -> dict[str, Makes]:
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
     """Weights that several nodes read are fitted once for all of them; where one reads what another has made of its own, or
-    does something else with them, there is no such fit: their output channels stay as they are."""
+    does something else with them, there is no such fit: the channels that they make stay as they are."""
     for param, readers in consumers(net.nodes).items():
         if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
-            linear = [node for node in readers if linear_view(net, node) is not None]
-            if len(linear) == len(readers) and not follow_each_other(net.nodes, readers):
+            linear = [(node, *found) for node in readers if (found := linear_view(net, node)) is not None]
+            layers = len(linear) == len(readers)
+            if layers and not follow_each_other(net.nodes, readers):
                 continue
-            for node in linear:
-                for dim in range(len(net.shapes[node.outputs[0]])):
-                    for atom in axes[Axis(node.outputs[0], dim)].atoms():
-                        pinned.setdefault(atom, f"weights {param!r} are used by {len(readers)} nodes")
+            why = "one of which reads what another has made" if layers else "not all of which are layers"
+            for node, record, view in linear:
+                for atom in axes[Axis(node.outputs[0], record.channel(view))].atoms():
+                    pinned.setdefault(atom, f"weights {param!r} are used by {named([n.name for n in readers])}, {why}")

@@ -33,12 +33,16 @@ def image_files(folder: Path, port: Port) -> tuple[Path, ...]:
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """Images below a folder, in no order; links to other folders are followed, each of these but once."""
+    """Images below a folder, in no order; links to other folders are followed, each of these but once.
+
+    Hidden files are none: beside each image that macOS copies elsewhere lies what else it knows of it (`._cat.png`).
+    """
     seen = set[str]()
     for place, inner, names in os.walk(folder, followlinks=True):
         inner[:] = [i for i in inner if os.path.realpath(os.path.join(place, i)) not in seen]
         seen.update(os.path.realpath(os.path.join(place, i)) for i in inner)
-        yield from (p for p in map(Path(place).joinpath, names) if p.suffix.lower() in SUFFIXES and p.is_file())
+        shown = (n for n in names if not n.startswith("."))
+        yield from (p for p in map(Path(place).joinpath, shown) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def read_images(files: Sequence[Path], port: Port, options: DataOptions, where: str) -> np.ndarray:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import resource
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +28,7 @@ from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Axis, Net, macs, macs_of, place_in_file
+from onnxzip.runtime import peak_rss_bytes
 
 SCHEMA_VERSION = 1
 
@@ -115,6 +114,7 @@ def evidence_entry(evidence: Evidence) -> dict[str, Any]:
     return {
         "fidelity": {
             "relative_error": evidence.relative_error,
+            "deviation": evidence.deviation,
             "top1_agreement": evidence.agreement,
             "samples": evidence.samples,
         },
@@ -273,8 +273,3 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "layout": layout,
         "notes": [*notes_on_states(plan), *notes_on_kinship(plan)],
     }
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

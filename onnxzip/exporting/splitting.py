@@ -17,7 +17,7 @@ from onnxzip.exporting.sayings import Said, said_by_task
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.in_front import AXES
 from onnxzip.loading.inputs import partly_had
-from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by
+from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by, rename_values
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
@@ -51,7 +51,8 @@ def split_model(model: ModelProto, task: str, where: str) -> ModelProto:
     for port in (p for p in model.graph.input if p.name in ports or p.name not in _all_inputs(origins)):
         graph.input.add().CopyFrom(port)
         graph.input[-1].name = ports.get(port.name, port.name)
-    graph.node.extend(_renamed(n, names) for n in nodes)
+    graph.node.extend(nodes)
+    rename_values(graph.node, names)
     for tensor in (t for t in model.graph.initializer if t.name in used):
         graph.initializer.add().CopyFrom(tensor)
         graph.initializer[-1].name = names.get(tensor.name, tensor.name)
@@ -86,26 +87,15 @@ def _renames(ports: Mapping[str, str], nodes: list[NodeProto], origin: Origin) -
     inputs = set(ports.values())
     names = {fused: original for original, fused in origin.outputs.items() if original not in inputs}
     names |= {fused: fused for fused in origin.outputs.values() if fused not in names}
-    taken = {v for n in nodes for v in (*n.input, *n.output)} | inputs | set(names.values())
+    values = {v for n in nodes for v in (*read_by(n), *n.output)}
+    taken = values | inputs | set(names.values())
     names |= {fused: own for fused, own in ports.items() if fused != own}
-    inner = {v for n in nodes for v in (*n.input, *n.output)} - ports.keys()
+    inner = values - ports.keys()
     for value in sorted(inner & set(names.values()) - names.keys()):
         new = next(c for c in (f"{value}_inner{k}" for k in range(len(taken) + 1)) if c not in taken)
         names[value] = new
         taken.add(new)
     return names
-
-
-def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
-    new = deepcopy(node)
-    new.input[:] = [names.get(v, v) for v in node.input]
-    new.output[:] = [names.get(v, v) for v in node.output]
-    for attribute in new.attribute:
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            inner = [_renamed(n, names) for n in graph.node]
-            graph.ClearField("node")
-            graph.node.extend(inner)
-    return new
 
 
 def _describe(model: ModelProto, task: str, origin: Origin, said: Said, called: Mapping[str, str]) -> None:

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxzip.analysis.refusals import by_reason, named
+from onnxzip.exporting.trial import LEAST
 
 Report = Mapping[str, Any]
+SMALL = 0.1  # part of a relative error that is left without the smallness of numbers, below which the table says so
 _UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -20,6 +22,7 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     """What a merge has made."""
     yield from noise_line(report, "Zipped")
     yield _task_table(report)
+    yield from _small_lines(report)
     yield _size_table(report)
     yield from _type_line(report)
     if report["spaces"]:
@@ -46,12 +49,14 @@ def verify_tables(report: Report) -> Iterator[RenderableType]:
     """How close a fused net comes to its originals."""
     yield from noise_line(report, "Compared")
     yield _task_table(report)
+    yield from _small_lines(report)
 
 
 def retrain_tables(report: Report) -> Iterator[RenderableType]:
     """What retraining has brought."""
     yield from noise_line(report, "Retrained")
     yield _task_table(report)
+    yield from _small_lines(report)
     yield _retrain_table(report["retrain"])
 
 
@@ -130,6 +135,17 @@ def _task_table(report: Report) -> Table:
             row += [percent(accuracy and accuracy["before"]), percent(accuracy and accuracy["after"])]
         table.add_row(*row)
     return table
+
+
+def _small_lines(report: Report) -> Iterator[Text]:
+    """Tasks whose relative error is one of numbers near 0, of which rounding alone makes much."""
+    for name, task in report["tasks"].items():
+        fidelity = task["fidelity"]
+        if fidelity["deviation"] < SMALL * fidelity["relative_error"]:
+            yield Text(
+                f"{name}: the relative error is one of numbers near 0, outputs between -1 and 1 that say next to nothing of "
+                f"these samples. Measured against {LEAST}, not against themselves, the error is {fidelity['deviation']:.3g}."
+            )
 
 
 def _size_table(report: Report) -> Table:

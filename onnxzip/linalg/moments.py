@@ -40,15 +40,6 @@ class Moments:
         """Means over the rows, of these sums over them."""
         return Moments(self.count, self.zz / self.count, self.zp / self.count, self.pp / self.count)
 
-    def as_arrays(self) -> Arrays:
-        """The same as arrays by name, as they go to files."""
-        return {"count": np.array([self.count], np.int64), "zz": np.asarray(self.zz), "zp": self.zp, "pp": self.pp}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> Moments:
-        """What `as_arrays` made arrays of."""
-        return cls(int(arrays["count"][0]), Symmetric.of(arrays["zz"]), arrays["zp"], arrays["pp"])
-
 
 @dataclass(frozen=True)
 class ChannelMoments:

@@ -38,8 +38,10 @@ def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
     nodes are taken apart.
 
     Raises:
-        InvalidModelError, UnsupportedError: as `net_of`; it is in training mode.
+        InvalidModelError, UnsupportedError: as `net_of`; it has no outputs, or is in training mode.
     """
+    if not model.graph.output:
+        raise UnsupportedError(f"{path}: has no outputs, so that nothing of it is needed. Export it with what it is to give.")
     net = net_of(path, name, model, opset)
     for node in net.nodes:
         if node.attrs.get("training_mode") and node.attrs.get("ratio") != 0:

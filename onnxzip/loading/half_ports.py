@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from copy import deepcopy
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxzip.net import Names
-from onnxzip.runtime import put_nodes, read_by
+from onnxzip.runtime import put_nodes, read_by, rename_values
 
 
 def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collection[str]) -> None:
@@ -31,7 +31,7 @@ def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collect
             next(a for a in makers[value].attribute if a.name == "to").i = TensorProto.FLOAT16
         elif value in makers:
             last[value] = names.fresh(f"{value}.float32")
-    rename(graph.node, first | last)
+    rename_values(graph.node, first | last)
     put_around(
         graph,
         [_cast(old, new, TensorProto.FLOAT) for old, new in first.items()],
@@ -45,7 +45,7 @@ def with_float32_input(model: ModelProto, name: str) -> ModelProto:
         return model
     copy = deepcopy(model)
     inner = names_in(copy.graph).fresh(f"{name}.float16")
-    rename(copy.graph.node, {name: inner})
+    rename_values(copy.graph.node, {name: inner})
     for port in copy.graph.input:
         if port.name == name:
             port.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -72,18 +72,6 @@ def _gives_float32(node: NodeProto) -> bool:
 
 def _cast(old: str, new: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [old], [new], name=f"{old}.cast", to=to)
-
-
-def rename(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
-    """Other names for values of a graph, in its nodes and in the graphs inside of them."""
-    for node in nodes:
-        node.input[:] = [names.get(v, v) for v in node.input]
-        node.output[:] = [names.get(v, v) for v in node.output]
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                rename(graph.node, names)
-                for port in graph.output:
-                    port.name = names.get(port.name, port.name)
 
 
 def put_around(graph: GraphProto, before: Iterable[NodeProto], behind: Iterable[NodeProto]) -> None:

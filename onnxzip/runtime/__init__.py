@@ -4,8 +4,8 @@ from onnxzip.runtime.batch import fixed_batch
 from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
-from onnxzip.runtime.memory import give_back_freed, let_go
-from onnxzip.runtime.nodes import needed_nodes, operator_of, put_nodes, read_by
+from onnxzip.runtime.memory import give_back_freed, let_go, peak_rss_bytes
+from onnxzip.runtime.nodes import needed_nodes, operator_of, put_nodes, read_by, rename_values
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, to_model
 from onnxzip.runtime.session import (
@@ -41,12 +41,14 @@ __all__ = [
     "open_file",
     "open_session",
     "operator_of",
+    "peak_rss_bytes",
     "provider_for",
     "put_docs",
     "put_fields",
     "put_nodes",
     "quiet",
     "read_by",
+    "rename_values",
     "renamed_graph",
     "to_model",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 
 from onnx import GraphProto, NodeProto
@@ -41,3 +41,18 @@ def read_by(node: NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from read_by(inner)
             yield from (v.name for v in graph.output)
+
+
+def rename_values(nodes: Iterable[NodeProto], names: Mapping[str, str]) -> None:
+    """Other names for values of a graph, in place: in its nodes and in the graphs inside of them, which may hand them on.
+
+    What is named so inside of these graphs alone gets the other name, too.
+    """
+    for node in nodes:
+        node.input[:] = [names.get(v, v) for v in node.input]
+        node.output[:] = [names.get(v, v) for v in node.output]
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                rename_values(graph.node, names)
+                for item in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+                    item.name = names.get(item.name, item.name)
