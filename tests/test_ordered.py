@@ -10,10 +10,12 @@ import onnx.parser
 import onnxruntime as ort
 import pytest
 from fusing import check_all_shared, check_tasks, check_valid, fuse, net_of, permuted
+from netfiles import written
 from onnx import ModelProto, numpy_helper
 
 import onnxzip
 from onnxzip.analysis import analyse
+from onnxzip.loading import load
 from onnxzip.net import Net
 
 BINS = 24
@@ -269,3 +271,21 @@ def test_nets_of_different_width_keep_a_window_and_its_channels_apart(tmp_path: 
     check_valid(fused, made)
     assert fused.plan.shared_spaces()[0].shared == 6
     assert any("keep their order" in r.why for r in fused.plan.refusals)
+
+
+@pytest.mark.parametrize("layout", ["strands", "wide"])
+def test_windows_along_shared_channels_make_channels_that_are_not(layout: str, tmp_path: Path) -> None:
+    """Few numbers of a forecast, from which the rest are interpolated: they are shared, the forecast is each task's own."""
+    graph = """g (float[N,6] x, float[8,6] w, float[3,8] few, float[6,8] many, float[3] scales, int64[1] one)
+        => (float[N,6] y) { a = Gemm<transB = 1>(x, w) h = Relu(a) f = Gemm<transB = 1>(h, few) u = Unsqueeze(f, one)
+        i = Resize<mode = "linear">(u, , scales) s = Squeeze(i, one) m = Gemm<transB = 1>(h, many) y = Add(s, m) }"""
+    rng = np.random.default_rng(0)
+    nets = []
+    for task in ("a", "b"):
+        given = {k: rng.standard_normal(s).astype(np.float32) for k, s in (("w", (8, 6)), ("few", (3, 8)), ("many", (6, 8)))}
+        path = written(tmp_path, graph, scales=np.array([1, 1, 2], np.float32), one=np.array([1]), **given)
+        nets.append(load(path, task))
+    for share in (1.0, 0.5):
+        check_valid(fuse(nets, share, layout), nets)
+    copy = permuted(nets[0], 5, "b")
+    check_tasks(fuse([nets[0], copy], 1.0, layout), [nets[0], copy], 1e-4)

@@ -72,7 +72,7 @@ NETS["maps"] = Architecture(convolutions, {"image": (3, 8, 8)})
 NETS["states"] = Architecture(states, {"tokens": (7, 6)})
 ENDS = {
     "sum": "Add", "norm": "LayerNormalization", "pooled": "ReduceMean", "scored": "Add", "maps": "Relu", "states": "Squeeze",
-    "features": "Add",
+    "features": "Gemm",
 }
 
 

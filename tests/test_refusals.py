@@ -99,6 +99,15 @@ class TestFiles:
         path = write(tmp_path, "g (float[N,5] x, float[N,4] z) => (float[N,5] y) { y = Add(x, z) }")
         refused(InvalidModelError, path, "contradict")
 
+    @pytest.mark.parametrize(("batch", "way"), [(1, "fixed --dim_param N"), (2, "a batch of 1"), (8, "dynamo")])
+    def test_any_number_of_samples_by_its_inputs_alone(self, batch: int, way: str, tmp_path: Path) -> None:
+        """As torch writes a batch that it has read as a Python integer; with that batch in its inputs the net is taken."""
+        ones = ", ".join(["1"] * 3 * batch)
+        param, body = f"<float[{batch},3] t = {{{{{ones}}}}}>", "{{ y = Concat<axis = 1>(x, t) }}"
+        text = f"g (float[{{0}},4] x) => (float[{{0}},7] y) {param} {body}"
+        refused(InvalidModelError, write(tmp_path, text.format("N")), f"a batch of {batch} alone", way, "contradict")
+        assert load(write(tmp_path, text.format(batch))).inputs[0].shape == (batch, 4)
+
     @pytest.mark.parametrize("last", ["Relu", "LayerNormalization"])
     @pytest.mark.parametrize("location", ["../weights.bin", "missing.bin"])
     def test_external_data_elsewhere(

@@ -197,7 +197,7 @@ def couple(net: Net) -> Coupling:
             builder.axis(value, dim)
     for node in net.nodes:
         builder.add(node)
-    makes = _makes(net)
+    makes = makes_of(net)
     grown, pins = grow(builder.padded, [builder.axis(made.value, made.dim) for _, made in makes.values()])
     builder.pins += pins
     for port in net.inputs:
@@ -273,8 +273,9 @@ def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[in
             yield node.name, why
 
 
-def _makes(net: Net) -> dict[str, Makes]:
-    """What nodes with weights read and make, but for those whose channels are those of the input at the same place."""
+def makes_of(net: Net) -> dict[str, Makes]:
+    """By name, the axes that nodes with weights sum over and make, but for nodes whose channels are those of the input at the
+    same place."""
     found: dict[str, Makes] = {}
     for node in net.nodes:
         linear, view = linear_view(net, node) or (None, None)

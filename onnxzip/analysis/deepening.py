@@ -9,7 +9,7 @@ channels to share correspond afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxzip.analysis.correspondence import overlay
@@ -18,6 +18,7 @@ from onnxzip.analysis.likeness import local_key
 from onnxzip.analysis.neutral import NotNeutralError, grafted, neutral
 from onnxzip.analysis.own_ends import with_own_ends
 from onnxzip.analysis.roles import Overlay
+from onnxzip.analysis.starts import with_free_starts
 from onnxzip.loading.inputs import Laid
 from onnxzip.net import Axis, Net, Node, consumers
 
@@ -61,21 +62,29 @@ class Deepened:
     @property
     def common(self) -> int:
         """Members of roles with channels to share, beyond the first of each, that the nets came with."""
+        return sum(len(free) - 1 for free in self._free())
+
+    @property
+    def kinds(self) -> int:
+        """As `common`, but each member counts as often as it has spaces to share."""
+        return sum(sum(free[1:]) for free in self._free())
+
+    def _free(self) -> Iterator[list[int]]:
+        """Of each role that has any, how many spaces may be matched of what those members make that the nets came with."""
         own = {net.name: self.added(net.name) for net in self.nets}
-        found = 0
         for role in self.laid.roles:
-            first = [t for t, n in role.members.items() if n.name not in own[t] and _shares(self.laid.couplings[t], n)]
-            found += max(0, len(first) - 1)
-        return found
+            found = [_free(self.laid.couplings[t], n) for t, n in role.members.items() if n.name not in own[t]]
+            if any(found):
+                yield [count for count in found if count]
 
 
-def _shares(coupling: Coupling, node: Node) -> bool:
-    """Whether a node has weights whose output channels may be matched."""
+def _free(coupling: Coupling, node: Node) -> int:
+    """Of how many spaces the output channels of a node with weights may be matched."""
     linear, view = coupling.weighted.get(node.name, (None, None))
     if linear is None or view is None:
-        return False
+        return 0
     axis = Axis(node.outputs[0], linear.channel(view))
-    return any(a in coupling.produced and a not in coupling.pinned for a in coupling.axes[axis].atoms())
+    return sum(a in coupling.produced and a not in coupling.pinned for a in coupling.axes[axis].atoms())
 
 
 def as_they_are(nets: Sequence[Net], inputs: Laid) -> Deepened:
@@ -110,20 +119,26 @@ def deepened(nets: Sequence[Net], inputs: Laid) -> Deepened:
 
 
 def _with_free_streams(now: Deepened) -> Deepened:
-    """Nets with layers of their own before outputs that are streams (`own_ends`), if more is in common then."""
-    found = {net.name: with_own_ends(net, now.laid.couplings[net.name]) for net in now.nets}
+    """Nets with layers of their own before outputs that are streams (`own_ends`), and with layers behind inputs that are
+    (`starts`), if more is in common then."""
+    why = "a stream that layers add to comes out there: each task has a layer of its own for it, and the stream is free"
+    best = max(now, _freed(now, with_own_ends, why), key=lambda trial: trial.common)
+    begun = _freed(now, with_free_starts, "layers add to it: this input is read through one that changes nothing, and is free")
+    if begun is now:
+        return best
+    return max(best, begun, _freed(begun, with_own_ends, why), key=lambda trial: (trial.common, trial.kinds))
+
+
+def _freed(now: Deepened, free: Callable[[Net, Coupling], tuple[Net, frozenset[str]]], why: str) -> Deepened:
+    """Nets with layers beside their streams; the same object where there is nothing to free."""
+    found = {net.name: free(net, now.laid.couplings[net.name]) for net in now.nets}
     added = {task: names for task, (_, names) in found.items() if names}
     if not added:
         return now
-    extension = Extension(
-        ", ".join(f"{t}: {name}" for t, names in added.items() for name in sorted(names)),
-        "a stream that layers add to comes out there: each task has a layer of its own for it, and the stream is free",
-        added,
-    )
+    where = ", ".join(f"{t}: {name}" for t, names in added.items() for name in sorted(names))
     couplings = {t: couple(net) if t in added else now.laid.couplings[t] for t, (net, _) in found.items()}
     laid = overlay(couplings, now.laid.inputs)
-    freed = Deepened(tuple(net for net, _ in found.values()), laid, (*now.extensions, extension))
-    return freed if freed.common > now.common else now
+    return Deepened(tuple(net for net, _ in found.values()), laid, (*now.extensions, Extension(where, why, added)))
 
 
 def _places(now: Deepened) -> Iterator[tuple[str, str, tuple[Segment, ...], Mapping[str, frozenset[str]]]]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxzip.analysis.coupling import Coupling
+from onnxzip.analysis.coupling import Coupling, makes_of
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.neutral import Graft, grafted
+from onnxzip.loading.linear import CANONICAL_GEMM
 from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers, renamed
 from onnxzip.ops.recurrent import takes_gates
 
@@ -40,7 +41,7 @@ class _End:
 
 def with_own_ends(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]:
     """The net with layers before such outputs, and their names; as it is where there are none, or they would be too large."""
-    inner = _read_inside(coupling)
+    inner = read_inside(coupling)
     ends = {p.name: end for p in net.outputs if (end := _end(net, coupling, p, inner)) is not None}
     more = sum(net.shapes[e.value][e.axis] ** 2 for e in ends.values())
     if not ends or more > MOST * net.size:
@@ -82,15 +83,12 @@ def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
     return expr.atom if expr.kind == "atom" else None
 
 
-def _read_inside(coupling: Coupling) -> set[int]:
+def read_inside(coupling: Coupling) -> set[int]:
     """Atoms that weights sum over; hidden units read each other."""
-    found: set[int] = set()
+    found = {a for read, _ in makes_of(coupling.net).values() for a in coupling.axes[read].atoms()}
     for node in coupling.net.nodes:
         if takes_gates(node.op, node.inputs):
             found.update(coupling.exprs(str(node.inputs[2]))[2].atoms())
-        linear, view = coupling.weighted.get(node.name, (None, None))
-        if linear is not None and view is not None and not linear.diagonal(view):
-            found.update(coupling.axes[Axis(str(node.inputs[0]), linear.channel(view))].atoms())
     return found
 
 
@@ -112,16 +110,27 @@ def _given(net: Net, output: str, end: _End, name: str, values: Names) -> Net:
         )
     else:
         out, readers = values.fresh(f"{output}.own"), frozenset([end.reader.name])
-    shape, weight = net.shapes[at], values.fresh(f"{output}.own.weight")
-    layer, array = _layer(name, at, weight, out, len(shape), end.axis, shape[end.axis])
-    return grafted(net, at, Graft((layer,), {weight: array}, {out: shape, weight: array.shape}, out), readers)
+    return grafted(net, at, identity_layer(net, name, at, out, end.axis, values), readers)
 
 
-def _layer(name: str, x: str, weight: str, out: str, rank: int, axis: int, size: int) -> tuple[Node, np.ndarray]:
-    """A product of channels with the identity: on the last axis, or by a convolution with one tap."""
-    identity, spatial = np.eye(size, dtype=np.float32), rank - 2
-    if axis == rank - 1:
-        return Node(name, "MatMul", (x, weight), (out,), {}), identity
-    ones, none = (1,) * spatial, (0,) * (2 * spatial)
-    attrs = {"kernel_shape": ones, "strides": ones, "dilations": ones, "pads": none, "group": 1, "auto_pad": "NOTSET"}
-    return Node(name, "Conv", (x, weight), (out,), attrs), identity.reshape(size, size, *ones)
+def identity_layer(net: Net, name: str, at: str, out: str, axis: int, values: Names) -> Graft:
+    """A product of a value's channels with the identity, and a bias of zero: on the last axis, or by a convolution with one
+    tap.
+
+    Args:
+        name: of the node; out: of what it writes.
+        axis: of the channels, the last one or the second.
+        values: names of all values; grows.
+    """
+    shape, weight, bias = net.shapes[at], values.fresh(f"{name}.weight"), values.fresh(f"{name}.bias")
+    size, spatial = shape[axis], len(shape) - 2
+    identity, zero = np.eye(size, dtype=np.float32), np.zeros(size, np.float32)
+    op, attrs = "MatMul", dict[str, object]()
+    if not spatial:
+        op, attrs = "Gemm", {**CANONICAL_GEMM}
+    elif axis < len(shape) - 1:
+        ones, none = (1,) * spatial, (0,) * (2 * spatial)
+        op, identity = "Conv", identity.reshape(size, size, *ones)
+        attrs = {"kernel_shape": ones, "strides": ones, "dilations": ones, "pads": none, "group": 1, "auto_pad": "NOTSET"}
+    layer = Node(name, op, (at, weight, bias), (out,), attrs)
+    return Graft((layer,), {weight: identity, bias: zero}, {out: shape, weight: identity.shape, bias: zero.shape}, out)

@@ -9,7 +9,7 @@
     in_front   samples in front, wherever the file has them
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     tails      the end that cannot be analysed, cut off
-    shapes     folded and inferred for two batch sizes (taken: branches that these choose)
+    shapes     folded and inferred for two batch sizes (taken: branches that these choose; one_batch: where one works alone)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)

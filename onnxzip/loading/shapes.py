@@ -24,6 +24,7 @@ from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import mapped_params
 from onnxzip.loading.of_samples import with_rows_of_samples
+from onnxzip.loading.one_batch import as_of_one_batch
 from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.loading.taken import with_taken_branches
 from onnxzip.net import Shape
@@ -63,7 +64,14 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     if not batched:
         graph = _folded(path, model, mapped, {}, frozenset())
         return Runs(graph, graph)
-    runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), frozenset()) for b in BATCHES))
+
+    def fold(batch: int) -> gs.Graph:
+        return _folded(path, model, mapped, dict.fromkeys(batched, batch), frozenset())
+
+    try:
+        runs = Runs(*map(fold, BATCHES))
+    except InvalidModelError as error:
+        raise as_of_one_batch(path, model, fold, error) from error.__cause__
     kept = frozenset(_growers(model, _grown_constants(runs)))
     while kept:
         runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
