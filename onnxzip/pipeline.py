@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.analysis import Plan, analyse_sized
+from onnxzip.analysis.appended import notes_on_caches
 from onnxzip.analysis.kinship import notes_on_kinship
 from onnxzip.analysis.states import notes_on_states, share_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
@@ -174,7 +175,7 @@ def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loa
 def _planned(loaded: Loaded, options: PlanOptions, progress: Progress) -> Plan:
     """The plan of the merge; the user is told what may not be meant."""
     plan = analyse_sized(loaded, options.share, options.layout)
-    for note in (*notes_on_states(plan), *notes_on_kinship(plan)):
+    for note in (*notes_on_states(plan), *notes_on_caches(plan), *notes_on_kinship(plan)):
         progress.note(note)
     return plan
 

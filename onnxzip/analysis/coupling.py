@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from onnxzip.analysis.caches import Cache, cached_atoms, caches_of
 from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
 from onnxzip.analysis.embeddings import embedded
-from onnxzip.analysis.ends import OUTPUT, input_atoms, pin_last, writing_inputs
+from onnxzip.analysis.ends import held_by_ports, input_atoms, pin_last, writing_inputs
 from onnxzip.analysis.nesting import nest, standing_alone
 from onnxzip.analysis.padding import Grown, Padded, grow
 from onnxzip.analysis.places import told_by_place
@@ -99,6 +100,7 @@ def makes_kept(coupling: Coupling, node: Node) -> bool:
 class _Builder:
     net: Net
     broad: frozenset[Axis]
+    caches: tuple[Cache, ...]
     axes: dict[Axis, Space] = field(default_factory=dict)
     names: dict[str, dict[str, Space]] = field(default_factory=dict)
     whole: dict[str, list[Space]] = field(default_factory=dict)
@@ -112,15 +114,12 @@ class _Builder:
     def axis(self, value: str, dim: int) -> Space:
         return self.axes.setdefault(Axis(value, dim), Space(self.net.shapes[value][dim]))
 
-    def pin(self, value: str, why: str) -> None:
-        for dim in range(len(self.net.shapes[value])):
-            self.pins.append((self.axis(value, dim), why))
-
     def refuse(self, node: Node, why: str) -> None:
         self.refusals.append((node.name, why))
         for value in [*node.inputs, *node.outputs]:
             if value is not None:
-                self.pin(value, f"{node.op} {node.name!r}: {why}")
+                spaces = (self.axis(value, dim) for dim in range(len(self.net.shapes[value])))
+                self.pins += [(space, f"{node.op} {node.name!r}: {why}") for space in spaces]
 
     def add(self, node: Node) -> None:
         """Couple the axes of one node, or refuse it."""
@@ -191,7 +190,7 @@ def couple(net: Net) -> Coupling:
 
     A node that cannot be coupled becomes a refusal that pins the spaces around it; it never raises.
     """
-    builder = _Builder(net, standing_for_all(net))
+    builder = _Builder(net, standing_for_all(net), caches_of(net))
     for value in [p.name for p in (*net.inputs, *net.outputs)] + list(net.params):
         for dim in range(len(net.shapes[value])):
             builder.axis(value, dim)
@@ -200,10 +199,7 @@ def couple(net: Net) -> Coupling:
     makes = makes_of(net)
     grown, pins = grow(builder.padded, [builder.axis(made.value, made.dim) for _, made in makes.values()])
     builder.pins += pins
-    for port in net.inputs:
-        builder.pin(port.name, "an input of the net")
-    for port in net.outputs:
-        builder.pin(port.name, OUTPUT)
+    builder.pins += [(builder.axis(*axis), why) for axis, why in held_by_ports(net, builder.caches)]
     for node in net.nodes:
         for out in node.outputs:
             for dim in range(len(net.shapes[out])):
@@ -218,9 +214,10 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     stuck = join_parts(builder.axes)
     axes = {axis: finish(space, numbers) for axis, space in builder.axes.items()}
     names = {n: {k: finish(s, numbers) for k, s in labels.items()} for n, labels in builder.names.items()}
-    inputs = input_atoms(net, axes)
     written = {name: axes[axis] for name, (_, axis) in makes.items()}
     made = {name: frozenset(expr.atoms()) for name, expr in written.items()}
+    lined, inner = cached_atoms(builder.caches, axes, written.values())
+    inputs = input_atoms(net, axes) - lined - inner
     produced = frozenset[int]().union(*made.values()) - inputs
     produced |= embedded(net, axes, makes, produced | inputs)
     produced -= _atoms((stack for _, stack, _ in stuck), numbers)
@@ -234,12 +231,13 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     _pin_tied(net, axes, pinned)
     pin_stacked(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
-    pin_last(net, made, pinned)
+    pin_last(net, builder.caches, made, pinned)
     placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
     ordered, told = told_by_place(placed, written.values(), produced, _atoms(builder.ordered, numbers), pinned)
     read = standing_alone(axes[axis] for axis, _ in makes.values())
-    nesting = nest(net, axes, produced, produced - ordered - set(pinned), written.values(), read)
+    nesting = nest(net, axes, produced, produced - ordered - inner - set(pinned), written.values(), read)
     produced -= nesting.kept
+    ordered |= lined & produced
     across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
     refusals += writing_inputs(made, inputs - across)
     kept = nesting.kept | across

@@ -87,6 +87,15 @@ class Draft:
         self.pieces.setdefault(laid, {})[key] = piece
         return piece
 
+    def put_cache(self, name: str, members: Owners) -> None:
+        """Announce an input whose channels weights make, too: in their order, so that for each strand it is all of it."""
+        for key in self.out_keys(name, members):
+            owners = key & members
+            task = next(t for t in self.overlay.tasks if t in owners)
+            self.pieces.setdefault(name, {})[key] = Piece(name, name, task, (key,), owners)
+        self.value_names.add(name)
+        self.shapes[name] = self.overlay.couplings[task].net.shapes[self.overlay.values[name][task]]
+
     def place(self, op: str, base: str, inputs: list[str | None], outputs: tuple[str, ...], attrs: Mapping[str, object],
               owners: Owners, role: str | None) -> None:
         name = unique(base, "fused", self.node_names)

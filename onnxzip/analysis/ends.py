@@ -11,8 +11,9 @@ whole beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from onnxzip.analysis.caches import Cache
 from onnxzip.analysis.spaces import Expr
 from onnxzip.net import Axis, Net, Node
 
@@ -34,18 +35,27 @@ def writing_inputs(made: Mapping[str, frozenset[int]], inputs: frozenset[int]) -
     return ((node, INPUT) for node, atoms in made.items() if atoms & inputs)
 
 
-def pin_last(net: Net, made: Mapping[str, frozenset[int]], pinned: dict[int, str]) -> None:
+def held_by_ports(net: Net, caches: Sequence[Cache]) -> Iterator[tuple[Axis, str]]:
+    """Axes that inputs and outputs hold fast, and why; the channels of caches are not among them."""
+    for ports, why in ((net.inputs, "an input of the net"), (net.outputs, OUTPUT)):
+        held = (Axis(port.name, dim) for port in ports for dim in range(len(port.shape)))
+        yield from ((axis, why) for axis in held if not any(cache.has(axis) for cache in caches))
+
+
+def pin_last(net: Net, caches: Sequence[Cache], made: Mapping[str, frozenset[int]], pinned: dict[int, str]) -> None:
     """Pin what makes an output of whose channels nothing is left there: one channel less its axis, a maximum over channels.
 
     Shared, it would be one output for several tasks. Where some of it is pinned, each task has that for itself.
 
     Args:
+        caches: whose outputs tasks may have in common.
         made: node -> atoms that its weights produce.
         pinned: atom -> reason; grows.
     """
     makers = {v: n for n in net.nodes for v in n.outputs}
-    for port in net.outputs:
-        waiting, seen, last = [port.name], set[str](), set[int]()
+    given_back = {cache.output for cache in caches}
+    for output in (p.name for p in net.outputs if p.name not in given_back):
+        waiting, seen, last = [output], set[str](), set[int]()
         while waiting:
             node = makers.get(waiting.pop())
             if node is None or node.name in seen:

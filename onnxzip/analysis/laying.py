@@ -288,6 +288,9 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     rules = _Rules(draft, steps)
     for name in inputs:
         owners, carried = frozenset(overlay.values[name]), rules.carried([name], next(iter(overlay.values[name])))
+        if carried and not draft.are_given(carried):
+            draft.put_cache(name, owners)
+            continue
         draft.put(name, owners, tuple(dict.fromkeys(overlay.owners_of(n) for n in sorted(carried))), owners, True, name)
     for role in overlay.roles:
         rules.add(role)

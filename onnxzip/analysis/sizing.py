@@ -1,13 +1,15 @@
 """Plans of one merge for several sizes of the input, joined: what of the fused net follows the sizes, and how.
 
 Every size in the fused net has a value in each plan. A number that differs is written as what it follows: the size of an axis
-that is known where it is read, times, over or plus a number, if that is right in every plan.
+that is known where it is read, times, over or plus a number, or the sum of two (what is in a cache, and what comes to it), if
+that is right in every plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,11 @@ class _Sheet:
             for axis in axes:
                 if min(self.many[axis]) > 0 and (measure := found(axis, self.many[axis], numbers)) is not None:
                     return measure
+        free = [a for a in axes if a in self.inputs]
+        for one, other in combinations(free, 2):
+            rest = tuple(n - s for n, s in zip(numbers, self.many[other], strict=True))
+            if (measure := _shifted(one, self.many[one], rest)) is not None:
+                return measure._replace(other=other)
         raise UnsupportedError(f"{key} of {node.op} {node.name!r} follows the size of the input in a way that is not known")
 
     def _batch(self, node: Node, times: int) -> Measure:

@@ -16,6 +16,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, load, load_from_string, numpy_helper
 
 from onnxzip.analysis import Plan
+from onnxzip.analysis.appended import notes_on_caches
 from onnxzip.analysis.kinship import notes_on_kinship
 from onnxzip.analysis.states import notes_on_states
 from onnxzip.analysis.strands import SpacePlan
@@ -271,5 +272,5 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
         "sizes": sizes_entry(plan),
         "stored": stored_entry(plan),
         "layout": layout,
-        "notes": [*notes_on_states(plan), *notes_on_kinship(plan)],
+        "notes": [*notes_on_states(plan), *notes_on_caches(plan), *notes_on_kinship(plan)],
     }

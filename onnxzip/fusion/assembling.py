@@ -93,7 +93,7 @@ def _renamed_sizes(sizes: Sizes, names: Mapping[str, str], copies: Sequence[Node
     for node in copies:
         axes |= {Axis(node.outputs[0], a.dim): name for a, name in axes.items() if a.value == node.inputs[0]}
     numbers = {
-        key: tuple(n if isinstance(n, int) else n._replace(axis=renamed(n.axis)) for n in entries)
+        key: tuple(n if isinstance(n, int) else n.moved(renamed) for n in entries)
         for key, entries in sizes.numbers.items()
     }
     return Sizes(axes, numbers)

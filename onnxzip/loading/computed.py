@@ -1,6 +1,7 @@
 """Constants that differ with the size of the input, as the nodes that compute them: masks and relative positions.
 
     Range(0, n, 1)  ->  CumSum, exclusive, of n ones
+    Range(m, n, 1)  ->  that, from m on
 
 The file computes such a constant from shapes alone. Its own graph is cut out of the file's and folded as a whole file is, but
 for what grows: nodes behind an Expand stay nodes.
@@ -70,20 +71,26 @@ def _constants(graph: GraphProto) -> dict[str, np.ndarray]:
 
 
 def _count_by_sums(graph: GraphProto) -> None:
-    """Range from 0 in steps of 1 as a sum of ones."""
+    """Range in steps of 1 as a sum of ones, cut where it does not begin at 0."""
     known = _constants(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
         start, step = (known.get(node.input[k]) for k in (0, 2)) if node.op_type == "Range" else (None, None)
-        if start is None or step is None or start.any() or step != 1:
+        if step is None or step != 1 or (start is not None and start < 0):
             nodes.append(node)
         else:
-            nodes.extend(_ones_summed(graph, node, step))
+            nodes.extend(_ones_summed(graph, node, step, start is None or bool(start.any())))
     put_nodes(graph, nodes)
 
 
-def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray) -> Iterator[NodeProto]:
-    names = {key: f"{node.name}.{key}" for key in ("one", "axis", "length", "whole", "size", "ones")}
+def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray, cut: bool) -> Iterator[NodeProto]:
+    """The nodes of a sum of ones.
+
+    Args:
+        cut: whether it begins elsewhere than at 0.
+    """
+    keys = ("one", "axis", "length", "whole", "size", "ones", "first", "start", "all")
+    names = {key: f"{node.name}.{key}" for key in keys}
     graph.initializer.extend((
         numpy_helper.from_array(one.reshape(1), names["one"]),
         numpy_helper.from_array(np.array(0, np.int64), names["axis"]),
@@ -92,7 +99,12 @@ def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray) -> Iterato
     yield helper.make_node("Cast", [node.input[1]], [names["whole"]], name=names["whole"], to=7)
     yield helper.make_node("Reshape", [names["whole"], names["length"]], [names["size"]], name=names["size"])
     yield helper.make_node("Expand", [names["one"], names["size"]], [names["ones"]], name=names["ones"])
-    yield helper.make_node("CumSum", [names["ones"], names["axis"]], list(node.output), name=node.name, exclusive=1)
+    name, counted = (names["all"], [names["all"]]) if cut else (node.name, list(node.output))
+    yield helper.make_node("CumSum", [names["ones"], names["axis"]], counted, name=name, exclusive=1)
+    if cut:
+        yield helper.make_node("Cast", [node.input[0]], [names["first"]], name=names["first"], to=7)
+        yield helper.make_node("Reshape", [names["first"], names["length"]], [names["start"]], name=names["start"])
+        yield helper.make_node("Slice", [names["all"], names["start"], names["size"]], list(node.output), name=node.name)
 
 
 def _growers(graph: GraphProto, names: Collection[str]) -> frozenset[str]:

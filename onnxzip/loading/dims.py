@@ -74,7 +74,16 @@ def usual_sizes(model: ModelProto) -> Iterator[dict[Axis, int]]:
         yield {axis: known[axis] for axis in free}
     images = {p.name for p in ports_of_graph(model) if _is_image(p)}
     for image, other in zip(USUAL_IMAGES, USUAL_OTHERS, strict=True):
-        yield {axis: image if axis.value in images else other for axis in free}
+        numbers = {axis: image if axis.value in images else other for axis in free}
+        called = summed({name: numbers[axis] for axis, name in free.items() if name})
+        yield {axis: called.get(free[axis], number) for axis, number in numbers.items()}
+
+
+def summed(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes by name, where those that are called as the sum of others (`past + tokens`) are that."""
+    parts = {name: [part.strip() for part in name.split("+")] for name in sizes}
+    sums = {name: some for name, some in parts.items() if len(some) > 1 and sizes.keys() >= set(some)}
+    return {name: sum(sizes[part] for part in sums.get(name, [name])) for name in sizes}
 
 
 def _is_image(port: ValueInfoProto) -> bool:

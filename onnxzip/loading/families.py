@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.canon import mergeable
 from onnxzip.loading.carried import with_orders
-from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, usual_sizes
+from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, summed, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.half_ports import with_float32_input
@@ -161,7 +161,7 @@ class Family:
         for k in range(max(map(len, usual.values()))):
             numbers = {g: usual[t][min(k, len(usual[t]) - 1)] for g, t in first.items()}
             own = {g.name: max(numbers[g].get(a, 0) for a in self.own(first[g], g)) for g in self.groups}
-            sizes = {name: known.get(name) or number for name, number in own.items()}
+            sizes = summed({name: known.get(name) or number for name, number in own.items()})
             if sizes not in seen:
                 seen.append(sizes)
                 yield sizes

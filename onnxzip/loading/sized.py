@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
+from onnxzip.loading.dims import summed
 from onnxzip.loading.families import Family, Group, Numbers
 from onnxzip.loading.inputs import Laid
 from onnxzip.loading.varying import alike, with_made_constants
@@ -164,7 +165,7 @@ def _first(nets: Family, base: AtSize, steps: Iterable[Numbers]) -> tuple[AtSize
     """The nets at the first size, so many steps from the base, that they take; why they do not take others."""
     why: Exception | None = None
     for step in steps:
-        sizes = {name: size + step.get(name, 0) for name, size in base.sizes.items()}
+        sizes = summed({name: size + step.get(name, 0) for name, size in base.sizes.items()})
         if min(sizes.values()) >= LEAST:
             try:
                 return _loaded(nets, base, sizes), None

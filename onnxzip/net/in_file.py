@@ -91,7 +91,7 @@ def _with(net: Net, port: Port, nodes: Sequence[Node], names: Mapping[str, str],
     axes = {moved(a): name for a, name in net.sizes.axes.items()}
     axes |= {place_in_file(a, port.axis): name for a, name in net.sizes.axes.items() if a.value == port.name}
     numbers = {
-        key: tuple(n if isinstance(n, int) else n._replace(axis=moved(n.axis)) for n in entries)
+        key: tuple(n if isinstance(n, int) else n.moved(moved) for n in entries)
         for key, entries in net.sizes.numbers.items()
     }
     return replace(

@@ -7,7 +7,7 @@ negative entry -k stands for k times the batch: -1 is the batch axis itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -62,12 +62,17 @@ def place_in_file(axis: Axis, samples: int) -> Axis:
 
 
 class Measure(NamedTuple):
-    """A number that follows the size of an axis: times * size // over + plus."""
+    """A number that follows the size of an axis: times * size // over + plus, or of two: the size of another one more."""
 
     axis: Axis
     times: int = 1
     over: int = 1
     plus: int = 0
+    other: Axis | None = None
+
+    def moved(self, where: Callable[[Axis], Axis]) -> Measure:
+        """The same number, of axes that are elsewhere."""
+        return self._replace(axis=where(self.axis), other=None if self.other is None else where(self.other))
 
 
 @dataclass(frozen=True)

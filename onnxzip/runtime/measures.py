@@ -1,6 +1,7 @@
 """Constants that follow the sizes of axes, as the nodes that compute them.
 
     Shape -> Gather -> Mul -> Div -> Add        times * size // over + plus, each only where it does something
+    Add                                         of the size of another axis
     Concat                                      of several numbers, those that stay included
 """
 
@@ -57,6 +58,8 @@ def _measure(name: str, one: Measure, names: Names, nodes: list[NodeProto], cons
     value = add("Gather", [add("Shape", [one.axis.value])], one.axis.dim)
     value = add("Mul", [value], one.times) if one.times != 1 else value
     value = add("Div", [value], one.over) if one.over != 1 else value
+    if one.other is not None:
+        value = add("Add", [value, add("Gather", [add("Shape", [one.other.value])], one.other.dim)])
     return add("Add", [value], one.plus) if one.plus else value
 
 
