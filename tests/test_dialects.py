@@ -19,6 +19,7 @@ from onnxzip.net import Net
 
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "c1": (6, 3, 3, 3), "c1b": (6,), "c2": (8, 6, 3, 3), "c2b": (8,), "fc": (5, 8), "fcb": (5,), "fct": (8, 5),
+    "fcw": (5, 10),
     "g": (6,), "h": (6,), "mu": (6,), "va": (6,), "w1": (10, 12), "b1": (12,), "w2": (12, 16), "b2": (16,), "w3": (16, 12),
     "b3": (12,), "w4": (12, 4), "b4": (4,), "s": (12,), "t": (12,), "wqkv": (12, 36), "bqkv": (36,),
     "wq": (12, 12), "wk": (12, 12), "wv": (12, 12), "bq": (12,), "bk": (12,), "bv": (12,),
@@ -59,7 +60,10 @@ def params(seed: int) -> dict[str, np.ndarray]:
         found[f"w{n}"] = np.ascontiguousarray(found["wqkv"][:, 12 * k : 12 * k + 12])
         found[f"b{n}"] = found["bqkv"][12 * k : 12 * k + 12]
     ints = {"one_i": [1], "heads": [0, 0, 3, 4], "flat": [0, 0, 12], "last": [2, 3], "five_axes": [-1, 1, 8, 8, 8],
-            "around": [0, 0, 1, 0, 0, 0, 0, 1, 0, 0], "before": [0, 0, 2, 0, 0, 0, 0, 0, 0, 0]}
+            "around": [0, 0, 1, 0, 0, 0, 0, 1, 0, 0], "before": [0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            "ring": [0, 0, 1, 1, 0, 0, 1, 1], "none": [0] * 8, "deeper": [0, 0, 0, 0, 0, 2, 0, 0], "as_rows": [0, 8],
+            "one_axis": [-1], "as_maps": [-1, 8, 1, 1], "zero_i": [0], "four_i": [4], "eight_i": [8], "end_i": [2**63 - 1],
+            "fours": [4, 4], "halves": [0, 2, 4, 8, 8], "ones": [1, 1], "nought": 0, "minus_one": -1}
     numbers = {n: np.float32(v) for n, v in NUMBERS.items()}
     return found | numbers | {n: np.array(v, np.int64) for n, v in ints.items()}
 
@@ -119,6 +123,32 @@ def token_net(norm: str, gelu: str, opset: int = 17) -> str:
     return PLAIN_TOKENS.format(norm=norm, gelu=gelu, mean=MEAN[opset])
 
 
+POOLED, FLAT = "p = GlobalAveragePool (z) f = Flatten (p)", "f = Flatten (p)"
+POOLS = {
+    "mean": "p = ReduceMean <axes = [2,3], keepdims = 1> (z) f = Flatten (p)",
+    "flat mean": "f = ReduceMean <axes = [-2,-1], keepdims = 0> (z)",
+    "max": "p = ReduceMax <axes = [2,3], keepdims = 1> (z) f = Flatten (p)",
+    "average window": "p = AveragePool <kernel_shape = [8,8]> (z) f = Flatten (p)",
+    "max window": "p = MaxPool <kernel_shape = [8,8], strides = [8,8]> (z) f = Flatten (p)",
+}
+SHAPED = {
+    "Reshape": "f = Reshape (p, as_rows)", "Squeeze": "f = Squeeze (p, last)",
+    "one after the other": "p1 = Reshape (p, one_axis) p2 = Reshape (p1, as_maps) f = Squeeze (p2, last)",
+    "to and fro": "p1 = Squeeze (p, last) p2 = Unsqueeze (p1, last) f = Flatten (p2)",
+}
+GATED = "h2 = Sigmoid (h1) h3 = Mul (h1, h2) z = Concat <axis = 1> (h0, h3)"
+PARTS = {
+    "slices": (
+        "h0 = Slice (d, zero_i, four_i, one_i) h1 = Slice (d, four_i, end_i, one_i) h4 = Slice (d, four_i, eight_i, one_i) "
+        + GATED.replace("Mul (h1,", "Mul (h4,"),
+        f"h0, h1 = Split <axis = 1> (d, fours) {GATED}",
+    ),
+    "entries": (
+        f"gg = Reshape (d, halves) h0 = Gather <axis = 1> (gg, nought) h1 = Gather <axis = 1> (gg, minus_one) {GATED}",
+        "gg = Reshape (d, halves) g0, g1 = Split <axis = 1> (gg, ones) h0 = Squeeze (g0, one_i) h1 = Squeeze (g1, one_i) "
+        + GATED,
+    ),
+}
 BATCH_NORM = f"""a = Conv <pads = [1,1,1,1]> (x, c1) q = BatchNormalization (a, g, h, mu, va) b = Relu (q)
 d = Conv <pads = [1,1,1,1]> (b, c2, c2b) z = Relu (d) {HEAD}"""
 NHWC = """xt = Transpose <perm = [0,3,1,2]> (x) a = Conv <auto_pad = "SAME_UPPER"> (xt, c1, c1b) b = Relu (a)
@@ -204,6 +234,42 @@ class TestTwins:
             if tensor.name in ("half", "two"):
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).reshape(shape), tensor.name))
         check_twins(tmp_path, dialect, model(text))
+
+    @pytest.mark.parametrize("pool", sorted(POOLS))
+    def test_pools_over_all_places(self, pool: str, tmp_path: Path) -> None:
+        text, kind = conv_net("Relu (d)"), "Max" if "max" in pool else "Average"
+        plain = text.replace("GlobalAveragePool", f"Global{kind}Pool")
+        check_twins(tmp_path, model(text.replace(POOLED, POOLS[pool])), model(plain))
+
+    @pytest.mark.parametrize("parts", sorted(PARTS))
+    def test_parts_of_a_value(self, parts: str, tmp_path: Path) -> None:
+        """As slices, one of them taken twice, or entry by entry."""
+        dialect, plain = PARTS[parts]
+        check_twins(tmp_path, *(model(conv_net("").replace("z =", nodes)) for nodes in (dialect, plain)))
+
+    @pytest.mark.parametrize("style", sorted(SHAPED))
+    def test_what_is_only_reshaped(self, style: str, tmp_path: Path) -> None:
+        check_twins(tmp_path, model(conv_net("Relu (d)").replace(FLAT, SHAPED[style])), model(conv_net("Relu (d)")))
+
+    def test_padding_in_a_node_of_its_own(self, tmp_path: Path) -> None:
+        text = conv_net("Relu (d)")
+        padded = text.replace("d = Conv <pads = [1,1,1,1]> (b,", "bp = Pad (b, ring) d = Conv (bp,")
+        check_twins(tmp_path, model(padded), model(text))
+
+    def test_padding_that_no_layer_can_do(self, tmp_path: Path) -> None:
+        """With other numbers than zeros, or of channels."""
+        text = conv_net("Relu (d)")
+        edge = text.replace("d = Conv <pads = [1,1,1,1]> (b,", 'bp = Pad <mode = "edge"> (b, ring) d = Conv (bp,')
+        more = text.replace("Relu (d)", "Pad (d, deeper)").replace("(f, fc, fcb)", "(f, fcw, fcb)")
+        for text in (edge, more):
+            paths = {n: saved(tmp_path, n, model(text)) for n in "ab"}
+            nets = load_all(paths)
+            assert [n.op for n in nets[0].nodes].count("Pad") == 1
+            check_tasks(fuse(list(nets)), nets, 1e-4)
+
+    def test_nodes_that_cut_off_or_pad_nothing(self, tmp_path: Path) -> None:
+        idle = conv_net("Relu (d3)").replace("z = Relu", "d1 = Slice (d, zero_i, eight_i, one_i) d3 = Pad (d1, none) z = Relu")
+        check_twins(tmp_path, model(idle), model(conv_net("Relu (d)")))
 
     @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
     def test_a_softmax_of_an_older_opset(self, op: str, tmp_path: Path) -> None:

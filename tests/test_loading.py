@@ -22,12 +22,12 @@ class TestBatch:
     def test_shapes_computed_from_shapes_become_numbers(self, tmp_path: Path) -> None:
         path = written(
             tmp_path,
-            """g (float[N,3,4,5] x) => (float[N,M] y)
-            <int64 zero = {0}, int64[1] at = {0}, int64[1] rest = {-1}>
+            """g (float[N,3,4,5] x) => (float[N,M,L] y)
+            <int64 zero = {0}, int64[1] at = {0}, int64[2] rest = {6, -1}>
             { s = Shape(x) n = Gather<axis=0>(s, zero) m = Unsqueeze(n, at) t = Concat<axis=0>(m, rest) y = Reshape(x, t) }""",
         )
         net = loaded(path)
-        assert ops(net) == ["Reshape"] and net.nodes[0].attrs["shape"] == (-1, 60) and net.outputs[0].shape == (-1, 60)
+        assert ops(net) == ["Reshape"] and net.nodes[0].attrs["shape"] == (-1, 6, 10) == net.outputs[0].shape
 
     @pytest.mark.parametrize("cut", ["start=1", "start=-3, end=3"])
     def test_sizes_of_some_axes_become_numbers(self, tmp_path: Path, cut: str) -> None:

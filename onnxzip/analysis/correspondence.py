@@ -185,12 +185,11 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     ours, theirs = builder.couplings[task], builder.couplings[other_task]
     pairs: list[tuple[Atom, Atom]] = []
     values = [(other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True)]
-    exprs = [
-        (a, b)
-        for first, second in [*values, *zip(other.outputs, node.outputs, strict=True)]
-        if first is not None and second is not None
-        for a, b in zip(theirs.exprs(first), ours.exprs(second), strict=True)
-    ]
+    values += zip(other.outputs, node.outputs, strict=True)
+    sides = [(theirs.exprs(a), ours.exprs(b)) for a, b in values if a is not None and b is not None]
+    if any(len(first) != len(second) for first, second in sides):
+        return f"it has another number of axes than in {other_task!r}"
+    exprs = [pair for first, second in sides for pair in zip(first, second, strict=True)]
     names, other_names = ours.names.get(node.name, {}), theirs.names.get(other.name, {})
     if set(names) != set(other_names):
         return "its axes are coupled in another way"

@@ -19,6 +19,8 @@
     normalising what is done to the input before the first layer
     levelling  what is done to it in different ways by the nets of a merge
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
+    cuts       Slices and Gathers that take a value apart as Splits, for a merge
+    synonyms   operators that say the same in one of them, for a merge (settled: those that do so at all sizes)
     numbers    constants of one entry, for a merge
     recurrence recurrent nodes as a layer and steps in time, for a merge
 """
@@ -40,6 +42,7 @@ from onnxzip.loading.files import opset_of, read_mapped
 from onnxzip.loading.halves import computing_in_float32
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
+from onnxzip.loading.settled import settled
 from onnxzip.loading.sized import Loaded, load_sized
 from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net, in_file
@@ -95,7 +98,7 @@ def load_family(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Lo
     Raises:
         InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data.
     """
-    found = load_sized(nets, wanted)
+    found = settled(load_sized(nets, wanted))
     if sum(a.nbytes for net in found.at[0].nets for a in net.params.values()) > LARGE_BYTES:
         gc.collect()
     return found

@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.contractions import layers_from_einsum
+from onnxzip.loading.cuts import with_splits
 from onnxzip.loading.dims import batch_name
 from onnxzip.loading.folding import folded_affine
 from onnxzip.loading.halves import computed_type, widened
@@ -24,6 +25,7 @@ from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.repeated import with_params_for_repeats
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
+from onnxzip.loading.synonyms import without_synonyms
 from onnxzip.loading.tails import parted
 from onnxzip.loading.weights import stored_type
 from onnxzip.net import Net
@@ -35,7 +37,7 @@ ANY_FLOAT = ONE_FLOAT | {np.dtype(np.float64)}
 
 def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
     """As `net_of`, of a net that can be merged: what it gives for a sample does not depend on others, or on chance; recurrent
-    nodes are taken apart.
+    nodes are taken apart, and what exporters write in several ways is in one.
 
     Raises:
         InvalidModelError, UnsupportedError: as `net_of`; it has no outputs, or is in training mode.
@@ -49,7 +51,8 @@ def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
                 f"{path}: node {node.name!r} ({node.op}) is in training mode. Export the net in evaluation mode: after "
                 "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
             )
-    return with_layers_for_gates(with_plain_numbers(net))
+    net = with_layers_for_gates(with_plain_numbers(net))
+    return without_idle_nodes(without_synonyms(with_splits(net)))
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:
