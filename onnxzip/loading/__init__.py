@@ -16,7 +16,7 @@
     removal    nodes that compute nothing
     spelled_out  what exporters write node by node: Gelu, HardSwish, norms; what converted opsets do: Softmax
     linear     Gemm and MatMul
-    normalising what is done to the input before the first layer
+    normalising what is done to the input before the first layer (normed: behind norms of it)
     levelling  what is done to it in different ways by the nets of a merge
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
     cuts       Slices and Gathers that take a value apart as Splits, for a merge

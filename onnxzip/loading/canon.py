@@ -18,6 +18,7 @@ from onnxzip.loading.halves import computed_type, widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.linear import canonical_linear
 from onnxzip.loading.normalising import folded_normalisation
+from onnxzip.loading.normed import folded_norms
 from onnxzip.loading.numbers import with_plain_numbers
 from onnxzip.loading.preparing import opset_imports, prepare
 from onnxzip.loading.recurrence import with_layers_for_gates
@@ -73,4 +74,4 @@ def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozens
         docs=docs_of(model), batch=batch_name(model), opsets=opset_imports(whole), tail=tail,
     )
     net = canonical_linear(layers_from_einsum(recognised(without_idle_nodes(canonical_attributes(net)))))
-    return folded_affine(folded_normalisation(with_params_for_repeats(net)))
+    return folded_affine(folded_norms(folded_normalisation(with_params_for_repeats(net))))

@@ -42,7 +42,7 @@ def folded_normalisation(net: Net) -> Net:
         for value in placed(net, port.name):
             again = turned(net, value)
             for before, name in ((net, value), *([again] if again is not None else [])):
-                after = _folded(before, name)
+                after = folded_maps(before, name)
                 net = net if after is before else after
     return net
 
@@ -101,7 +101,8 @@ def maps_of(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node
     return maps
 
 
-def _folded(net: Net, name: str) -> Net:
+def folded_maps(net: Net, name: str) -> Net:
+    """The net with the maps behind a value absorbed by the layers that read the result; the same object where they cannot."""
     readers = consumers(net.nodes)
     hosts = _hosts(net, name, readers)
     if not hosts:
