@@ -199,9 +199,8 @@ class _Rules:
                 if not dropped and self.draft.readable(value, key, key & members) is None:
                     return None
         plain = {p.keys == (k,) for v in stranded for k, p in self.draft.pieces[v].items() if p.owners & members}
-        task = next(iter(role.members))
-        made = self.carried(role.outputs, task)
-        anew = stranded and made and made.isdisjoint(self.carried(stranded, task))  # windows along channels make others
+        read, made = (self.carried(some, next(iter(role.members))) for some in (stranded, role.outputs))
+        anew = stranded and made and made.isdisjoint(read)  # windows along channels make others
         if len(plain) > 1 or (anew and not all(self.draft.sizes.any_in(made, k) for k in keys)):
             return None  # some are strands, others one task's channels of several strands; or what is made has none of these
         return led_parts(self.draft, role, keys, computed) if keys and self.whole_fits(role) else None
