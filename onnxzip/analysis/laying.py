@@ -293,8 +293,7 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
         draft.put(name, owners, tuple(dict.fromkeys(overlay.owners_of(n) for n in sorted(carried))), owners, True, name)
     for role in overlay.roles:
         rules.add(role)
-    outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}
     return Layout(
-        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes, outputs,
-        draft.starved, draft.torn, draft.parts,
+        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes,
+        {t: tuple(draft.outputs(t)) for t in overlay.tasks}, draft.starved, draft.torn, draft.parts,
     )
