@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxzip
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Net
 from onnxzip.runtime import read_by, rename_values
 
@@ -145,3 +146,12 @@ def test_values_get_other_names_wherever_graphs_inside_have_them() -> None:
     assert not {"h", "s", "e"} & {v for n in made.graph.node for v in read_by(n)}
     found = [ReferenceEvaluator(made).run(None, feeds | {"o": np.array(o)}) for o in (True, False)]
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_weights_inside_count_as_those_outside() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> net (float[N,2] x, bool o) => (float[N,2] y) <float[2] w = {1, 2}> {
+        h = Mul (x, w) y = If (o) <then_branch = yes () => (float[N,2] a) { k = Constant <value = float[2] {3, 4}> ()
+        a = If (o) <then_branch = inner () => (float[N,2] b) <float[1] m = {5}> { b = Mul (k, m) },
+        else_branch = other () => (float[N,2] c) { c = Add (h, k) }> },
+        else_branch = no () => (float[N,2] e) { e = Exp (h) }> }"""
+    assert weights_by_type(parser.parse_model(text)) == {"FLOAT": 5}

@@ -168,11 +168,31 @@ def test_what_is_summed_without_weights_is_not_made_anew(tmp_path: Path) -> None
         "  o = ReduceMean<axes = [1], keepdims = 1>(q) p = MatMul(s, w) r = Relu(p) d = MatMul(r, head) y = Add(o, d) }"
     )
     nets = drawn_twice(tmp_path, graph)
-    with pytest.raises(UnsupportedError, match="share nothing"):
+    because = r"Gather \[.*\] has other params than in '.*', and these stay as they are: ReduceMean '.*' sums over its columns"
+    with pytest.raises(UnsupportedError, match=f"share nothing .*{because} without weights"):
         analyse(nets)
     frozen = [replace(n, params={**n.params, "table": nets[0].params["table"]}) for n in nets]
     (table,) = tables_of(fuse(frozen).net)
     assert table.tobytes() == nets[0].params["table"].tobytes()
+
+
+def test_each_table_and_each_sum_that_stays_apart_has_a_reason_of_its_own(tmp_path: Path) -> None:
+    """Tables of the second and of the first order (DeepFM), beside layers that read the same numbers."""
+    graph = (
+        f"machine (int64[N, 2] x, float[{TOKENS}, {WIDTH}] table, float[{TOKENS}, 2] line, float[2, {HIDDEN}] w,"
+        f" float[{HIDDEN}, 1] head) => (float[N, 1] y) {{ one = Constant<value = int64[1] {{1}}>()"
+        "  two = Constant<value = int64[1] {2}>()"
+        "  e = Gather(table, x) l = Gather(line, x) a = ReduceSum<keepdims = 0>(e, one) q = Mul(a, a)"
+        "  o = ReduceSum(q, one) f = ReduceSum<keepdims = 0>(l, two) g = ReduceSum(f, one) s = Mul(o, g)"
+        "  z = Cast<to = 1>(x) p = MatMul(z, w) r = Relu(p) d = MatMul(r, head) y = Add(d, s) }"
+    )
+    kept = "has other params than in 'a', and these stay as they are: ReduceSum"
+    found = {r.where: r.why for r in analyse(drawn_twice(tmp_path, graph)).refusals}
+    tables = [why for why in found.values() if why.startswith("Gather")]
+    assert [why.split(" 'Reduce")[0] for why in tables] == [
+        f"Gather [{TOKENS}, {WIDTH}] {kept}", f"Gather [{TOKENS}, 2] {kept}"
+    ]
+    assert any("Add reads 's', too, to which nothing in 'a' corresponds" in why for why in found.values())
 
 
 def test_a_norm_that_is_spelled_out_is_no_sum(tmp_path: Path) -> None:

@@ -260,9 +260,11 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     if own := reads & builder.own:
         builder.partings.append((f"{task}: {node.name}", f"it reads {min(own)!r}, which not all have; its head starts here"))
     elif rivals:
-        other_task, other = next(iter(rivals[0].members.items()))
-        why = parting(builder.couplings[task], node, builder.couplings[other_task].net, other)
-        builder.partings.append((f"{task}: {node.name}", f"{why.format(repr(other_task))}; its head starts here"))
+        nearest = max(rivals, key=lambda draft: _agreement(builder, task, node, draft))
+        other_task, other = next(iter(nearest.members.items()))
+        alone = [v for v in node.read if v not in net.params and len(builder.values[builder.laid[task, v]]) == 1]
+        why = parting(builder.couplings[task], node, other_task, builder.couplings[other_task].net, other, alone)
+        builder.partings.append((f"{task}: {node.name}", f"{why}; its head starts here"))
 
 
 def _key(builder: _Builder, task: str, node: Node) -> tuple[Hashable, tuple[int, ...]]:

@@ -35,12 +35,29 @@ def embedded(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], made:
     columns, users = {e.atom for e in tables if e.kind == "atom"}.difference(made), consumers(net.nodes)
     read, bound = set[int](), set[int]()
     for node in net.nodes:
-        gone = columns & _atoms(net, axes, node.inputs) - _atoms(net, axes, node.outputs)
+        gone = columns & _summed(net, axes, node)
         if node.name in fitted:
             read |= gone
         else:
             bound |= {a for a in gone if not _comes_back(net, axes, a, node.outputs, users)}
     return frozenset(read - bound)
+
+
+def why_as_it_is(net: Net, axes: Mapping[Axis, Expr], fitted: Collection[str], node: Node) -> str:
+    """Why the table in which a node looks up rows is not made anew; "" where that is not told by what reads its columns.
+
+    Args:
+        fitted: as of `embedded`.
+    """
+    axis = lookup_axis(net, node)
+    if axis is None or axes[axis].kind != "atom":
+        return ""
+    atom, users = axes[axis].atom, consumers(net.nodes)
+    sums = [n for n in net.nodes if atom in _summed(net, axes, n)]
+    for other in sums:
+        if other.name not in fitted and not _comes_back(net, axes, atom, other.outputs, users):
+            return f"{other.op} {other.name!r} sums over its columns without weights"
+    return "" if any(n.name in fitted for n in sums) else "no node with weights reads its columns"
 
 
 def _comes_back(
@@ -57,6 +74,10 @@ def _comes_back(
                 waiting += node.outputs
         seen.add(value)
     return True
+
+
+def _summed(net: Net, axes: Mapping[Axis, Expr], node: Node) -> set[int]:
+    return _atoms(net, axes, node.inputs) - _atoms(net, axes, node.outputs)
 
 
 def _atoms(net: Net, axes: Mapping[Axis, Expr], values: Iterable[str | None]) -> set[int]:

@@ -5,12 +5,13 @@ The labels of what lies ahead are refined towards the outputs, round by round, a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnxzip.analysis.coupling import Coupling, makes_kept
+from onnxzip.analysis.embeddings import why_as_it_is
 from onnxzip.analysis.spaces import Expr
 from onnxzip.loading.masks import masks_of
 from onnxzip.net import Net, Node, consumers
@@ -27,18 +28,28 @@ def described(net: Net, node: Node) -> str:
     return " ".join([node.op, *weights[:1]])
 
 
-def parting(coupling: Coupling, node: Node, other_net: Net, other: Node) -> str:
-    """Why a node does not play another one's part; `{}` is for the other's task."""
-    net = coupling.net
+def parting(coupling: Coupling, node: Node, other_task: str, other_net: Net, other: Node, alone: Sequence[str]) -> str:
+    """Why a node does not play another one's part.
+
+    Args:
+        alone: of what it reads, values that its net has for itself.
+    """
+    net, there = coupling.net, repr(other_task)
     mine, theirs = described(net, node), described(other_net, other)
     if mine != theirs:
-        return f"{mine} stands where {{}} has {theirs}"
+        return f"{mine} stands where {there} has {theirs}"
     if node.op in _NORMALISING and {p.name for p in net.inputs}.intersection(node.read):
-        return "its constants are others than in {}; a first layer that pads with zeros, or has no weights, cannot take them"
+        fixed = "a first layer that pads with zeros, or has no weights, cannot take them"
+        return f"its constants are others than in {there}; {fixed}"
+    fitted = {name for name, (linear, view) in coupling.weighted.items() if not linear.diagonal(view)}
+    if why := why_as_it_is(net, coupling.axes, fitted, node):
+        return f"{mine} has other params than in {there}, and these stay as they are: {why}"
     operator = find(node.op)
     if operator is not None and operator.linear is None and any(v in net.params for v in node.inputs):
-        return f"{mine} has other params than in {{}}, and none are fitted for {node.op}"
-    return f"{mine} differs from the one in {{}} in its attributes, or in what else it reads"
+        return f"{mine} has other params than in {there}, and none are fitted for {node.op}"
+    if alone:
+        return f"{mine} reads {alone[0]!r}, too, to which nothing in {there} corresponds"
+    return f"{mine} differs from the one in {there} in its attributes, or in what else it reads"
 
 
 def fingerprint(coupling: Coupling, expr: Expr) -> Hashable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -31,16 +31,25 @@ _WEIGHTS_AT = {  # operators that compute with integers -> where their weights a
 
 
 def weights_by_type(model: ModelProto) -> Counter[str]:
-    """How many numbers the weights of a model have, by ONNX's name of their type."""
-    graph = model.graph
-    constants = {t.name: t for t in graph.initializer}
-    constants |= {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
-    begun = made_into_floats(nodes_of(graph))
+    """How many numbers the weights of a model have, those in branches and bodies too, by ONNX's name of their type."""
     found: Counter[str] = Counter()
-    for name, tensor in constants.items():
-        if tensor.data_type in _FLOATS or (tensor.data_type in _INTEGERS and name in begun):
-            found[TensorProto.DataType.Name(tensor.data_type)] += math.prod(tensor.dims)
+    for graph in _graphs(model.graph):
+        constants = {t.name: t for t in graph.initializer}
+        nodes = [n for n in graph.node if n.op_type == "Constant"]
+        constants |= {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
+        begun = made_into_floats(nodes_of(graph))
+        for name, tensor in constants.items():
+            if tensor.data_type in _FLOATS or (tensor.data_type in _INTEGERS and name in begun):
+                found[TensorProto.DataType.Name(tensor.data_type)] += math.prod(tensor.dims)
     return found
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph, and those inside of its nodes."""
+    yield graph
+    for attribute in (a for node in graph.node for a in node.attribute):
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            yield from _graphs(inner)
 
 
 def stored_type(model: ModelProto) -> str:
