@@ -4,9 +4,9 @@
 
 The first use fits them for all. Uses of one task may have biases of their own, which stay as far apart as they were, by d_k.
 Where the inputs of others are not known by then, since they read what the first makes (a layer applied to its own output),
-shared weights are fitted to the uses that are known, for all. Measured, relative error of ALBERT with 3 layers and of a
-convolutional GRU of 3 steps, random weights, everything shared: 0.15 / 0.43 and 0.17 / 0.18, in half the size; a fit for each
-use 0.15 / 0.33 and 0.15 / 0.15, in files larger than both originals; the mean of matched weights 0.51 / 1.45 and 0.21 / 0.18.
+shared weights are fitted to the uses that are known, for all. Measured, a residual block of two convolutions that is applied 4
+times, fashion-low + fashion-high, everything shared, error increase in points: 4.8 / 0.6 in half the size; a fit for each use
+1.8 / 0.0, in a file of both originals' size; the mean of matched weights (`permute`) 36 / 48.
 Weights of one task stay as they are then, as they do where uses read other channels: as many fits would be as many params.
 Shared ones are fitted use by use there, and where uses have biases of their own.
 """
