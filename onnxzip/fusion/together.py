@@ -3,9 +3,12 @@
     w = argmin sum_k E_k (w.z_k - p_k + d_k)^2      k: the uses of w, whose moments add up
 
 The first use fits them for all. Uses of one task may have biases of their own, which stay as far apart as they were, by d_k.
-Where the inputs of the others are not known by then (a layer applied to its own output), or uses read other channels, weights
-of one task stay as they are: as many fits would be as many params, and a file larger than its originals. Shared ones are
-fitted use by use then, as they are where uses have biases of their own.
+Where the inputs of others are not known by then, since they read what the first makes (a layer applied to its own output),
+shared weights are fitted to the uses that are known, for all. Measured, a residual block of two convolutions that is applied 4
+times, fashion-low + fashion-high, everything shared, error increase in points: 4.8 / 0.6 in half the size; a fit for each use
+1.8 / 0.0, in a file of both originals' size; the mean of matched weights (`permute`) 36 / 48.
+Weights of one task stay as they are then, as they do where uses read other channels: as many fits would be as many params.
+Shared ones are fitted use by use there, and where uses have biases of their own.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ def fit_tied(
     if len(uses) < 2 or uses[0].reads != reads or not _go_together(work.plan, uses, exact, matches):
         return fit_step(alone, exact, matches)
     shifts = [_shift(work.plan, use, uses[0], matches) for use in uses]
-    known = [statistics(use.step, [use.reads]) for use in uses]
+    known = [statistics(use.step, [use.reads]) if _is_known(work.plan, use, exact) else None for use in uses]
     parts = tuple(
         _Part(stats, use.reads, shift) for use, stats, shift in zip(uses, known, shifts, strict=True) if stats is not None
     )
@@ -108,12 +111,17 @@ def _shift(plan: Plan, use: Use, first: Use, matches: Matches) -> np.ndarray:
 
 
 def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches) -> bool:
-    """Whether the inputs of all uses are known, and the columns of all stand for the same channels of the original."""
-    for use in uses:
-        skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
-        if not all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips)):
-            return False
+    """Whether the inputs of all uses are known, or those of the first if several tasks own them, and the columns of all stand
+    for the same channels of the original."""
+    if len(uses[0].reads.owners) == 1 and not all(_is_known(plan, use, exact) for use in uses):
+        return False
     return all(_alike(plan, uses, task, matches) for task in uses[0].reads.owners)
+
+
+def _is_known(plan: Plan, use: Use, exact: Exact) -> bool:
+    """Whether all that a use reads is known."""
+    skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
+    return all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips))
 
 
 def _alike(plan: Plan, uses: Sequence[Use], task: str, matches: Matches) -> bool:
