@@ -283,32 +283,15 @@ def makes_of(net: Net) -> dict[str, Makes]:
 
 
 def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
-<<<<<<< HEAD
-    """Weights that several nodes read are fitted once for all of them; where one reads what another has made of its own, or
-    does something else with them, there is no such fit: the channels that they make stay as they are."""
+    """Weights that several nodes read are fitted once for all of them; where one does something else with them, or adds other
+    biases and reads what another has made, there is no such fit: the channels that they make stay as they are."""
     for param, readers in consumers(net.nodes).items():
         if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
             linear = [(node, *found) for node in readers if (found := linear_view(net, node)) is not None]
-            layers = len(linear) == len(readers)
-            if layers and not follow_each_other(net.nodes, readers):
+            layers, alike = len(linear) == len(readers), len({node.inputs[1:] for node in readers}) == 1
+            if layers and (alike or not follow_each_other(net.nodes, readers)):
                 continue
-            why = "one of which reads what another has made" if layers else "not all of which are layers"
+            why = "one of which adds another bias to what another has made" if layers else "not all of which are layers"
             for node, record, view in linear:
                 for atom in axes[Axis(node.outputs[0], record.channel(view))].atoms():
                     pinned.setdefault(atom, f"weights {param!r} are used by {named([n.name for n in readers])}, {why}")
-=======
-    """Weights that several nodes read are fitted once for all of them; where one does something else with them, or adds other
-    biases and reads what another has made, there is no such fit: their output channels stay as they are."""
-    for param, readers in consumers(net.nodes).items():
-        if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
-            linear = [node for node in readers if linear_view(net, node) is not None]
-            why = f"weights {param!r} are used by {len(readers)} nodes, not all of them to multiply with"
-            if len(linear) == len(readers):
-                if len({node.inputs[1:] for node in readers}) == 1 or not follow_each_other(net.nodes, readers):
-                    continue
-                why = f"weights {param!r} are applied to their own output with other biases"
-            for node in linear:
-                for dim in range(len(net.shapes[node.outputs[0]])):
-                    for atom in axes[Axis(node.outputs[0], dim)].atoms():
-                        pinned.setdefault(atom, why)
->>>>>>> caches2
