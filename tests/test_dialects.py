@@ -281,6 +281,17 @@ class TestTwins:
         masked = HEADS.format(SCALED.replace("sc = Mul", "s1 = Mul") + " c = Greater (s1, minus) sc = Where (c, s1, {})")
         check_twins(tmp_path, model(masked.format(lowest), TOKENS), model(masked.format("lowest_half"), TOKENS))
 
+    @pytest.mark.parametrize(("epsilon", "other"), [(1e-12, 1e-7), (1e-12, 1e-6), (1e-5, float(np.float16(1e-5)))])
+    def test_epsilons_of_several_types(self, epsilon: float, other: float, tmp_path: Path) -> None:
+        norms = (f"n = LayerNormalization <axis = -1, epsilon = {e:.12f}> (a, s, t)" for e in (epsilon, other))
+        check_twins(tmp_path, *(model(token_net(norm, "u = Relu (c)"), TOKENS) for norm in norms))
+
+    def test_epsilons_that_differ(self, tmp_path: Path) -> None:
+        norms = (f"n = LayerNormalization <axis = -1, epsilon = {e}> (a, s, t)" for e in (0.00001, 0.001))
+        paths = {n: saved(tmp_path, n, model(token_net(v, "u = Relu (c)"), TOKENS)) for n, v in zip("ab", norms, strict=True)}
+        roles = analyse(load_all(paths)).overlay.roles
+        assert {len(r.members) for r in roles if r.op == "LayerNormalization"} == {1}
+
     @pytest.mark.parametrize("inverse", ["ni = Reciprocal (nr)", "ni = Div (one, nr)"], ids=["reciprocal", "one over"])
     def test_products_with_an_inverse(self, inverse: str, tmp_path: Path) -> None:
         spelled = SPELLED_RMS.replace("nd = Div (a, nr)", f"{inverse} nd = Mul (a, ni)")
@@ -380,6 +391,19 @@ class TestVendor:
         port = IMAGE if name == "FusedConv" else TOKENS
         net = check_copies(tmp_path, model(VENDOR[name], port, imports=', "com.microsoft": 1'))
         assert not [n.op for n in net.nodes if n.op.startswith("com.microsoft")]
+
+    @pytest.mark.parametrize("order", ["a, k0", "k0, a"])
+    def test_a_bias_goes_to_the_layer_that_it_is_of(self, order: str, tmp_path: Path) -> None:
+        branch = "a2 = Tanh (a) k0 = MatMul (a2, wq)"
+        fused = f"{branch} n = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> ({order}, s, t, bq)"
+        plain = f"{branch} k1 = Add (k0, bq) k2 = Add (k1, a) n = LayerNormalization <axis = -1> (k2, s, t)"
+        dialect = model(token_net(fused, "u = Relu (c)"), TOKENS, imports=', "com.microsoft": 1')
+        check_twins(tmp_path, dialect, model(token_net(plain, "u = Relu (c)"), TOKENS))
+
+    def test_a_swish_is_no_quick_gelu(self, tmp_path: Path) -> None:
+        fused = token_net(LAYER_NORM, "u = com.microsoft.QuickGelu <alpha = 1.0> (c)")
+        plain = token_net(LAYER_NORM, "u0 = Sigmoid (c) u = Mul (c, u0)")
+        check_twins(tmp_path, model(fused, TOKENS, imports=', "com.microsoft": 1'), model(plain, TOKENS))
 
     @pytest.mark.parametrize(("family", "opset"), [("conv", 17), ("tokens", 17), ("tokens", 13), ("rms", 17)])
     def test_files_that_onnx_runtime_has_optimised(self, family: str, opset: int, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
     Transpose behind Transpose                          ->  one
     Transpose of what a Reshape made of its first axes  ->  Transpose, where a Reshape behind it undoes that
     Transpose behind a Reshape that splits the first    ->  the Transpose in front of the Reshape
-    Mul by 1 / x, by Reciprocal(x)                      ->  Div by x
+    Mul by 1 / x, by Reciprocal(x); Pow(x, 2)           ->  Div by x; Mul(x, x)
     nodes that do the same with the same values         ->  one of them
     Expand in front of an operator that broadcasts      ->  nothing, where the operator makes the same of what it reads
 """
@@ -70,6 +70,8 @@ def _each_once(net: Net, nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 def _joined(net: Net, node: Node, made: Mapping[str, Node], shapes: Mapping[str, Shape]) -> Node:
     """A node with those in front of it that it can do the work of."""
+    if node.op == "Pow" and (power := net.params.get(str(node.inputs[1]))) is not None and power.ndim == 0 and power == 2:
+        return replace(node, op="Mul", inputs=(node.inputs[0], node.inputs[0]))
     if node.op in _BROADCASTING:
         node = _unexpanded(node, made, shapes)
         return _quotient(net, node, made) if node.op in ("Mul", "Div") else node
