@@ -47,6 +47,7 @@ l7 = Pow (l6, three_quarters) z = Div (d, l7)"""
 NUMBERS = {
     "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5,
     "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715, "three_quarters": 0.75,
+    "root_half": 0.5**0.5, "minus": -0.5, "lowest": -3.4e38, "lowest_half": -65504.0, "minus_ten_thousand": -1e4,
 }
 
 
@@ -63,7 +64,8 @@ def params(seed: int) -> dict[str, np.ndarray]:
             "around": [0, 0, 1, 0, 0, 0, 0, 1, 0, 0], "before": [0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
             "ring": [0, 0, 1, 1, 0, 0, 1, 1], "none": [0] * 8, "deeper": [0, 0, 0, 0, 0, 2, 0, 0], "as_rows": [0, 8],
             "one_axis": [-1], "as_maps": [-1, 8, 1, 1], "zero_i": [0], "four_i": [4], "eight_i": [8], "end_i": [2**63 - 1],
-            "fours": [4, 4], "halves": [0, 2, 4, 8, 8], "ones": [1, 1], "nought": 0, "minus_one": -1}
+            "fours": [4, 4], "halves": [0, 2, 4, 8, 8], "ones": [1, 1], "maps": [1, 1, 8, 8], "joint_heads": [-1, 5, 4],
+            "keys_again": [-1, 3, 4, 5], "nought": 0, "minus_one": -1}
     numbers = {n: np.float32(v) for n, v in NUMBERS.items()}
     return found | numbers | {n: np.array(v, np.int64) for n, v in ints.items()}
 
@@ -168,6 +170,24 @@ ATTENTION = """a0 = MatMul (x, w1) a = Add (a0, b1) {0} e0 = MatMul (u, w4) e = 
 y = ReduceMean <axes = [1], keepdims = 0> (e)"""
 
 
+HEADS = """a0 = MatMul (x, w1) a = Add (a0, b1) q0 = MatMul (a, wq) q1 = Add (q0, bq) k0 = MatMul (a, wk) k1 = Add (k0, bk)
+v0 = MatMul (a, wv) v1 = Add (v0, bv) q2 = Reshape (q1, heads) k2 = Reshape (k1, heads) v2 = Reshape (v1, heads)
+q = Transpose <perm = [0,2,1,3]> (q2) v = Transpose <perm = [0,2,1,3]> (v2) {} o = Softmax <axis = -1> (sc) u0 = MatMul (o, v)
+u1 = Transpose <perm = [0,2,1,3]> (u0) u = Reshape (u1, flat) e0 = MatMul (u, w4) e = Add (e0, b4)
+y = ReduceMean <axes = [1], keepdims = 0> (e)"""
+KEYS = "kt = Transpose <perm = [0,2,3,1]> (k2)"
+FLAT_KEYS = """k3 = Transpose <perm = [0,2,1,3]> (k2) k4 = Reshape (k3, joint_heads) k5 = Transpose <perm = [0,2,1]> (k4)
+kt = Reshape (k5, keys_again)"""
+SCALED = f"{KEYS} s0 = MatMul (q, kt) sc = Mul (s0, half)"
+SCORES = {
+    "divided": f"{KEYS} s0 = MatMul (q, kt) sc = Div (s0, two)",
+    "queries": f"{KEYS} q3 = Mul (q, half) sc = MatMul (q3, kt)",
+    "both": f"{KEYS} q3 = Mul (q, root_half) k6 = Mul (kt, root_half) sc = MatMul (q3, k6)",
+    "both, flat keys": f"{FLAT_KEYS} q3 = Mul (q, root_half) k6 = Mul (kt, root_half) sc = MatMul (q3, k6)",
+    "in front of moves": f"{KEYS} q3 = Mul (q2, half) q4 = Transpose <perm = [0,2,1,3]> (q3) sc = MatMul (q4, kt)",
+}
+
+
 class TestTwins:
     @pytest.mark.parametrize("style", sorted(SWISHES))
     def test_hard_swish_in_every_spelling(self, style: str, tmp_path: Path) -> None:
@@ -250,6 +270,39 @@ class TestTwins:
     @pytest.mark.parametrize("style", sorted(SHAPED))
     def test_what_is_only_reshaped(self, style: str, tmp_path: Path) -> None:
         check_twins(tmp_path, model(conv_net("Relu (d)").replace(FLAT, SHAPED[style])), model(conv_net("Relu (d)")))
+
+    @pytest.mark.parametrize("style", sorted(SCORES))
+    def test_scores_and_what_scales_them(self, style: str, tmp_path: Path) -> None:
+        check_twins(tmp_path, model(HEADS.format(SCORES[style]), TOKENS), model(HEADS.format(SCALED), TOKENS))
+
+    @pytest.mark.parametrize("lowest", ["lowest", "minus_ten_thousand"])
+    def test_masks_of_several_types(self, lowest: str, tmp_path: Path) -> None:
+        """Numbers that hide: as low as float16 has them, as float32 does, or just low."""
+        masked = HEADS.format(SCALED.replace("sc = Mul", "s1 = Mul") + " c = Greater (s1, minus) sc = Where (c, s1, {})")
+        check_twins(tmp_path, model(masked.format(lowest), TOKENS), model(masked.format("lowest_half"), TOKENS))
+
+    @pytest.mark.parametrize(("epsilon", "other"), [(1e-12, 1e-7), (1e-12, 1e-6), (1e-5, float(np.float16(1e-5)))])
+    def test_epsilons_of_several_types(self, epsilon: float, other: float, tmp_path: Path) -> None:
+        norms = (f"n = LayerNormalization <axis = -1, epsilon = {e:.12f}> (a, s, t)" for e in (epsilon, other))
+        check_twins(tmp_path, *(model(token_net(norm, "u = Relu (c)"), TOKENS) for norm in norms))
+
+    def test_epsilons_that_differ(self, tmp_path: Path) -> None:
+        norms = (f"n = LayerNormalization <axis = -1, epsilon = {e}> (a, s, t)" for e in (0.00001, 0.001))
+        paths = {n: saved(tmp_path, n, model(token_net(v, "u = Relu (c)"), TOKENS)) for n, v in zip("ab", norms, strict=True)}
+        roles = analyse(load_all(paths)).overlay.roles
+        assert {len(r.members) for r in roles if r.op == "LayerNormalization"} == {1}
+
+    @pytest.mark.parametrize("inverse", ["ni = Reciprocal (nr)", "ni = Div (one, nr)"], ids=["reciprocal", "one over"])
+    def test_products_with_an_inverse(self, inverse: str, tmp_path: Path) -> None:
+        spelled = SPELLED_RMS.replace("nd = Div (a, nr)", f"{inverse} nd = Mul (a, ni)")
+        plain = model(token_net(SPELLED_RMS, "u = Relu (c)"), TOKENS)
+        check_twins(tmp_path, model(token_net(spelled, "u = Relu (c)"), TOKENS), plain)
+
+    def test_what_is_computed_twice_or_expanded(self, tmp_path: Path) -> None:
+        once = "d1 = Tanh (d) d2 = GlobalMaxPool (d1) d3 = Mul (d, d1) d4 = Add (d3, d2)"
+        twice = "d1 = Tanh (d) d5 = Tanh (d) d2 = GlobalMaxPool (d5) d3 = Mul (d, d1) d6 = Expand (d2, maps) d4 = Add (d3, d6)"
+        plain, twice = (conv_net("Relu (d4)").replace("z = Relu", f"{nodes} z = Relu") for nodes in (once, twice))
+        check_twins(tmp_path, model(twice), model(plain))
 
     def test_padding_in_a_node_of_its_own(self, tmp_path: Path) -> None:
         text = conv_net("Relu (d)")
@@ -338,6 +391,19 @@ class TestVendor:
         port = IMAGE if name == "FusedConv" else TOKENS
         net = check_copies(tmp_path, model(VENDOR[name], port, imports=', "com.microsoft": 1'))
         assert not [n.op for n in net.nodes if n.op.startswith("com.microsoft")]
+
+    @pytest.mark.parametrize("order", ["a, k0", "k0, a"])
+    def test_a_bias_goes_to_the_layer_that_it_is_of(self, order: str, tmp_path: Path) -> None:
+        branch = "a2 = Tanh (a) k0 = MatMul (a2, wq)"
+        fused = f"{branch} n = com.microsoft.SkipLayerNormalization <epsilon = 0.00001> ({order}, s, t, bq)"
+        plain = f"{branch} k1 = Add (k0, bq) k2 = Add (k1, a) n = LayerNormalization <axis = -1> (k2, s, t)"
+        dialect = model(token_net(fused, "u = Relu (c)"), TOKENS, imports=', "com.microsoft": 1')
+        check_twins(tmp_path, dialect, model(token_net(plain, "u = Relu (c)"), TOKENS))
+
+    def test_a_swish_is_no_quick_gelu(self, tmp_path: Path) -> None:
+        fused = token_net(LAYER_NORM, "u = com.microsoft.QuickGelu <alpha = 1.0> (c)")
+        plain = token_net(LAYER_NORM, "u0 = Sigmoid (c) u = Mul (c, u0)")
+        check_twins(tmp_path, model(fused, TOKENS, imports=', "com.microsoft": 1'), model(plain, TOKENS))
 
     @pytest.mark.parametrize(("family", "opset"), [("conv", 17), ("tokens", 17), ("tokens", 13), ("rms", 17)])
     def test_files_that_onnx_runtime_has_optimised(self, family: str, opset: int, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from onnxzip.analysis.spaces import Expr
 from onnxzip.errors import UnsupportedError
 from onnxzip.linalg.assignment import hungarian
 from onnxzip.loading.inputs import Laid, names_of
+from onnxzip.loading.masks import plain_mask
 from onnxzip.net import Axis, Node, consumers, topological
 from onnxzip.ops import find
 
@@ -60,18 +61,27 @@ class _Builder:
             self.members[number] = {task: atom}
         return self.spaces[task, atom]
 
+    def is_fixed(self, task: str, atom: int) -> bool:
+        return atom not in self.couplings[task].produced and atom not in self.couplings[task].inside
+
     def merge_spaces(self, pairs: list[tuple[Atom, Atom]]) -> str | None:
         """Make each pair of atoms one laid-over space; where that contradicts what is known, say why and change nothing."""
         trial: dict[int, dict[str, int]] = {}
         joined: dict[Atom, int] = {}
         for (first_task, first), (task, atom) in pairs:
             number = self.own_space(first_task, first)
-            known = trial.setdefault(number, dict(self.members[number]))
-            if known.setdefault(task, atom) != atom or joined.setdefault((task, atom), number) != number:
-                return "its channels are coupled in another way"
             before = self.spaces.get((task, atom))
-            if before is not None and before != number and len(self.members[before]) > 1:
+            known = trial.setdefault(number, dict(self.members[number]))
+            coupled = known.get(task, atom) == atom and joined.get((task, atom), number) == number
+            alone = before is None or before == number or len(self.members[before]) < 2
+            if not (coupled and alone) and self.is_fixed(first_task, first) and self.is_fixed(task, atom):
+                continue  # entries that stay where they are
+            if not coupled:
+                return "its channels are coupled in another way"
+            if not alone:
                 return "its channels correspond to others already"
+            known[task] = atom
+            joined[task, atom] = number
         for (task, atom), number in joined.items():
             before = self.spaces.get((task, atom))
             if before is not None and before != number:
@@ -289,4 +299,4 @@ def _token(builder: _Builder, task: str, value: str | None, free: bool) -> Hasha
     shape = tuple(fingerprint(coupling, e) for e in exprs)
     if free or any(a in coupling.produced for e in exprs for a in e.atoms()):
         return ("param", shape)
-    return ("param", shape, hashlib.sha256(coupling.net.params[value].tobytes()).hexdigest())
+    return ("param", shape, hashlib.sha256(plain_mask(coupling.net, value).tobytes()).hexdigest())

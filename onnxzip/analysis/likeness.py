@@ -20,6 +20,7 @@ from onnxzip.ops import find
 _NORMALISING = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _PER_PLACE = _NORMALISING | {"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"}
 _ACTING = frozenset({"Mul", "Div", "Add", "Sub", "PRelu"})
+_LEAST_EPSILON = 2e-6
 FUTURE = 12  # rounds of refinement towards the outputs
 
 
@@ -119,8 +120,15 @@ def local_key(coupling: Coupling, node: Node) -> Hashable:
     """Operator and attributes, less those that follow from shapes."""
     operator = find(node.op)
     derived = operator.derived if operator is not None else frozenset()
-    attrs = tuple(sorted((k, _hashable(v)) for k, v in node.attrs.items() if k not in derived))
-    return (node.op, attrs, len(node.outputs))
+    attrs = {k: _hashable(v) for k, v in node.attrs.items() if k not in derived}
+    if "epsilon" in attrs:
+        attrs["epsilon"] = _rounded(float(node.attrs["epsilon"]))
+    return (node.op, tuple(sorted(attrs.items())), len(node.outputs))
+
+
+def _rounded(epsilon: float) -> str:
+    """What keeps a norm from dividing by zero, as far as it tells nets apart: in float16 1e-5 is a bit more, 1e-12 is 1e-7."""
+    return "least" if epsilon < _LEAST_EPSILON else f"{epsilon:.1e}"
 
 
 def _hashable(value: Any) -> Hashable:

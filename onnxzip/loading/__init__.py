@@ -21,6 +21,7 @@
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
     cuts       Slices and Gathers that take a value apart as Splits, for a merge
     synonyms   operators that say the same in one of them, for a merge (settled: those that do so at all sizes)
+    scores     factors in front of products and behind them as one, for a merge
     numbers    constants of one entry, for a merge
     recurrence recurrent nodes as a layer and steps in time, for a merge
 """

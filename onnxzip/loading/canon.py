@@ -24,6 +24,7 @@ from onnxzip.loading.preparing import opset_imports, prepare
 from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.repeated import with_params_for_repeats
+from onnxzip.loading.scores import with_scales_behind
 from onnxzip.loading.shapes import fold_for_both_batches
 from onnxzip.loading.spelled_out import recognised
 from onnxzip.loading.synonyms import without_synonyms
@@ -53,7 +54,8 @@ def mergeable(path: Path, name: str, model: ModelProto, opset: int) -> Net:
                 "`model.eval()` in torch, and without `training=TrainingMode.TRAINING`."
             )
     net = with_layers_for_gates(with_plain_numbers(net))
-    return without_idle_nodes(without_synonyms(with_splits(net)))
+    net = without_idle_nodes(without_synonyms(with_splits(net)))
+    return without_idle_nodes(with_scales_behind(net))
 
 
 def net_of(path: Path, name: str, model: ModelProto, opset: int, floats: frozenset[np.dtype] = ONE_FLOAT) -> Net:

@@ -29,6 +29,15 @@ def masks_of(net: Net, names: Collection[str]) -> set[str]:
     return {n for n in names if net.params[n].dtype.kind == "f" and _is_mask(net.params[n], read, n)}
 
 
+def plain_mask(net: Net, name: str) -> np.ndarray:
+    """A param; where it is a mask, with one number for all that hide: -3.4e38 of float32 does what -65504 of float16 does."""
+    array = net.params[name]
+    low = array <= LOW if array.dtype.kind == "f" else np.zeros((), bool)
+    if not bool(low.any()) or name not in masks_of(net, [name]):
+        return array
+    return np.where(low & np.isfinite(array), LOW, array)
+
+
 def _is_mask(array: np.ndarray, read: dict[str, list[Node]], name: str) -> bool:
     if bool(np.isinf(array).any()):
         return True

@@ -6,7 +6,7 @@ stays as it is. Their meaning: ONNX Runtime, docs/ContribOperators.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,14 @@ _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 @dataclass(frozen=True)
 class _Call:
-    """One use of a fused operator: its attributes, which of its inputs and outputs are there, the opset around it."""
+    """One use of a fused operator: its attributes, which of its inputs and outputs are there, the opset around it, and which
+    inputs are products without a bias."""
 
     attrs: Mapping[str, Any]
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
     opset: int
+    products: tuple[bool, ...]
 
     def has(self, at: int) -> bool:
         return at < len(self.inputs) and self.inputs[at]
@@ -131,7 +133,17 @@ def _fast_gelu(call: _Call) -> str:
 
 
 def _quick_gelu(call: _Call) -> str:
-    return f"{_number('a', call.attrs.get('alpha', 1.702))} b = Mul (i0, a) c = Sigmoid (b) o0 = Mul (i0, c)"
+    alpha = float(call.attrs.get("alpha", 1.702))
+    angle = "b = Identity (i0)" if alpha == 1.0 else f"{_number('a', alpha)} b = Mul (i0, a)"
+    return f"{angle} c = Sigmoid (b) o0 = Mul (i0, c)"
+
+
+def _summed(total: str, bias: str, call: _Call) -> str:
+    """The sum of both first inputs, and of a bias: that of the layer that one of them comes from."""
+    if not bias:
+        return f"{total} = Add (i0, i1)"
+    branch, other = ("i1", "i0") if call.products[1] and not call.products[0] else ("i0", "i1")
+    return f"s0 = Add ({branch}, {bias}) {total} = Add (s0, {other})"
 
 
 def _skip_layer_norm(call: _Call) -> str | None:
@@ -139,7 +151,7 @@ def _skip_layer_norm(call: _Call) -> str | None:
     if call.gives(1) or call.gives(2):
         return None
     total = "o3" if call.gives(3) else "s"
-    summed = f"s0 = Add (i0, i1) {total} = Add (s0, i4)" if call.has(4) else f"{total} = Add (i0, i1)"
+    summed = _summed(total, "i4" if call.has(4) else "", call)
     return f"{summed} {_layer_norm(total, 'i2', 'i3' if call.has(3) else '', 'o0', call)}"
 
 
@@ -147,7 +159,7 @@ def _skip_rms_norm(call: _Call) -> str | None:
     if call.gives(1) or call.gives(2):
         return None
     total = "o3" if call.gives(3) else "s"
-    summed = f"s0 = Add (i0, i1) {total} = Add (s0, i3)" if call.has(3) else f"{total} = Add (i0, i1)"
+    summed = _summed(total, "i3" if call.has(3) else "", call)
     return f"{summed} {_rms_norm(total, 'i2', 'o0', call)}"
 
 
@@ -216,17 +228,19 @@ _TAKEN_OVER = {"FusedConv": _CONV, "FusedGemm": ("alpha", "beta", "transA", "tra
 
 def take_apart(model: ModelProto, opset: int) -> None:
     """Replace every fused node that has a form, in place; nodes without a name are called by their output."""
-    nodes = [new for node in model.graph.node for new in (_parts(node, opset) or [node])]
+    products = {node.output[0] for node in model.graph.node if node.op_type in ("MatMul", "FusedMatMul")}
+    nodes = [new for node in model.graph.node for new in (_parts(node, opset, products) or [node])]
     if len(nodes) != len(model.graph.node) or any(a is not b for a, b in zip(nodes, model.graph.node, strict=True)):
         put_nodes(model.graph, nodes)
 
 
-def _parts(node: NodeProto, opset: int) -> list[NodeProto] | None:
+def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] | None:
     form = _FORMS.get(node.op_type) if node.domain == DOMAIN else None
     if form is None:
         return None
     attrs = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
-    text = form(_Call(attrs, tuple(map(bool, node.input)), tuple(map(bool, node.output)), opset))
+    made = tuple(v in products for v in node.input)
+    text = form(_Call(attrs, tuple(map(bool, node.input)), tuple(map(bool, node.output)), opset, made))
     if text is None:
         return None
     read, written = ([f"{k}{at}" for at in range(len(side))] for k, side in (("i", node.input), ("o", node.output)))
