@@ -194,8 +194,8 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     other_task, other = next(iter(draft.members.items()))
     ours, theirs = builder.couplings[task], builder.couplings[other_task]
     pairs: list[tuple[Atom, Atom]] = []
-    values = [(other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True)]
-    values += zip(other.outputs, node.outputs, strict=True)
+    read = ((other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True))
+    values = (*read, *zip(other.outputs, node.outputs, strict=True))
     sides = [(theirs.exprs(a), ours.exprs(b)) for a, b in values if a is not None and b is not None]
     if any(len(first) != len(second) for first, second in sides):
         return f"it has another number of axes than in {other_task!r}"
@@ -245,11 +245,8 @@ def _found(builder: _Builder, task: str, node: Node) -> None:
     for k in order:
         value = node.inputs[k]
         if value is not None and value in net.params:
-            laid = unique(value, task, builder.value_names)
-            builder.lay(laid, task, value)
-            inputs.append(laid)
-        else:
-            inputs.append(None if value is None else builder.laid[task, value])
+            builder.lay(unique(value, task, builder.value_names), task, value)
+        inputs.append(None if value is None else builder.laid[task, value])
     outputs = [unique(v, task, builder.value_names) for v in node.outputs]
     for laid, value in zip(outputs, node.outputs, strict=True):
         builder.lay(laid, task, value)
@@ -270,8 +267,7 @@ def _report_parting(builder: _Builder, task: str, node: Node) -> None:
     if own := reads & builder.own:
         builder.partings.append((f"{task}: {node.name}", f"it reads {min(own)!r}, which not all have; its head starts here"))
     elif rivals:
-        nearest = max(rivals, key=lambda draft: _agreement(builder, task, node, draft))
-        other_task, other = next(iter(nearest.members.items()))
+        other_task, other = next(iter(max(rivals, key=lambda draft: _agreement(builder, task, node, draft)).members.items()))
         alone = [v for v in node.read if v not in net.params and len(builder.values[builder.laid[task, v]]) == 1]
         why = parting(builder.couplings[task], node, other_task, builder.couplings[other_task].net, other, alone)
         builder.partings.append((f"{task}: {node.name}", f"{why}; its head starts here"))
