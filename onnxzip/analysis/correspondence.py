@@ -193,9 +193,8 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     order = _key(builder, task, node)[1]
     other_task, other = next(iter(draft.members.items()))
     ours, theirs = builder.couplings[task], builder.couplings[other_task]
-    pairs: list[tuple[Atom, Atom]] = []
     values = [(other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True)]
-    values += zip(other.outputs, node.outputs, strict=True)
+    values.extend(zip(other.outputs, node.outputs, strict=True))
     sides = [(theirs.exprs(a), ours.exprs(b)) for a, b in values if a is not None and b is not None]
     if any(len(first) != len(second) for first, second in sides):
         return f"it has another number of axes than in {other_task!r}"
@@ -203,8 +202,8 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     names, other_names = ours.names.get(node.name, {}), theirs.names.get(other.name, {})
     if set(names) != set(other_names):
         return "its axes are coupled in another way"
-    exprs += [(other_names[k], names[k]) for k in names]
-    for a, b in exprs:
+    pairs: list[tuple[Atom, Atom]] = []
+    for a, b in [*exprs, *((other_names[k], names[k]) for k in names)]:
         why = _relate(theirs, other_task, a, ours, task, b, pairs)
         if why is not None:
             return why
