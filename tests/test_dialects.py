@@ -47,7 +47,8 @@ l7 = Pow (l6, three_quarters) z = Div (d, l7)"""
 NUMBERS = {
     "two": 2.0, "three": 3.0, "six": 6.0, "zero": 0.0, "one": 1.0, "half": 0.5, "sixth": 1 / 6, "eps": 1e-5,
     "root_two": 2**0.5, "root": (2 / np.pi) ** 0.5, "k": 0.044715, "three_quarters": 0.75,
-    "root_half": 0.5**0.5, "minus": -0.5, "lowest": -3.4e38, "lowest_half": -65504.0, "minus_ten_thousand": -1e4,
+    "root_half": 0.5**0.5, "minus": -0.5, "twenty": 20.0,
+    "lowest": -3.4e38, "lowest_half": -65504.0, "minus_ten_thousand": -1e4,
 }
 
 
@@ -280,6 +281,10 @@ class TestTwins:
         """Numbers that hide: as low as float16 has them, as float32 does, or just low."""
         masked = HEADS.format(SCALED.replace("sc = Mul", "s1 = Mul") + " c = Greater (s1, minus) sc = Where (c, s1, {})")
         check_twins(tmp_path, model(masked.format(lowest), TOKENS), model(masked.format("lowest_half"), TOKENS))
+
+    def test_softplus_as_torch_has_it(self, tmp_path: Path) -> None:
+        spelled = conv_net("Where (d1, d, d2)").replace("z = Where", "d1 = Greater (d, twenty) d2 = Softplus (d) z = Where")
+        check_twins(tmp_path, model(spelled), model(conv_net("Softplus (d)")))
 
     @pytest.mark.parametrize(("epsilon", "other"), [(1e-12, 1e-7), (1e-12, 1e-6), (1e-5, float(np.float16(1e-5)))])
     def test_epsilons_of_several_types(self, epsilon: float, other: float, tmp_path: Path) -> None:

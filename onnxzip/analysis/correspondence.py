@@ -203,8 +203,8 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     names, other_names = ours.names.get(node.name, {}), theirs.names.get(other.name, {})
     if set(names) != set(other_names):
         return "its axes are coupled in another way"
-    exprs += [(other_names[k], names[k]) for k in names]
-    for a, b in exprs:
+    pairs: list[tuple[Atom, Atom]] = []
+    for a, b in [*exprs, *((other_names[k], names[k]) for k in names)]:
         why = _relate(theirs, other_task, a, ours, task, b, pairs)
         if why is not None:
             return why

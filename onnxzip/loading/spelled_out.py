@@ -85,6 +85,15 @@ def _gelu(finder: Finder, node: Node) -> Node | None:
     return None
 
 
+_SOFTPLUS = (("Where", ("Greater", "x", 20.0), "x", ("Softplus", "x")),)
+
+
+def _softplus(finder: Finder, node: Node) -> Node | None:
+    """torch has x for log(1 + exp x) from 20 on, where both are the same number."""
+    bound = finder.first(_SOFTPLUS, node.outputs[0])
+    return None if bound is None else replace(node, op="Softplus", inputs=(bound["x"],), attrs={})
+
+
 _CENTRED = ("Sub", "x", ("ReduceMean", "x"))
 _SQUARES = (("Pow", _CENTRED, 2.0), ("Mul", _CENTRED, _CENTRED))
 _DEVIATIONS = tuple(("Sqrt", ("Add", ("ReduceMean", square), "e")) for square in _SQUARES)
@@ -179,7 +188,7 @@ _ALONG_AXES = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _RULES: Mapping[str, tuple[tuple[int, Rule], ...]] = {
     "Mul": ((14, _hard_swish), (1, _hard_sigmoid), (1, _gelu), (23, _rms_norm)),
     "Div": ((14, _hard_swish), (1, _hard_sigmoid), (1, local_response)),
-    "Add": ((17, _layer_norm),),
+    "Add": ((17, _layer_norm),), "Where": ((1, _softplus),),
     "Einsum": ((1, _transpose),), "Reshape": ((13, _along_one_axis),),
 }
 
