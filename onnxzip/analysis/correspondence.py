@@ -193,7 +193,6 @@ def _join(builder: _Builder, task: str, node: Node, draft: _Draft) -> str | None
     order = _key(builder, task, node)[1]
     other_task, other = next(iter(draft.members.items()))
     ours, theirs = builder.couplings[task], builder.couplings[other_task]
-    pairs: list[tuple[Atom, Atom]] = []
     read = ((other.inputs[i], node.inputs[j]) for i, j in zip(draft.order[other_task], order, strict=True))
     values = (*read, *zip(other.outputs, node.outputs, strict=True))
     sides = [(theirs.exprs(a), ours.exprs(b)) for a, b in values if a is not None and b is not None]
