@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from onnxzip.analysis.spaces import Expr
-from onnxzip.net import Axis, Net, producers
+from onnxzip.net import Axis, Net, consumers, producers
 
 
 class Cache(NamedTuple):
@@ -35,13 +35,14 @@ class Cache(NamedTuple):
 def caches_of(net: Net) -> tuple[Cache, ...]:
     """The caches of a net, in the order of its outputs."""
     makers, ports, found = producers(net.nodes), {p.name: p for p in net.inputs}, list[Cache]()
+    readers = consumers(net.nodes)
     for output in net.outputs:
         maker = makers.get(output.name)
         first = ports.get(str(maker.inputs[0])) if maker is not None and maker.op == "Concat" else None
         if maker is None or first is None or first.dtype.kind != "f" or maker.inputs.count(first.name) > 1:
             continue
         axis = int(maker.attrs["axis"]) % len(first.shape)
-        if axis != first.axis:
+        if axis != first.axis and readers[first.name] == [maker]:  # what is read otherwise, too, is no cache alone
             found.append(Cache(first.name, output.name, axis))
     return tuple(found)
 

@@ -93,7 +93,7 @@ def _moves_ones(node: Node, shapes: Mapping[str, Shape]) -> bool:
     """Whether a Transpose, of a value with a batch, leaves all scalars in their order."""
     shape = shapes[str(node.inputs[0])]
     left = [k for k in node.attrs["perm"] if shape[k] != 1] if node.op == "Transpose" else [1, 0]
-    return min(shape) < 0 and left == sorted(left)
+    return min(shape, default=0) < 0 and left == sorted(left)
 
 
 def _unexpanded(node: Node, made: Mapping[str, Node], shapes: Mapping[str, Shape]) -> Node:
