@@ -25,7 +25,7 @@ from onnxzip.analysis import analyse
 from onnxzip.calibration.samples import Source
 from onnxzip.errors import UnsupportedError
 from onnxzip.linalg.moments import DenseSums, Moments
-from onnxzip.net import Net, pruned
+from onnxzip.net import Net
 
 EXACT = 1e-5
 SAME = 1e-4
@@ -234,16 +234,6 @@ def test_share_by_pattern(layout: str, tmp_path: Path) -> None:
     fused = fuse(nets, [("*", 1.0), (names[1], 0.5), (names[2], 0.25)], layout)
     check_valid(fused, nets)
     assert [s.shared for s in fused.plan.shared_spaces()] == [4, 2, 2]
-
-
-@pytest.mark.parametrize("share, shared", [(0.0, 0), (0.5, 4)])
-def test_no_channel_is_left_to_a_task_where_shared_rows_alone_read_it(share: float, shared: int, tmp_path: Path) -> None:
-    nets = [make(tmp_path, "vgg", 1), make(tmp_path, "vgg", 2)]
-    names = [s.name for s in analyse(nets).shared_spaces()]
-    fused = fuse(nets, [("*", share), (names[1], 1.0)])
-    check_valid(fused, nets)
-    assert next(s.shared for s in fused.plan.shared_spaces()) == shared
-    assert pruned(fused.net).nodes == fused.net.nodes
 
 
 def test_random_shares_everywhere(tmp_path: Path) -> None:

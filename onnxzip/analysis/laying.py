@@ -283,8 +283,7 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
     """Build the fused net without its weights."""
     inputs = names_of(overlay.inputs)
     outputs_to_be = {output_name(t, p.name) for t in overlay.tasks for p in overlay.couplings[t].net.outputs}
-    draft = Draft(overlay, spaces, value_names=outputs_to_be.difference(inputs))
-    rules = _Rules(draft, steps)
+    rules = _Rules(draft := Draft(overlay, spaces, value_names=outputs_to_be.difference(inputs)), steps)
     for name in inputs:
         owners, carried = frozenset(overlay.values[name]), rules.carried([name], next(iter(overlay.values[name])))
         if carried and not draft.are_given(carried):
@@ -293,7 +292,8 @@ def lay_out(overlay: Overlay, steps: tuple[Step, ...], spaces: Mapping[int, Spac
         draft.put(name, owners, tuple(dict.fromkeys(overlay.owners_of(n) for n in sorted(carried))), owners, True, name)
     for role in overlay.roles:
         rules.add(role)
+    outputs = {t: tuple(draft.outputs(t)) for t in overlay.tasks}  # may place nodes
     return Layout(
-        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes,
-        {t: tuple(draft.outputs(t)) for t in overlay.tasks}, draft.starved, draft.torn, draft.parts,
+        tuple(draft.placed), draft.pieces, tuple(draft.weights), tuple(draft.taken), draft.hearings, draft.shapes, outputs,
+        draft.starved, draft.torn, draft.parts,
     )

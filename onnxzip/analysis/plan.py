@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from onnxzip.analysis.biases import with_biases
-from onnxzip.analysis.deadends import read_by, wanted_shares
+from onnxzip.analysis.deadends import led_by, read_by
 from onnxzip.analysis.deepening import Extension, as_they_are, deepened
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.grouped import grouped_axes, uneven_groups
@@ -175,7 +175,7 @@ def _settle(
     woven, grouped = woven_spaces(laid), grouped_axes(laid, steps)
     read = read_by(laid, steps) if together else {}
     while True:
-        wanted = wanted_shares(laid, steps, proposals, {*torn, *(n for n, _ in dropped)}, torn, shares, together)
+        wanted = _wanted(laid, steps, proposals, torn, shares, together)
         spaces = {n: _space(n, p, dropped, wanted[n], together, laid.owners_of(n)) for n, p in proposals.items()}
         spaces = _joined(spaces, read, {n for n, _ in dropped} | set(torn) | {n for n, p in proposals.items() if p.ordered})
         uneven = uneven_groups(grouped, spaces) | uneven_spaces(woven, spaces) | uneven_added(laid, spaces)
@@ -225,6 +225,17 @@ def _starving(why: str) -> str:
 def _out_of_step(proposals: Mapping[int, Proposal]) -> dict[int, str]:
     """Spaces that keep their order, but not as many channels of it in all nets that may share them."""
     return {n: UNLIKE for n, p in proposals.items() if p.ordered and len(p.free) > 1 and not p.even}
+
+
+def _wanted(
+    laid: Overlay, steps: Sequence[Step], proposals: Mapping[int, Proposal], torn: Iterable[int],
+    shares: Sequence[tuple[str, float]], together: bool,
+) -> dict[int, float]:
+    """The share of each space: as asked for; all of it where a node needs it whole, and where only such spaces read it."""
+    asked = {n: 0.0 if n in torn else share_of(p.name, shares) for n, p in proposals.items()}
+    whole = {n for n, p in proposals.items() if p.whole and p.even and asked[n] > 0}
+    led = whole if together else led_by(laid, steps, whole)
+    return {n: 1.0 if n in led and n not in torn else share for n, share in asked.items()}
 
 
 def _space(
