@@ -245,8 +245,9 @@ class TestDiff:
         for task, file in files.items():
             found = diff(file, tmp_path / "m.onnx", task)
             assert found["summary"]["change"] < EXACT and found["summary"]["dropped"] == 0
-            assert found["summary"]["missing"] == 0
-            assert all(n["why"] is None for n in found["nodes"])
+            gone = [n["op"] for n in found["nodes"] if not n["fused"]]
+            assert found["summary"]["missing"] == len(gone) and set(gone) <= {"Pad"}  # a convolution pads itself
+            assert all(n["why"] is None for n in found["nodes"] if n["op"] not in gone)
 
     @pytest.mark.parametrize("family", ["resnet", "mobilenet"])
     def test_a_net_with_itself_is_found_again(self, family: str, tmp_path: Path) -> None:

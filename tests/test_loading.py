@@ -73,7 +73,7 @@ class TestBatch:
         path = written(
             tmp_path,
             """g (float[N,6] x) => (float[] y)
-            { s = Shape(x) e = ConstantOfShape(s) y = Add(e, x) }""",
+            { s = Shape(x) e = ConstantOfShape(s) y = Concat<axis = 1>(e, x) }""",
         )
         assert loaded(path).shapes["e"] == (-1, 6)
 

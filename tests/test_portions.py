@@ -53,7 +53,7 @@ def test_the_middle_of_three(tmp_path: Path) -> None:
 def test_a_split_into_halves(split: str, opset: int, tmp_path: Path) -> None:
     text = f"{BATCH} {TWINS} q = Concat <axis = 0> (n, n) a, b = {split} y = Sub (a, b)"
     net = loaded(file(tmp_path, text, opset), (1, 2, 5))
-    assert ops(net)[-5:] == ["Reshape", "Split", "Reshape", "Reshape", "Sub"]
+    assert ops(net)[-5:] == ["Reshape", "Split", "Squeeze", "Squeeze", "Sub"]
 
 
 def test_a_split_into_unequal_parts(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from onnxzip.analysis.spaces import Expr
-from onnxzip.net import Axis, Net, consumers, producers
+from onnxzip.net import Axis, Net, Port, consumers, producers
 
 
 class Cache(NamedTuple):
@@ -65,3 +65,14 @@ def cached_atoms(
         holding = [atoms for part in parts if (atoms := cached.intersection(part.atoms()))]
         inner.update(a for atoms in holding[1:] for a in atoms)
     return cached - inner, frozenset(inner)
+
+
+def output_like(net: Net, name: str) -> str:
+    """An output of an input's shape and type that depends on it, best one whose name has its; "" where there is none."""
+    port = next(p for p in net.inputs if p.name == name)
+    alike: list[Port] = [p for p in net.outputs if (p.shape, p.dtype) == (port.shape, port.dtype)]
+    made = {name}
+    for node in net.nodes:
+        if not made.isdisjoint(node.read):
+            made.update(node.outputs)
+    return min((p.name for p in alike if p.name in made), key=lambda output: name not in output, default="")

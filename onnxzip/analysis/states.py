@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxzip.analysis.caches import output_like
 from onnxzip.analysis.layout import Taken
 from onnxzip.analysis.plan import Plan
 from onnxzip.analysis.strands import Owners
-from onnxzip.net import Net, Port
 
 
 def notes_on_states(plan: Plan) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def notes_on_states(plan: Plan) -> tuple[str, ...]:
 def _notes(plan: Plan) -> Iterator[str]:
     for port in plan.inputs[1:]:
         tasks = plan.overlay.values[port.name]
-        found = {task: output for task, own in tasks.items() if (output := _output_like(plan.nets[task], own))}
+        found = {task: output for task, own in tasks.items() if (output := output_like(plan.nets[task], own))}
         if len(tasks) < 2 or not found:
             continue
         whom, own = "all tasks" if len(tasks) == len(plan.tasks) else " and ".join(tasks), next(iter(tasks.values()))
@@ -58,14 +58,3 @@ def _is_shared_by(plan: Plan, task: str, name: str, tasks: Owners) -> bool:
 def shared_params(plan: Plan, task: str) -> list[Taken]:
     """Params that a task takes over together with others."""
     return [t for t in plan.layout.taken if task in t.owners and len(t.owners) > 1 and task in plan.overlay.values[t.laid]]
-
-
-def _output_like(net: Net, name: str) -> str:
-    """An output of an input's shape and type that depends on it, best one whose name has its; "" where there is none."""
-    port = next(p for p in net.inputs if p.name == name)
-    alike: list[Port] = [p for p in net.outputs if (p.shape, p.dtype) == (port.shape, port.dtype)]
-    made = {name}
-    for node in net.nodes:
-        if not made.isdisjoint(node.read):
-            made.update(node.outputs)
-    return min((p.name for p in alike if p.name in made), key=lambda output: name not in output, default="")
