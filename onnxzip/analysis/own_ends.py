@@ -85,11 +85,13 @@ def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
 
 def read_inside(coupling: Coupling) -> set[int]:
     """Atoms that weights sum over; hidden units read each other."""
-    found = {a for read, _ in makes_of(coupling.net).values() for a in coupling.axes[read].atoms()}
-    for node in coupling.net.nodes:
-        if takes_gates(node.op, node.inputs):
-            found.update(coupling.exprs(str(node.inputs[2]))[2].atoms())
-    return found
+    return {a for read, _ in makes_of(coupling.net).values() for a in coupling.axes[read].atoms()} | hidden_units(coupling)
+
+
+def hidden_units(coupling: Coupling) -> set[int]:
+    """Atoms of the units of recurrent nodes."""
+    gates = (n for n in coupling.net.nodes if takes_gates(n.op, n.inputs))
+    return {a for n in gates for a in coupling.exprs(str(n.inputs[2]))[2].atoms()}
 
 
 def _only_input(net: Net, coupling: Coupling, node: Node) -> str | None:

@@ -19,9 +19,8 @@ import numpy as np
 from onnxzip.analysis.caches import output_like
 from onnxzip.analysis.coupling import Coupling, makes_of
 from onnxzip.analysis.neutral import grafted
-from onnxzip.analysis.own_ends import MOST, identity_layer, read_inside
+from onnxzip.analysis.own_ends import MOST, hidden_units, identity_layer, read_inside
 from onnxzip.net import Axis, Names, Net, Port, consumers
-from onnxzip.ops.recurrent import takes_gates
 
 NARROW = 8  # channels: of fewer, a stream stays each task's own
 
@@ -29,7 +28,8 @@ NARROW = 8  # channels: of fewer, a stream stays each task's own
 def with_free_starts(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]:
     """The net with layers behind such inputs, and their names; as it is where there are none, or they would be too large."""
     ports = (p for k, p in enumerate(net.inputs) if not k or not output_like(net, p.name))  # states are each net's own
-    starts = {p: axis for p in ports if (axis := _axis(coupling, p)) is not None}
+    streams = _streams(coupling)
+    starts = {p: axis for p in ports if (axis := _axis(coupling, p, streams)) is not None}
     if not starts or sum(p.shape[axis] ** 2 for p, axis in starts.items()) > MOST * net.size:
         return net, frozenset()
     names, values, readers = Names({n.name for n in net.nodes}), Names(set(net.shapes)), consumers(net.nodes)
@@ -42,14 +42,16 @@ def with_free_starts(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]
     return net, frozenset(added)
 
 
-def _axis(coupling: Coupling, port: Port) -> int | None:
-    """The axis of an input's channels, where weights make such channels, and others read them; None for other inputs."""
+def _streams(coupling: Coupling) -> set[int]:
+    """Atoms of channels that weights make, and others read; those of hidden units, and of what these begin with, are none."""
+    written = (coupling.axes[axis] for _, axis in makes_of(coupling.net).values())
+    made = {a for expr in written if abs(expr.size) >= NARROW for a in expr.atoms()}
+    return made & read_inside(coupling) - coupling.kept - hidden_units(coupling)
+
+
+def _axis(coupling: Coupling, port: Port, streams: set[int]) -> int | None:
+    """The axis of an input's channels, where they are those of a stream; None for other inputs."""
     last = len(port.shape) - 1
     if port.dtype != np.float32 or last < 1:
         return None
-    written = (coupling.axes[axis] for _, axis in makes_of(coupling.net).values())
-    made = {a for expr in written if abs(expr.size) >= NARROW for a in expr.atoms()}
-    gates = (n for n in coupling.net.nodes if takes_gates(n.op, n.inputs))
-    units = {a for n in gates for a in coupling.exprs(str(n.inputs[2]))[2].atoms()}  # so is what these begin with
-    streams = made & read_inside(coupling) - coupling.kept - units
     return next((d for d in (last, 1) if streams.intersection(coupling.axes[Axis(port.name, d)].atoms())), None)

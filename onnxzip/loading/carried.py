@@ -23,7 +23,7 @@ from onnxzip.ops.recurrent import takes_gates
 from onnxzip.ops.selecting import ORDER
 from onnxzip.runtime import open_session
 
-_BEGINS = (5, 6)  # inputs of a recurrent node that are its first states; the outputs before the fourth last are its last ones
+_BEGINS = (5, 6)  # inputs of a recurrent node that are its first states; the output four places before one is what it ends as
 _MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 _MOST = 1 << 24  # numbers that a float32 counts
 
@@ -145,7 +145,8 @@ def _with_orders_of(net: Net, port: Port, output: Port, places: Sequence[_Place]
         begins.setdefault(place.node.name, {})[place.k] = node.outputs[0]
         orders[str(node.inputs[1])] = place.at
     ends = {p.after for p in places}
-    cone = [n for n in net.nodes if n.op in _MOVING and set(n.outputs) <= _moved(net, ends)]
+    moved = _moved(net, ends)
+    cone = [n for n in net.nodes if n.op in _MOVING and moved.issuperset(n.outputs)]
     inner = names.fresh(f"{output.name}.inner")
     nodes = list(_begun(net, before, begins, {output.name: inner}))
     shapes[inner], dtypes[inner] = shapes[output.name], dtypes[output.name]
@@ -160,10 +161,8 @@ def _with_orders_of(net: Net, port: Port, output: Port, places: Sequence[_Place]
         dtypes |= {copies[v]: dtypes[v] for v in node.outputs}
         after |= copies
         nodes.append(replace(renamed(node, after), name=names.fresh(node.name)))
-    state = State(port.name, output.name, orders)
-    return pruned(replace(
-        net, nodes=tuple(nodes), params=params, shapes=shapes, dtypes=dtypes, states=(*net.states, state),
-    ))
+    states = (*net.states, State(port.name, output.name, orders))
+    return pruned(replace(net, nodes=tuple(nodes), params=params, shapes=shapes, dtypes=dtypes, states=states))
 
 
 def _begun(
