@@ -4,8 +4,8 @@
 
 The axis is what the file says, where onnxzip has made it; else the one that becomes the second axis of recurrent nodes that
 begin with an input, or that is called as the batch; of an input whose first axis has a number, while others' have none, the
-only one without number and name; else the first. A file for one sample has axes of 1 instead. What axes become tells ONNX's
-shape inference, given a name for each.
+only one without number and name; else the first. A file for one sample has axes of 1 instead: where the first one of an input
+is longer, the only one of 1. What axes become tells ONNX's shape inference, given a name for each.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ def _axes_of_inputs(model: ModelProto) -> dict[str, int]:
     for name, some in dims.items():
         called = [k for k, d in enumerate(some) if batch and d.dim_param == batch]
         left = [k for k, d in enumerate(some) if d.dim_value <= 0 and not d.dim_param]
-        alone = left if len(some) > 2 and some[0].dim_value > 0 and any(a.dim == 0 for a in free) else []
+        alone = left if some and some[0].dim_value > 0 and any(a.dim == 0 for a in free) else []
+        if not free and some and some[0].dim_value > 1:  # of a file for one sample
+            alone = [k for k, d in enumerate(some) if d.dim_value == 1]
+        alone = alone if len(some) > 2 else []
         if name not in found and len(places := called or alone) == 1:
             found[name] = places[0]
     return {name: k for name, k in found.items() if k}
