@@ -48,12 +48,12 @@ def pin_last(net: Net, caches: Sequence[Cache], made: Mapping[str, frozenset[int
     Shared, it would be one output for several tasks. Where some of it is pinned, each task has that for itself.
 
     Args:
-        caches: whose outputs tasks may have in common.
+        caches: whose outputs tasks may have in common, as those of states.
         made: node -> atoms that its weights produce.
         pinned: atom -> reason; grows.
     """
     makers = {v: n for n in net.nodes for v in n.outputs}
-    given_back = {cache.output for cache in caches}
+    given_back = {cache.output for cache in caches} | {output for state in net.states for output in state.outputs}
     for output in (p.name for p in net.outputs if p.name not in given_back):
         waiting, seen, last = [output], set[str](), set[int]()
         while waiting:

@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -42,7 +42,7 @@ class Together:
     """
 
     items: tuple[Any, ...]
-    orders: tuple[Mapping[str, Sequence[int]], ...]
+    orders: tuple[Mapping[str, np.ndarray], ...]
 
 
 class Taken(Arrays):

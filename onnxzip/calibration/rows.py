@@ -148,13 +148,13 @@ def joined(parts: Sequence[Rows], ports: Sequence[Port], where: str) -> JoinedRo
     return JoinedRows(tuple(parts), tuple(lenders))
 
 
-def in_order(array: np.ndarray, places: Sequence[int]) -> np.ndarray:
+def in_order(array: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The numbers of each sample of an array [samples, ...] in another order.
 
     Args:
         places: for each of them, where it stands now.
     """
-    return array.reshape(len(array), -1)[:, list(places)].reshape(array.shape)
+    return array.reshape(len(array), -1)[:, places].reshape(array.shape)
 
 
 @dataclass(frozen=True)

@@ -208,9 +208,9 @@ def _rows(
     return rows, {} if labels is None else _labels(labels, feeds, where_of(item), note)
 
 
-def _in_order(rows: Rows, orders: Mapping[str, Sequence[int]], feeds: Iterable[Feed]) -> Rows:
+def _in_order(rows: Rows, orders: Mapping[str, np.ndarray], feeds: Iterable[Feed]) -> Rows:
     """Rows with the numbers of some inputs as the net wants them, which one of its tasks has in an order of its own."""
-    found = {port: list(order) for name, order in orders.items() for feed in feeds for port in feed.meant(name)}
+    found = {port: order for name, order in orders.items() for feed in feeds for port in feed.meant(name)}
     if not found or not isinstance(rows, ArrayRows):
         return rows
     arrays = {n: in_order(a, found[n]) if n in found else a for n, a in rows.arrays.items()}

@@ -64,7 +64,7 @@ def data_by_net(data: Any, kept: Kept) -> Any:
         if given and missing and found.get("") is None:
             raise without_data(missing[0])
         if given:
-            orders = [tasks[task].states for task in (*given, *missing[:1])]
+            orders = [tasks[task].places for task in (*given, *missing[:1])]
             found[net] = Together((*given.values(), *([found[""]] if missing else [])), tuple(orders))
     return found
 
@@ -96,7 +96,9 @@ def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origi
             outputs = {original: outer.outputs[mid] for original, mid in inner.outputs.items()}
             features = tuple(n for n, mid in inner.outputs.items() if n in inner.features or mid in outer.features)
             read = {v: outer.before_tail[mid] for v, mid in inner.before_tail.items() if mid in outer.before_tail}
-            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features, before_tail=read)
+            called = {own: mid for mid, own in inner.inputs.items()}
+            states = {own: state.behind(outer.states.get(called[own])) for own, state in inner.states.items()}
+            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features, before_tail=read, states=states)
     return found
 
 

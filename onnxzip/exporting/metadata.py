@@ -14,7 +14,7 @@ split_from, merged_from   JSON: what the file was cut out of, fused files that w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,6 +26,7 @@ from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.exporting.origin import Origin
+from onnxzip.exporting.returned import Returned
 from onnxzip.exporting.tails import tail_needs
 from onnxzip.net import Net, classes_of, reachable
 
@@ -43,7 +44,7 @@ def own_version() -> str:
 
 def origins_of(
     plan: Plan, fused: Net, files: Mapping[str, tuple[str, str, Mapping[str, int]]],
-    states: Mapping[str, Mapping[str, Sequence[int]]],
+    states: Mapping[str, Mapping[str, Returned]],
 ) -> dict[str, Origin]:
     """Where each task of a fused net comes from.
 
@@ -183,9 +184,14 @@ def read_origins(entries: Mapping[str, str], where: str) -> dict[str, Origin]:
                 f"knows those up to {SCHEMA}. Install a newer onnxzip."
             )
         tasks, sources = json.loads(entries[PREFIX + "tasks"]), json.loads(entries[PREFIX + "sources"])
-        return {t: Origin(**sources[t]) for t in tasks}
+        return {t: _origin(sources[t]) for t in tasks}
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(f"{where}: its onnxzip metadata are", error) from error
+
+
+def _origin(entry: Mapping[str, Any]) -> Origin:
+    states = {name: Returned.read(state) for name, state in entry.get("states", {}).items()}
+    return Origin(**{**entry, "states": states})
 
 
 def damaged(what: str, error: Exception) -> InvalidModelError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from onnxzip.calibration.rows import in_order
+from onnxzip.exporting.returned import Returned
 from onnxzip.net.classes import VALUES
 
 
@@ -26,8 +28,7 @@ class Origin:
         features: outputs of the original that are no classes, though a layer of the task's own makes them look like some.
         before_tail: value of the original that its tail reads -> the fused net's.
         axes: input or output of the original -> axis along which it has the samples, where that is not the first.
-        states: input or output of the original that is a state of units which others share -> for each number of a sample as
-            the fused net has it, which one of the original's it is.
+        states: input of the original that is a state of units which others share -> how these stand.
     """
 
     source: str
@@ -42,21 +43,28 @@ class Origin:
     features: Sequence[str] = ()
     before_tail: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
-    states: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    states: Mapping[str, Returned] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> Mapping[str, np.ndarray]:
+        """Input or output of the original that is such a state -> for each number of a sample as the fused net has it, which
+        one of the original's it is."""
+        found = {name: state.places for name, state in self.states.items()}
+        return found | {output: found[name] for name, state in self.states.items() for output in state.outputs}
 
     def asked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Samples of this task as the fused net is fed with them: states in the order of its own units."""
-        own = {fused: self.states[name] for fused, name in self.inputs.items() if name in self.states}
+        own = {fused: self.places[name] for fused, name in self.inputs.items() if name in self.states}
         return {name: in_order(a, own[name]) if name in own else a for name, a in feeds.items()}
 
     @property
     def compared(self) -> dict[str, str]:
         """Outputs without states of shared units: nobody but these asks what they hold."""
-        return {name: fused for name, fused in self.outputs.items() if name not in self.states}
+        return {name: fused for name, fused in self.outputs.items() if name not in self.places}
 
     def said(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original says, by its own names, as the fused net says it."""
-        return {name: in_order(a, self.states[name]) if name in self.states else a for name, a in outputs.items()}
+        return {name: in_order(a, self.places[name]) if name in self.places else a for name, a in outputs.items()}
 
     def fed(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the original is fed with, of what the fused net is."""

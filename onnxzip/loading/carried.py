@@ -1,61 +1,52 @@
-"""States that recurrent nodes begin with and give back, in an order of units that is each net's own affair.
+"""States that nets begin with and give back, in an order of units that is each net's own affair.
 
     h [N, layers, units] -> Split, Squeeze, .. -> Y, Y_h, Y_c = LSTM(u, -, R, b, , h, c) -> Concat, .. -> h_out
                          -> Gather(., order) -> LSTM(..) -> Gather(., order) ->
+    c [N, channels, k-1] -> z = Concat(c, x, axis = time) -> Conv, ..;   z -> Slice of the last k-1 frames -> c_out
+                         -> Gather(., order) -> Concat(..) -> Gather(., order) ->
 
-Who feeds back what comes out does not ask which number is whose. Where an output gives back what an input began with, number
-for number, a Gather between its numbers and the units of each node lets these be matched as any others. The two orders of a
-node are constants; in a fused net each task has its own, and the Gather is left out (`without_orders`).
+Who feeds back what comes out does not ask which number is whose. Where an output gives back what an input began with, unit for
+unit, a Gather between its numbers and the units of each node lets these be matched as any others. The orders of a node are
+constants; in a fused net each task has its own, and the Gather is left out (`without_orders`).
+
+Units of a recurrent node are those that it has. Of a value that a Concat goes on from, the last frames of what layers make,
+they stand along all axes but those of samples and of the Concat: each of these has an order. What no layer has made, the last
+frames of an input, has no order but its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
-from onnxzip.loading.dims import TASKS
+from onnxzip.loading.giving_back import MOST, MOVING, Order, Place, moved, orders_back
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.net import Names, Net, Node, Port, State, bind_batch, pruned, renamed
 from onnxzip.ops.recurrent import takes_gates
 from onnxzip.ops.selecting import ORDER
-from onnxzip.runtime import open_session
 
 _BEGINS = (5, 6)  # inputs of a recurrent node that are its first states; the output four places before one is what it ends as
-_MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-_MOST = 1 << 24  # numbers that a float32 counts
-
-
-@dataclass(frozen=True)
-class _Place:
-    """One state of one node.
-
-    Attributes:
-        before, after: the values that it begins with, and ends as.
-        at: the numbers of a sample of the input that its units are: int [units].
-    """
-
-    node: Node
-    k: int
-    before: str
-    after: str
-    at: np.ndarray
 
 
 def with_orders(net: Net) -> Net:
-    """The net with a Gather around the states of its recurrent nodes, as far as an output gives back an input; a fused net as
-    it is: the order of its states is known to its file alone."""
-    if TASKS in net.metadata:
-        return net
+    """The net with a Gather around its states, as far as outputs give back an input."""
     for port in net.inputs:
-        places, taken = _places(net, port), {state.output for state in net.states}
+        places, taken = _places(net, port), {output for state in net.states for output in state.outputs}
         free = (o for o in net.outputs if places and o.name not in taken)
-        output = next((o for o in free if _gives_back(net, port, o, places)), None)
-        if output is not None:
-            net = _with_orders_of(net, port, output, places)
+        known = [(o, orders) for o in free if (orders := orders_back(net, port, o, places)) is not None]
+        if known:
+            first = known[0][1]
+            outputs = [o for o, orders in known if all(map(_alike, chain(*orders), chain(*first)))]
+            net = _with_orders_of(net, port, outputs, tuple(zip(places, first, strict=True)))
     return net
+
+
+def _alike(one: Order, other: Order) -> bool:
+    return (one.after, one.axis) == (other.after, other.axis) and np.array_equal(one.at, other.at)
 
 
 def without_orders(net: Net) -> Net:
@@ -66,22 +57,29 @@ def without_orders(net: Net) -> Net:
     return net if nodes == net.nodes else without_idle_nodes(replace(net, nodes=nodes))
 
 
-def _places(net: Net, port: Port) -> tuple[_Place, ...]:
-    """Where an input begins recurrent nodes; nowhere unless all of it does, and it does nothing else."""
-    moved, found = _moved(net, {port.name}), []
-    for node in (n for n in net.nodes if not moved.issuperset(n.outputs)):
-        ks = [k for k, value in enumerate(node.inputs) if value in moved]
-        if any(k not in _BEGINS or not takes_gates(node.op, node.inputs) or not _last(node, k) for k in ks):
-            return ()
-        found += [(node, k, str(node.inputs[k])) for k in ks]
-    count = math.prod(port.shape[1:])
-    if not found or count > _MOST or port.dtype.kind != "f" or moved & {p.name for p in net.outputs}:
+def _places(net: Net, port: Port) -> tuple[Place, ...]:
+    """Where nodes go on from an input; nowhere unless it does nothing else."""
+    read, found = moved(net, {port.name}), list[Place]()
+    if port.dtype.kind != "f" or read & {p.name for p in net.outputs}:
         return ()
-    ids = np.arange(count, dtype=port.dtype).reshape(1, *port.shape[1:])
-    numbers = _computed(net, {port: ids}, list(dict.fromkeys(v for *_, v in found)))
-    places = tuple(_Place(n, k, v, n.outputs[k - 4], numbers[v].reshape(-1).astype(np.int64)) for n, k, v in found)
-    every = np.concatenate([p.at for p in places])
-    return places if np.array_equal(np.sort(every), np.arange(count)) else ()
+    for node in (n for n in net.nodes if not read.issuperset(n.outputs)):
+        ks = tuple(k for k, value in enumerate(node.inputs) if value in read)
+        if ks and node.op == "Concat":
+            layers = _made_by_layers(net)
+            made = any(v in layers for k, v in enumerate(node.inputs) if k not in ks)
+            found.append(Place(node, ks, node.outputs[0], _axes_beside(net, node) if made else ()))
+        elif all(k in _BEGINS and takes_gates(node.op, node.inputs) and _last(node, k) for k in ks):
+            found += [Place(node, (k,), _last(node, k), (len(net.shapes[_last(node, k)]) - 1,)) for k in ks]
+        else:
+            return ()
+    counts = [math.prod(port.shape[1:]), *(math.prod(bind_batch(net.shapes[v], 1)) for v in {p.after for p in found})]
+    return tuple(found) if any(p.axes for p in found) and sum(counts) < MOST else ()
+
+
+def _axes_beside(net: Net, node: Node) -> tuple[int, ...]:
+    """Axes of what a Concat puts together beside its own, and that of the samples."""
+    shape = net.shapes[node.outputs[0]]
+    return tuple(d for d, size in enumerate(shape) if d != int(node.attrs["axis"]) % len(shape) and size > 1)
 
 
 def _last(node: Node, k: int) -> str:
@@ -89,88 +87,89 @@ def _last(node: Node, k: int) -> str:
     return node.outputs[k - 4] if k - 4 < len(node.outputs) else ""
 
 
-def _moved(net: Net, values: set[str]) -> set[str]:
-    """Values that hold nothing but numbers of some others, these included."""
-    found = set(values)
+def _made_by_layers(net: Net) -> set[str]:
+    """Values that depend on any matrix of the net's."""
+    found = {v for v, array in net.params.items() if sum(n > 1 for n in array.shape) > 1}
     for node in net.nodes:
-        own = [v for v in node.read if v not in net.params]
-        if node.op in _MOVING and own and found.issuperset(own):
+        if not found.isdisjoint(node.read):
             found.update(node.outputs)
     return found
 
 
-def _gives_back(net: Net, port: Port, output: Port, places: Sequence[_Place]) -> bool:
-    """Whether an output holds what the places end as, each number where the input has it."""
-    ends = {p.after: p.at for p in places}
-    alike = (output.shape, output.dtype, output.axis) == (port.shape, port.dtype, port.axis)
-    if not alike or len(ends) < len(places) or output.name not in _moved(net, set(ends)):
-        return False
-    ids = {v: at.astype(port.dtype).reshape(bind_batch(net.shapes[v], 1)) for v, at in ends.items()}
-    if output.name in ids:
-        found = ids[output.name]
-    else:
-        cone = replace(net, nodes=tuple(n for n in net.nodes if ends.keys().isdisjoint(n.outputs)))
-        feeds = {Port(v, port.dtype, net.shapes[v]): a for v, a in ids.items()}
-        found = _computed(cone, feeds, [output.name])[output.name]
-    return np.array_equal(found.reshape(-1), np.arange(found.size))
+def _with_orders_of(net: Net, port: Port, outputs: Sequence[Port], found: Sequence[tuple[Place, Sequence[Order]]]) -> Net:
+    making, before, begins = _Making(net), dict[str, list[Node]](), dict[str, dict[int, str]]()
+    known = dict[tuple[str, int], str]()
+    for place, own in found:
+        for order, axis in zip(own, place.axes, strict=True):
+            key = order.after, order.axis
+            known[key] = known.get(key) or making.order(f"{place.node.name}.{port.name}", net.shapes[place.after][axis])
+        told = [(known[order.after, order.axis], axis) for order, axis in zip(own, place.axes, strict=True)]
+        for k in place.ks if told else ():
+            nodes = making.ordered(str(place.node.inputs[k]), making.names.fresh(f"{place.node.name}.{port.name}"), told)
+            before.setdefault(place.node.name, []).extend(nodes)
+            begins.setdefault(place.node.name, {})[k] = nodes[-1].outputs[0]
+    inner = {o.name: making.value(making.names.fresh(f"{o.name}.inner"), o.name) for o in outputs}
+    nodes = [renamed(n, inner) for n in _begun(net, before, begins)]
+    for output in outputs:
+        nodes += _given_back(net, output, {inner.get(p.after, p.after): p for p, _ in found}, making)
+    orders = {known[o.after, o.axis]: o.at for _, own in found for o in own}
+    state = State(port.name, tuple(o.name for o in outputs), orders)
+    made = replace(net, nodes=tuple(nodes), params=making.params, shapes=making.shapes, dtypes=making.dtypes)
+    return pruned(replace(made, states=(*net.states, state)))
 
 
-def _computed(net: Net, feeds: Mapping[Port, np.ndarray], values: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some values of a net from others, which stand before all that is computed."""
-    ends = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in values)
-    known = {p.name: a for p, a in feeds.items()}
-    inner = pruned(replace(net, inputs=tuple(feeds), outputs=tuple(p for p in ends if p.name not in known), tail=None))
-    found = open_session(inner, "cpu", 1).run(known) if inner.outputs else {}
-    return {v: known[v] if v in known else found[v] for v in values}
+class _Making:
+    """Names, params, shapes and types of a net that is given further nodes."""
+
+    def __init__(self, net: Net) -> None:
+        self.names = Names({n.name for n in net.nodes} | set(net.shapes))
+        self.params, self.shapes, self.dtypes = dict(net.params), dict(net.shapes), dict(net.dtypes)
+
+    def order(self, value: str, units: int) -> str:
+        """A param that says which unit stands where: each where it is."""
+        name = self.names.fresh(f"{value}.order")
+        self.params[name] = np.arange(units)
+        self.shapes[name], self.dtypes[name] = self.params[name].shape, self.params[name].dtype
+        return name
+
+    def value(self, name: str, like: str) -> str:
+        """A value of the shape and type of another one."""
+        self.shapes[name], self.dtypes[name] = self.shapes[like], self.dtypes[like]
+        return name
+
+    def ordered(self, value: str, out: str, orders: Sequence[tuple[str, int]]) -> list[Node]:
+        """Gathers from the places of a state to units, or back, along some axes."""
+        nodes = list[Node]()
+        for k, (order, axis) in enumerate(orders):
+            made = self.value(out if k == len(orders) - 1 else self.names.fresh(f"{out}.{k}"), value)
+            name, attrs = self.names.fresh(f"{made}.in_order"), {"axis": axis, ORDER: True}
+            nodes.append(Node(name, "Gather", (value, order), (made,), attrs))
+            value = made
+        return nodes
 
 
-def _with_orders_of(net: Net, port: Port, output: Port, places: Sequence[_Place]) -> Net:
-    names = Names({n.name for n in net.nodes} | set(net.shapes))
-    params, shapes, dtypes = dict(net.params), dict(net.shapes), dict(net.dtypes)
-    orders = dict[str, np.ndarray]()
-
-    def ordered(value: str, out: str) -> Node:
-        """A Gather from the places of a state to units, or back."""
-        order, dim = names.fresh(f"{out}.order"), len(shapes[value]) - 1
-        params[order] = np.arange(shapes[value][dim])
-        shapes[order], dtypes[order] = params[order].shape, params[order].dtype
-        shapes[out], dtypes[out] = shapes[value], dtypes[value]
-        return Node(names.fresh(f"{out}.in_order"), "Gather", (value, order), (out,), {"axis": dim, ORDER: True})
-
-    before, after = dict[str, list[Node]](), dict[str, str]()
-    begins = dict[str, dict[int, str]]()
-    for place in places:
-        node = ordered(place.before, names.fresh(f"{place.node.name}.{port.name}"))
-        before.setdefault(place.node.name, []).append(node)
-        begins.setdefault(place.node.name, {})[place.k] = node.outputs[0]
-        orders[str(node.inputs[1])] = place.at
-    ends = {p.after for p in places}
-    moved = _moved(net, ends)
-    cone = [n for n in net.nodes if n.op in _MOVING and moved.issuperset(n.outputs)]
-    inner = names.fresh(f"{output.name}.inner")
-    nodes = list(_begun(net, before, begins, {output.name: inner}))
-    shapes[inner], dtypes[inner] = shapes[output.name], dtypes[output.name]
-    for value in ends:
-        own = inner if value == output.name else value
-        out = output.name if value == output.name else names.fresh(f"{value}.{output.name}")
-        nodes.append(ordered(own, out))
-        after[value] = out
-    for node in cone:
-        copies = {v: output.name if v == output.name else names.fresh(f"{v}.{output.name}") for v in node.outputs}
-        shapes |= {copies[v]: shapes[v] for v in node.outputs}
-        dtypes |= {copies[v]: dtypes[v] for v in node.outputs}
-        after |= copies
-        nodes.append(replace(renamed(node, after), name=names.fresh(node.name)))
-    states = (*net.states, State(port.name, output.name, orders))
-    return pruned(replace(net, nodes=tuple(nodes), params=params, shapes=shapes, dtypes=dtypes, states=states))
-
-
-def _begun(
-    net: Net, before: Mapping[str, Sequence[Node]], begins: Mapping[str, Mapping[int, str]], names: Mapping[str, str]
-) -> Iterator[Node]:
+def _begun(net: Net, before: Mapping[str, Sequence[Node]], begins: Mapping[str, Mapping[int, str]]) -> Iterator[Node]:
     """The nodes of a net, some of them beginning with other values, which nodes before them make."""
     for node in net.nodes:
         yield from before.get(node.name, ())
         mine = begins.get(node.name, {})
-        read = tuple(mine.get(k, v) for k, v in enumerate(node.inputs))
-        yield renamed(replace(node, inputs=read), names)
+        yield replace(node, inputs=tuple(mine.get(k, v) for k, v in enumerate(node.inputs)))
+
+
+def _given_back(net: Net, output: Port, ends: Mapping[str, Place], making: _Making) -> Iterator[Node]:
+    """Nodes that make an output of what nodes go on to, by its name, in the order of the caller's numbers."""
+    told = {place.after: own for own, place in ends.items()}
+    after = dict[str, str]()
+
+    def copy(value: str) -> str:
+        after[value] = value if value == output.name else making.names.fresh(f"{value}.{output.name}")
+        return making.value(after[value], value)
+
+    for value, own in told.items():
+        orders = [(making.order(f"{value}.{output.name}", net.shapes[value][d]), d) for d in ends[own].axes]
+        yield from making.ordered(own, copy(value), orders) if orders else ()
+    cone = moved(net, set(told))
+    for node in (n for n in net.nodes if n.op in MOVING and cone.issuperset(n.outputs) and told.keys().isdisjoint(n.outputs)):
+        for value in node.outputs:
+            copy(value)
+        yield replace(renamed(node, after), name=making.names.fresh(node.name))

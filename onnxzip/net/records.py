@@ -92,13 +92,13 @@ class State(NamedTuple):
     """An input that the caller feeds with what an output said before: nobody outside asks which of its numbers is whose.
 
     Attributes:
-        input, output: ports of one shape.
-        orders: param that tells which of a node's own units stands where -> int [units], the places of these among the numbers
-            that a sample of the input has.
+        input: its name; outputs: those that say the same, all of one shape.
+        orders: param that tells which of a node's own units stands where -> int [units, k], the places of the numbers of each
+            among those that a sample of the input has.
     """
 
     input: str
-    output: str
+    outputs: tuple[str, ...]
     orders: Mapping[str, np.ndarray]
 
 
@@ -190,7 +190,7 @@ class Net:
         sizes: axes that may have other sizes than `shapes` says, which is what the net was analysed for.
         tail: what stands behind the nodes; None for most nets.
         more_macs: multiply-accumulates per sample that loading has added to those of the file.
-        states: inputs that begin recurrent nodes, and come back from these.
+        states: inputs that begin recurrent nodes, or are frames of calls before, and come back from these.
     """
 
     name: str

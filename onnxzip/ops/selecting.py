@@ -82,7 +82,7 @@ def _gather_line(view: View) -> Line:
     line = text([axes, chosen], [[*axes[:axis], *chosen, *axes[axis + 1 :]]])
     bound = Symmetry.PERMUTATION if view.constant[0] else Symmetry.LINEAR
     if view.attrs.get(ORDER):
-        return Line(line, whole=frozenset({axes[axis], *chosen}), symmetry=bound)
+        return Line(line, whole=frozenset({axes[axis], *chosen}), symmetry=Symmetry.PERMUTATION)
     pinned = {axes[axis], *chosen} if view.constant[1] else {axes[axis]}
     return Line(line, pinned=frozenset(pinned), symmetry=bound)
 

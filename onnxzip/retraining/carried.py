@@ -17,6 +17,7 @@ import torch
 
 from onnxzip.calibration.rows import Pool
 from onnxzip.calibration.samples import HELD_OUT
+from onnxzip.exporting.returned import Returned
 from onnxzip.exporting.trial import error_of
 from onnxzip.fusion.begins import Onward, come_back, fitted, noise_of
 from onnxzip.ops.recurrent import GATES
@@ -35,8 +36,9 @@ class Feedback:
 
     Attributes:
         inputs, outputs: of the fused net, one for each state.
+        groups: numbers of all states, one behind the other, that go on together: int [k, units] each, k times all units.
         comes_back: whether samples begin with what its net may end with; is_foreign: whether with something else.
-        onward: what is gone on from; None before anything is known, and where samples are taken as they are.
+        onward: what each group is gone on from; None before anything is known, and where samples are taken as they are.
         off: how far, of the largest, the net's states are from its teacher's at the last look.
 
     Args:
@@ -47,10 +49,10 @@ class Feedback:
     """
 
     def __init__(self, pool: Pool, rows: np.ndarray, teacher: Teacher, block: int, key: Sequence[int]) -> None:
-        origin, names = teacher.origin, list(teacher.origin.states)
-        called = {own: fused for fused, own in origin.inputs.items()}
-        self.inputs = [called[name] for name in names[::2]]
-        self.outputs = [origin.outputs[name] for name in names[1::2]]
+        origin, called = teacher.origin, {own: fused for fused, own in teacher.origin.inputs.items()}
+        self.inputs = [called[name] for name in origin.states]
+        self.outputs = [origin.outputs[state.outputs[0]] for state in origin.states.values()]
+        self.groups = groups_of(list(origin.states.values()))
         self.pool, self.asked, self.key = pool, origin.asked, tuple(key)
         self.blocks = [rows[k : k + block] for k in range(0, len(rows), block)]
         self.held = np.arange(len(rows)) % HELD_OUT == HELD_OUT - 1
@@ -62,9 +64,12 @@ class Feedback:
             before.append(self._flat(self.asked(feeds), self.inputs))
             self.after.append(self._flat(answers, self.outputs))
         begun = any(states.any() for states in before)
-        self.comes_back = begun and come_back(before, self.after, "states", ALONE)
+        self.comes_back = begun and all(
+            come_back((_of(some, at) for some in before), [_of(some, at) for some in self.after], "states", ALONE)
+            for at in self.groups if any(some[:, at].any() for some in before)
+        )
         self.is_foreign = begun and not self.comes_back
-        self.onward: Onward | None = None
+        self.onward: list[Onward] | None = None
         self.off = 0.0
 
     def _flat(self, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
@@ -79,8 +84,10 @@ class Feedback:
         """
         found = dict(feeds)
         if self.onward is not None:
-            states = self._flat(feeds, self.inputs)
-            now = self.onward.begun(states, noise_of(rows, NOISE_BLOCK, states.shape[1], self.key))
+            now = self._flat(feeds, self.inputs)
+            for g, (onward, at) in enumerate(zip(self.onward, self.groups, strict=True)):
+                noise = noise_of(rows, NOISE_BLOCK, at.size, (*self.key, g)).reshape(-1, at.shape[1])
+                now[:, at] = onward.begun(_of(now, at), noise).reshape(len(now), *at.shape)
             ends = np.cumsum([feeds[name][0].size for name in self.inputs])
             for name, part in zip(self.inputs, np.split(now, ends[:-1], axis=1), strict=True):
                 found[name] = part.reshape(feeds[name].shape)
@@ -99,11 +106,29 @@ class Feedback:
             if not all(np.isfinite(some).all() for some in ends):
                 return  # what a rate that is too high has done to the net is told by its losses
             self.off = max(error_of(some, wanted) for some, wanted in zip(ends, self.after, strict=True))
-            columns = self.after[0].shape[1]
-            self.onward = fitted(self.after, ends, self.held, np.eye(columns, columns + 1), "onward", ALONE)
+            self.onward = [self._onward(ends, at) for at in self.groups]
+
+    def _onward(self, ends: Sequence[np.ndarray], at: np.ndarray) -> Onward:
+        """What a group goes on from, by what it ends as in the net."""
+        k, units = at.shape
+        after, targets = ([_of(some, at) for some in every] for every in (self.after, ends))
+        return fitted(after, targets, np.repeat(self.held, k), np.eye(units, units + 1), "onward", ALONE)
 
     def is_too_short(self, net: TorchNet) -> bool:
         """Whether a call of the net has too few steps to learn from."""
         inner = net.reading.net
         steps = (inner.shapes[str(n.inputs[0])][n.attrs.get("layout", 0)] for n in inner.nodes if n.op in GATES)
         return self.comes_back and self.off > ALIKE and min(steps, default=LEAST_STEPS) < LEAST_STEPS
+
+
+def groups_of(states: Sequence[Returned]) -> list[np.ndarray]:
+    """Groups of the numbers of some states, one behind the other; those of units that have one number each are one."""
+    starts = np.cumsum([0, *(state.count for state in states)])
+    every = [start + at for start, state in zip(starts, states, strict=False) for at in state.groups]
+    single = [at for at in every if len(at) == 1]
+    return ([np.concatenate(single, axis=1)] if single else []) + [at for at in every if len(at) > 1]
+
+
+def _of(states: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Numbers of a group [samples, numbers of all states] -> [samples x k, units]."""
+    return np.asarray(states[:, at].reshape(-1, at.shape[1]))

@@ -79,16 +79,16 @@ class Job:
             stream.learn_states(self.losses.net)
         return judge(self.losses, (p for s in self.streams for p in s.judging_here()), self.peers)
 
-    def onward(self) -> list[tuple[Tensor, Tensor] | None]:
+    def onward(self) -> list[list[tuple[Tensor, Tensor]] | None]:
         """What each stream goes on from."""
         known = [s.feedback.onward if s.feedback is not None else None for s in self.streams]
-        return [None if o is None else (torch.tensor(o.made), torch.tensor(o.spread)) for o in known]
+        return [None if some is None else [(torch.tensor(o.made), torch.tensor(o.spread)) for o in some] for some in known]
 
-    def go_on(self, onward: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+    def go_on(self, onward: Sequence[list[tuple[Tensor, Tensor]] | None]) -> None:
         """Let each stream go on from what it did when `onward` told so."""
-        for stream, one in zip(self.streams, onward, strict=True):
+        for stream, some in zip(self.streams, onward, strict=True):
             if stream.feedback is not None:
-                stream.feedback.onward = None if one is None else Onward(one[0].numpy(), one[1].numpy())
+                stream.feedback.onward = None if some is None else [Onward(o.numpy(), e.numpy()) for o, e in some]
 
     def starts(self) -> list[float]:
         """Each task's loss at the start, none of them negligible."""
