@@ -5,7 +5,7 @@ An original net is run once more up to each such node: what the zip keeps of it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,17 @@ class Course:
 def begins_of(node: Node) -> dict[int, str]:
     """What a recurrent node begins with, by the place among its outputs of what it ends as."""
     return {k - 4: v for k in (5, 6) if (v := node.input(k)) is not None}
+
+
+def original_values(frontier: Frontier, task: str, values: Sequence[str]) -> Iterator[list[np.ndarray]]:
+    """Some values of a task's own net, per batch of the task's samples."""
+    k = frontier.source_of[task]
+    net = frontier.plans[k].nets[task]
+    ports = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in values)
+    session = open_session(pruned(replace(net, outputs=ports, tail=None)), frontier.device, frontier.threads)
+    for part in frontier.batches[k]:
+        found = session.run(frontier.fed(task, k, part))
+        yield [found[v] for v in values]
 
 
 def original_states(frontier: Frontier, task: str, node: Node) -> Iterator[Course]:

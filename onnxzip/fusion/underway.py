@@ -14,6 +14,7 @@ from onnxzip.analysis.strands import Owners, SpacePlan
 from onnxzip.calibration.features import Features, gather_features
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
+from onnxzip.fusion.frames import frames_of
 from onnxzip.fusion.over_time import StepInTime
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
 from onnxzip.fusion.problem import Reads, check_finite, reads_of
@@ -67,6 +68,7 @@ class Zip:
         self.uses = uses_of(plan)
         fits = method.refit and method.rows is Rows.FUSED and frontier is not None
         self.in_time = units_in_time(plan) if fits else {}
+        self.frames = frames_of(plan) if fits else []
         self.unfitted: dict[str, np.ndarray] = {}  # params of these, as `take` gives them
         self.alike: set[str] = set()  # of which the same in all originals
 
@@ -89,9 +91,15 @@ class Zip:
         self.walk()
         if self.frontier is not None and self.method.needs_targets:
             self.frontier.own = self.orders
-            self.frontier.advance(self.params, lambda n: None)
+            waiting = {name for frames in self.frames for name in frames.params}
+            self.frontier.advance({k: a for k, a in self.params.items() if k not in waiting}, lambda n: None)
             fitted = [name for name in tuple(self.in_time) if self.fit_in_time(name, self.frontier)]
-            if fitted:
+            ready = [frames for frames in self.frames if frames.is_ready(self.frontier, self.orders)]
+            for frames in ready:
+                exact = frozenset[str].intersection(*(self.exact[v] for v in frames.own))
+                frames.go_on(self.frontier, self.orders, exact, self.peers)
+            self.frames = [frames for frames in self.frames if frames not in ready]
+            if fitted or ready:
                 self.advance()
 
     def fit_in_time(self, name: str, frontier: Frontier) -> bool:
@@ -148,7 +156,8 @@ class Zip:
             self.members |= in_parts(self.plan, paired)
         for number in inside:
             outer = self.plan.spaces[self.plan.overlay.inside[number]]
-            self.members |= pair_inside(work, outer, number, self.exact, self.members)
+            paired = pair_inside(work, outer, number, self.exact, self.members)
+            self.members |= in_order_of_first(paired, self.plan.tasks) if number in self.carried else paired
         if inside and step.diagonal:  # its targets stand in the order that was just found
             work = replace(work, stats=self.statistics(step, fitted))
         found = [fit_step(replace(work, reads=tuple(r for r in reads if r not in tied)), self.exact, self.members)]

@@ -134,11 +134,13 @@ def ordered_groups(plan: SpacePlan) -> list[dict[str, int]]:
 
 
 def in_order_of_first(members: Matches, tasks: Sequence[str]) -> dict[tuple[int, Owners], Members]:
-    """Members whose fused channels stand as the channels of the first of some tasks that has them do."""
+    """Members whose fused channels stand as the channels of the first of some tasks that has them do; those inside of others
+    as in the channel of that task that they lie inside of."""
     found = {}
     for (number, key), m in members.items():
         order = np.argsort(m.index[next(t for t in tasks if t in key)], kind="stable")
-        index, more, leads = ({t: a[..., order] for t, a in some.items()} for some in (m.index, m.more, m.leads))
+        index = {t: np.take_along_axis(a, order, axis=-1) for t, a in m.index.items()}
+        more, leads = ({t: a[..., order] for t, a in some.items()} for some in (m.more, m.leads))
         found[number, key] = Members(index, more, leads, m.cost[order] if len(m.cost) else m.cost)
     return found
 
