@@ -23,7 +23,8 @@
     synonyms   operators that say the same in one of them, for a merge (settled: those that do so at all sizes)
     scores     factors in front of products and behind them as one, for a merge
     numbers    constants of one entry, for a merge
-    recurrence recurrent nodes as a layer and steps in time, for a merge (carried: states that come back from these)
+    recurrence recurrent nodes as a layer and steps in time, for a merge (carried: states that come back from these, and frames
+               of calls before; giving_back: which outputs give them back)
 """
 
 from __future__ import annotations
