@@ -10,6 +10,7 @@ import onnx
 import pytest
 from merging import fed, run
 from onnx import numpy_helper, parser
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from processes import MERGE, torchrun
 
 torch = pytest.importorskip("torch")
@@ -195,6 +196,16 @@ class TestMerge:
         assert all(s["shared"] == s["groups"] for s in merged.report["spaces"])
         found = {t: streamed(merged.content, Tcn, 3, 9, prefix=f"{t}_") for t in files}
         assert max(apart(found[t], streamed(path, Tcn, 3, 9)) for t, path in files.items()) < EXACT
+
+    def test_of_float16(self, nets: dict[str, Path]) -> None:
+        for path in nets.values():
+            onnx.save(convert_float_to_float16(onnx.load(path)), path)
+        half = {n: a.astype(np.float16) for n, a in calls(Tcn, 60, 3).items()}
+        merged = onnxzip.merge(nets, half)
+        assert all(s["shared"] == s["groups"] for s in merged.report["spaces"])
+        assert max(t["fidelity"]["relative_error"] for t in merged.report["tasks"].values()) < 0.01
+        ports = onnx.load_from_string(merged.content).graph
+        assert {p.type.tensor_type.elem_type for p in (*ports.input, *ports.output)} == {onnx.TensorProto.FLOAT16}
 
     def test_any_number_of_frames(self, nets: dict[str, Path]) -> None:
         for path in nets.values():

@@ -15,8 +15,8 @@ import numpy as np
 from onnxzip.net import Net, Node, Port, bind_batch, pruned
 from onnxzip.runtime import open_session
 
-MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-MOST = 1 << 24  # numbers that a float32 counts
+MOVING = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+FLOAT, MOST = np.dtype(np.float32), 1 << 24  # a type, and how many numbers it counts
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Order:
 
 
 def moved(net: Net, values: set[str]) -> set[str]:
-    """Values that hold nothing but numbers of some others, these included."""
+    """Values that hold nothing but numbers of some others, in whatever type of floats, these included."""
     found = set(values)
     for node in net.nodes:
         own = [v for v in node.read if v not in net.params]
-        if node.op in MOVING and own and found.issuperset(own):
+        if node.op in MOVING and own and found.issuperset(own) and net.dtypes[node.outputs[0]].kind == "f":
             found.update(node.outputs)
     return found
 
@@ -94,7 +94,7 @@ def _sources(net: Net, output: Port, values: Sequence[str]) -> tuple[np.ndarray,
     shapes = [bind_batch(net.shapes[v], 1) for v in values]
     starts = np.cumsum([0, *map(math.prod, shapes)])[:-1]
     feeds = {
-        Port(v, output.dtype, net.shapes[v]): np.arange(n, n + math.prod(s)).reshape(s).astype(output.dtype)
+        Port(v, FLOAT, net.shapes[v]): np.arange(n, n + math.prod(s), dtype=FLOAT).reshape(s)
         for v, s, n in zip(values, shapes, starts, strict=True)
     }
     cone = replace(net, nodes=tuple(n for n in net.nodes if set(values).isdisjoint(n.outputs)))
@@ -130,15 +130,17 @@ def _orders(net: Net, place: Place, at: np.ndarray, index: np.ndarray) -> tuple[
 
 def _numbers(net: Net, port: Port, values: Sequence[str]) -> dict[str, np.ndarray]:
     """Which number of a sample of an input stands where in values: int [1 + axes, numbers], first the number, then where."""
-    ids = np.arange(math.prod(port.shape[1:])).reshape(1, *port.shape[1:]).astype(port.dtype)
-    found = {v: a.astype(np.int64) for v, a in _computed(net, {port: ids}, list(dict.fromkeys(values))).items()}
+    ids = {port._replace(dtype=FLOAT): np.arange(math.prod(port.shape[1:]), dtype=FLOAT).reshape(1, *port.shape[1:])}
+    found = {v: a.astype(np.int64) for v, a in _computed(net, ids, list(dict.fromkeys(values))).items()}
     return {v: np.stack([a.reshape(-1), *(g.reshape(-1) for g in np.indices(a.shape))]) for v, a in found.items()}
 
 
 def _computed(net: Net, feeds: Mapping[Port, np.ndarray], values: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some values of a net from others, which stand before all that is computed."""
-    ends = tuple(Port(v, net.dtypes[v], net.shapes[v]) for v in values)
+    """Some values of a net, all in one type, from others that they hold the numbers of."""
+    ends = tuple(Port(v, FLOAT, net.shapes[v]) for v in values)
     known = {p.name: a for p, a in feeds.items()}
-    inner = pruned(replace(net, inputs=tuple(feeds), outputs=tuple(p for p in ends if p.name not in known), tail=None))
+    nodes = tuple(replace(n, op="Identity", attrs={}) if n.op == "Cast" else n for n in net.nodes)
+    cone = replace(net, inputs=tuple(feeds), outputs=tuple(p for p in ends if p.name not in known), nodes=nodes, tail=None)
+    inner = pruned(replace(cone, dtypes={v: FLOAT if kind.kind == "f" else kind for v, kind in net.dtypes.items()}))
     found = open_session(inner, "cpu", 1).run(known) if inner.outputs else {}
     return {v: known[v] if v in known else found[v] for v in values}
