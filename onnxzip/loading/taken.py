@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 def with_taken_branches(graph: gs.Graph) -> None:
     """Put the nodes of such branches in the place of their Ifs; an Identity gives each output its name."""
-    for node in [n for n in graph.nodes if n.op == "If" and not n.domain and isinstance(n.inputs[0], gs.Constant)]:
+    ifs = [n for n in graph.nodes if n.op == "If" and n.outputs and not n.domain]  # one without outputs has been folded whole
+    for node in [n for n in ifs if isinstance(n.inputs[0], gs.Constant)]:
         branch = node.attrs["then_branch" if node.inputs[0].values.all() else "else_branch"]
         _call_apart(graph, node, branch)
         outputs = list(node.outputs)
