@@ -85,10 +85,17 @@ def _states(net: Net, node: Node) -> list[str | None] | None:
 
 def _is_zero(net: Net, value: str) -> bool:
     """Whether a value is nothing but zeros, whatever the net reads."""
-    made = producers(net.nodes)
-    while value in made and made[value].op in _SAME_EVERYWHERE:
-        value = str(made[value].inputs[0])
-    return value in net.params and not np.any(net.params[value])
+    made, stack = producers(net.nodes), [value]
+    while stack:
+        value = stack.pop()
+        node = made.get(value)
+        if node is not None and node.op in _SAME_EVERYWHERE:
+            stack.append(str(node.inputs[0]))
+        elif node is not None and node.op == "Concat":
+            stack.extend(node.read)
+        elif value not in net.params or np.any(net.params[value]):
+            return False
+    return True
 
 
 def _rows_of_both(net: Net) -> dict[str, tuple[Node, Node]]:
