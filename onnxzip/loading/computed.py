@@ -18,12 +18,13 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.growing import GROWING
 from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
 from onnxzip.loading.mapped import mapped_params
 from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
-from onnxzip.loading.shapes import BATCHES, GROWING, Runs, folded_for
+from onnxzip.loading.shapes import BATCHES, Runs, folded_for
 from onnxzip.net import Net
 from onnxzip.ops import find
 from onnxzip.runtime import put_nodes

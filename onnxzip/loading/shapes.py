@@ -22,9 +22,11 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
+from onnxzip.loading.growing import growers
 from onnxzip.loading.mapped import mapped_params
 from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.one_batch import as_of_one_batch
+from onnxzip.loading.overwritten import without_overwriting
 from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.loading.taken import with_taken_branches
 from onnxzip.net import Shape
@@ -34,7 +36,7 @@ BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _OF_SHAPES, _OF_TYPES = frozenset({"Shape", "Size"}), frozenset({"Cast", "CastLike"})
-GROWING = frozenset({"Expand", "Tile"})
+_MADE_PLAIN = frozenset({"CastLike", "ScatterND"})  # other nodes take their place once enough is known
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
         runs = Runs(*map(fold, BATCHES))
     except InvalidModelError as error:
         raise as_of_one_batch(path, model, fold, error) from error.__cause__
-    kept = frozenset(_growers(model, _grown_constants(runs)))
+    kept = frozenset(growers(model, _grown_constants(runs)))
     while kept:
         runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
         growing = kept & _growing(runs)
@@ -117,7 +119,7 @@ def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
 
 
 def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
-    """Only tensors are known, no sequences, maps or optional values."""
+    """Only tensors are known: no sequences, maps, optional values."""
     for kind, ports in (("input", model.graph.input), ("output", model.graph.output)):
         for port in ports:
             if port.type.WhichOneof("value") != "tensor_type":
@@ -170,6 +172,7 @@ def _folded(
             with_taken_branches(graph)
         elif not first:
             break
+        without_overwriting(graph)
         graph.cleanup().toposort()
         _plain_casts(graph)
         with_state_shapes(graph)
@@ -192,7 +195,7 @@ def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
 def _may_fold(graph: gs.Graph) -> bool:
     """Whether there can be anything to fold but Casts: looking for it takes longer than all else that loading does."""
     return any(
-        (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
+        (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op in _MADE_PLAIN or any(n.subgraphs())
         or all(map(_is_constant, n.inputs)) for n in graph.nodes
     )
 
@@ -280,19 +283,3 @@ def _growing(runs: Runs) -> set[str]:
 
 def _is_static(shape: list[object] | None) -> bool:
     return shape is not None and all(isinstance(d, int) for d in shape)
-
-
-def _growers(model: ModelProto, grown: set[str]) -> set[str]:
-    """The expanding nodes nearest above the given values."""
-    producers = {out: node for node in model.graph.node for out in node.output}
-    found, seen, stack = set(), set(), list(grown)
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in GROWING:
-            found.add(node.name)
-        else:
-            stack.extend(node.input)
-    return found

@@ -20,8 +20,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.computed import computing
 from onnxzip.loading.dims import bound
+from onnxzip.loading.growing import GROWING
 from onnxzip.loading.mapped import mapped_params
-from onnxzip.loading.shapes import GROWING
 from onnxzip.net import Axis, Net, Node
 from onnxzip.runtime import open_session
 
