@@ -233,7 +233,7 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, builder.caches, made, pinned)
     placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
-    ordered, told = told_by_place(placed, written.values(), produced, _atoms(builder.ordered, numbers), pinned)
+    ordered, told = told_by_place(net, axes, placed, written.values(), produced, _atoms(builder.ordered, numbers), pinned)
     read = standing_alone(axes[axis] for axis, _ in makes.values())
     nesting = nest(net, axes, produced, produced - ordered - inner - set(pinned), written.values(), read)
     produced -= nesting.kept
