@@ -900,11 +900,11 @@ def attention_pooled(m: Maker, w: int, classes: int) -> str:
 
 
 @family({"x": (7, 5)})
-def learned_query(m: Maker, w: int, classes: int) -> str:
+def learned_query(m: Maker, w: int, classes: int, repeat: str = "Expand") -> str:
     """A query that is repeated for every sample, and goes through a layer then; two heads attend to tokens."""
     x, d = m.relu(m.matmul("x", 5, 2 * w)), 2 * w
     batch = m.op("Slice", m.op("Shape", x), m.ints(0), m.ints(1))
-    query = m.op("Expand", m.normal(1, 1, d), m.op("Concat", batch, m.ints(1, d), axis=0))
+    query = m.op(repeat, m.normal(1, 1, d), m.op("Concat", batch, m.ints(1, d if repeat == "Expand" else 1), axis=0))
 
     def heads(value: str, perm: list[int]) -> str:
         return m.op("Transpose", m.op("Reshape", m.matmul(value, d, d), m.ints(0, 0, 2, w)), perm=perm)
@@ -912,6 +912,12 @@ def learned_query(m: Maker, w: int, classes: int) -> str:
     scores = m.op("MatMul", heads(query, [0, 2, 1, 3]), heads(x, [0, 2, 3, 1]))
     found = m.op("MatMul", m.op("Softmax", scores, axis=-1), heads(x, [0, 2, 1, 3]))
     return m.gemm(m.op("Reshape", m.op("Transpose", found, perm=[0, 2, 1, 3]), m.ints(0, d)), d, classes)
+
+
+@family({"x": (7, 5)})
+def tiled_query(m: Maker, w: int, classes: int) -> str:
+    """The same, as SigLIP has it."""
+    return learned_query(m, w, classes, "Tile")
 
 
 @family({"x": (7, 5)})

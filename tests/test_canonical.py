@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fusing import make
 from netfiles import loaded, ops, written
 
 from onnxzip.errors import UnsupportedError
@@ -208,3 +209,12 @@ class TestRemoval:
     def test_a_cast_to_another_type_stays(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,4] x) => (float[] y) { a = Cast<to=6>(x) y = Cast<to=1>(a) }")
         assert ops(loaded(path)) == ["Cast", "Cast"]
+
+
+@pytest.mark.parametrize("family", ["learned_query", "tiled_query"])
+def test_queries_are_params_behind_their_layers(family: str, tmp_path: Path) -> None:
+    """What a layer makes of a param that is repeated for every sample is the same for all of them."""
+    net = make(tmp_path, family, 1)
+    assert "Tile" not in {n.op for n in net.nodes}
+    (query,) = (n for n in net.nodes if n.op == "Expand")
+    assert net.shapes[str(query.inputs[0])] == (1, 2, 1, 4)

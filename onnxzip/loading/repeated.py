@@ -2,8 +2,9 @@
 
     Expand(q) -> MatMul -> Add -> Reshape  =  Expand(q'),   q' = Reshape(q W + b)
 
-Exporters write the left side where a module wants its queries with a batch (torch's MultiheadAttention). What these layers
-make is the same for all samples, and no data tell how to fit them: it is computed here, once.
+Exporters write the left side where a module wants its queries with a batch (torch's MultiheadAttention), with a Tile where it
+repeats them (SigLIP). What these layers make is the same for all samples, and no data tell how to fit them: it is computed
+here, once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxzip.loading.growing import GROWING
 from onnxzip.net import BATCH, Names, Net, Node, Port, Shape, consumers, pruned
 from onnxzip.ops import find
 from onnxzip.runtime import open_session
@@ -52,7 +54,7 @@ def _last(net: Net, inside: dict[str, Node]) -> set[str]:
 
 def _repeats(net: Net, node: Node) -> bool:
     """Whether a node gives each sample the same param."""
-    if node.op != "Expand" or node.inputs[0] not in net.params:
+    if node.op not in GROWING or node.inputs[0] not in net.params:
         return False
     given, made = net.shapes[str(node.inputs[0])], net.shapes[node.outputs[0]]
     one = _for_one(made)
