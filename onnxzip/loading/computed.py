@@ -20,7 +20,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.loading.shapes import BATCHES, GROWING, Runs, folded_for
@@ -49,7 +49,7 @@ def computing(path: Path, model: ModelProto, names: Mapping[str, np.dtype], opse
     _cut(prepared.graph, names)
     _count_by_sums(prepared.graph)
     kept = _growers(prepared.graph, names) - {name.removesuffix(OWN) for name in still}
-    graph = folded_for(path, prepared, mapped_params(path, model), BATCHES[0], kept)
+    graph = folded_for(path, prepared, large_params(path, model), BATCHES[0], kept)
     net = to_net(path, "constants", prepared, Runs(graph, graph))
     return _renamed(without_idle_nodes(canonical_attributes(net)), names)
 

@@ -45,7 +45,7 @@ def read(path: Path) -> ModelProto:
 
 
 def read_mapped(path: Path) -> ModelProto:
-    """As `read`, but large external data stay outside: `mapped_params` has them."""
+    """As `read`, but large external data stay outside: `large_params` has them."""
     model = _read(path, read_small)
     _refuse_number_formats(path, model)
     return model

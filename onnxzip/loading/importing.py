@@ -12,7 +12,6 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
-from onnxzip.loading.mapped import is_mapped
 from onnxzip.loading.portions import with_fixed_cuts
 from onnxzip.loading.preparing import metadata_of, opset_imports
 from onnxzip.loading.shapes import Runs, joined
@@ -147,7 +146,7 @@ def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats:
         raise _batch_dependent(path, name)
     if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
-    return first if is_mapped(first) else np.array(first, order="C")
+    return np.asanyarray(first, order="C")
 
 
 def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:

@@ -22,7 +22,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.files import plain
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.one_batch import as_of_one_batch
 from onnxzip.loading.subgraphs import with_state_shapes
@@ -60,7 +60,7 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
             the batch.
     """
     _refuse_other_kinds(path, model)
-    batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
+    batched, mapped = _batched_inputs(path, model), large_params(path, model)
     if not batched:
         graph = _folded(path, model, mapped, {}, frozenset())
         return Runs(graph, graph)

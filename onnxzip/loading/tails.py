@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.dims import ports_of_graph
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.shapes import BATCHES, folded_for
 from onnxzip.net import Tail
 from onnxzip.ops import find, why_unknown
@@ -44,7 +44,7 @@ def parted(path: Path, model: ModelProto) -> tuple[ModelProto, Tail | None]:
         return model, None
     unlike = {n.name: OTHER for n in model.graph.node if _gives_no_tensor(model, n)}
     before = _without_other_kinds(model, _behind(model.graph, unlike)) if unlike else model
-    graph = folded_for(path, before, mapped_params(path, model), BATCHES[0], frozenset())
+    graph = folded_for(path, before, large_params(path, model), BATCHES[0], frozenset())
     unlike |= {n.name: why for n in graph.nodes if (why := _why_odd(n)) is not None}
     if not unlike:
         return model, None
@@ -132,7 +132,7 @@ def _numbers(
     found = {k: a for k, a in found.items() if set(_taken(model.graph, (), variables, [k])[1]) - ports - known}
     if not found:
         return {}
-    second = folded_for(path, before, mapped_params(path, model), BATCHES[1], frozenset()).tensors()
+    second = folded_for(path, before, large_params(path, model), BATCHES[1], frozenset()).tensors()
     return {k: a for k, a in found.items() if isinstance(t := second.get(k), gs.Constant) and np.array_equal(a, t.values)}
 
 
@@ -178,7 +178,7 @@ def _tail(
 def _put_inside(path: Path, model: ModelProto, tensor: TensorProto) -> None:
     """Let a constant that lies in another file stand in the graph."""
     if tensor.data_location == TensorProto.EXTERNAL:
-        tensor.CopyFrom(numpy_helper.from_array(np.asarray(mapped_params(path, model)[tensor.name]), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(large_params(path, model)[tensor.name]), tensor.name))
 
 
 def _before(model: ModelProto, late: Container[str]) -> ModelProto:

@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.computed import computing
 from onnxzip.loading.dims import bound
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.shapes import GROWING
 from onnxzip.net import Axis, Net, Node
 from onnxzip.runtime import open_session
@@ -159,7 +159,7 @@ def _slice(name: str, axis: int, end: int) -> Node:
 
 def _tables(path: Path, model: ModelProto, dtype: np.dtype, width: int, least: int) -> Iterator[np.ndarray]:
     """Initializers of so many entries in rows of a width, as numbers of a type."""
-    mapped: Mapping[str, np.ndarray] = mapped_params(path, model)
+    mapped: Mapping[str, np.ndarray] = large_params(path, model)
     for tensor in _tensors(model):
         rows, rest = divmod(math.prod(tensor.dims), max(width, 1))
         if not rest and rows >= least:
