@@ -22,13 +22,12 @@ from onnxzip.errors import InvalidModelError
 from onnxzip.loading.dims import TASKS, batch_name, ports_of_graph
 from onnxzip.loading.half_ports import names_in, put_around
 from onnxzip.net import BATCH, Axis, Names, Net, Node, Port, common_name, order_in_file, order_in_front, renamed
-from onnxzip.ops.recurrent import GATES
+from onnxzip.ops.recurrent import GATES, STATES
 from onnxzip.runtime import rename_values
 
 AXES = "onnxzip.axes"  # in the metadata of a fused file: input or output -> axis of its samples, where it is not the first
 SAMPLES, FRONT, STATE = "samples", "front", "state"
 _SHAPE_LIKE = 1024
-_READ, _STATES = 0, (5, 6)  # what a recurrent node reads, and what it begins with, among its inputs
 Dims = tuple[int | str | None, ...]  # None: nobody knows
 
 
@@ -155,12 +154,12 @@ def _roles(model: ModelProto, free: Sequence[Axis], single: Sequence[Axis]) -> d
         shapes = _inferred(model, {a: name for name, a in called.items()})
         for node in nodes:
             front = next((a.i for a in node.attribute if a.name == "layout"), 0)
-            for at in (_READ, *_STATES):
+            for at in (0, *STATES):
                 shape = shapes.get(node.input[at], ()) if at < len(node.input) else ()
                 for place, role in ((1 - front, SAMPLES), (front, FRONT)):
                     axis = called.get(str(shape[place])) if len(shape) == 3 else None
                     if axis is not None:
-                        found[axis] |= {role, STATE} if at in _STATES else {role}
+                        found[axis] |= {role, STATE} if at in STATES else {role}
     return found if any(STATE in some for some in found.values()) else {}
 
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from onnxzip.loading.params import Params, with_params
 from onnxzip.net import Names, Net, Node, Shape, consumers, producers, pruned
-from onnxzip.ops.recurrent import GATES
+from onnxzip.ops.recurrent import GATES, STATES
 
-_STATES = (5, 6)  # positions of the first states among a node's inputs
 _SAME_EVERYWHERE = frozenset({"Expand", "Slice", "Identity", "Tile", "Reshape", "Unsqueeze"})
 
 
@@ -78,7 +77,7 @@ def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:
 def _states(net: Net, node: Node) -> list[str | None] | None:
     """What a node's states begin with, nothing for zeros; None where a node of two directions has something that would have to
     be dealt out."""
-    found = [v if v is not None and not _is_zero(net, v) else None for k in _STATES for v in [node.input(k)]]
+    found = [v if v is not None and not _is_zero(net, v) else None for k in STATES for v in [node.input(k)]]
     dealt = any(found) or any(node.attrs.get(k) for k in ("activation_alpha", "activation_beta"))
     return None if node.attrs["direction"] == "bidirectional" and dealt else found
 
