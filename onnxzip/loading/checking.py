@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
-from onnxzip.loading.beside import tensors_in
+from onnxzip.runtime import parts_of
 
 
 def check_changed(path: Path, model: ModelProto) -> None:
@@ -23,7 +23,7 @@ def check_changed(path: Path, model: ModelProto) -> None:
         onnx.checker.ValidationError: it is no valid model, or params lie where onnx does not look for them.
         OSError, ValueError: they cannot be read.
     """
-    outside = [tensor for tensor in tensors_in(model) if uses_external_data(tensor)]
+    outside = [tensor for tensor in parts_of(model, TensorProto) if uses_external_data(tensor)]
     for location in dict.fromkeys(ExternalDataInfo(tensor).location for tensor in outside):
         _check_place(location, str(path.parent))
     onnx.checker.check_model(_emptied(model) if outside else model)
@@ -32,7 +32,7 @@ def check_changed(path: Path, model: ModelProto) -> None:
 def _emptied(model: ModelProto) -> ModelProto:
     """A copy whose params beside it have no entries."""
     copy = deepcopy(model)
-    for tensor in tensors_in(copy):
+    for tensor in parts_of(copy, TensorProto):
         if uses_external_data(tensor):
             tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
     return copy

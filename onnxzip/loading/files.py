@@ -13,14 +13,14 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.beside import is_linked, tensors_in, with_external_data
+from onnxzip.loading.beside import is_linked, with_external_data
 from onnxzip.loading.checking import check_changed
 from onnxzip.loading.dims import TASKS
 from onnxzip.loading.halves import computed_type
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
-from onnxzip.runtime import newest_versions
+from onnxzip.runtime import newest_versions, parts_of
 
 OLDEST_OPSET = 7
 _LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
@@ -151,7 +151,7 @@ def _refuse_unreadable(path: Path) -> None:
 
 def _refuse_lost(path: Path, model: ModelProto) -> None:
     """Refuse places of external data that onnx takes for others: it shortens `a/../b` to `b`, the system looks for `a`."""
-    outside = [t for t in tensors_in(model) if uses_external_data(t)]
+    outside = [t for t in parts_of(model, TensorProto) if uses_external_data(t)]
     places = {entry.value for t in outside for entry in t.external_data if entry.key == "location"}
     for place in sorted(places):
         if not (path.parent / place).is_file():

@@ -23,7 +23,7 @@ from onnxzip.loading.dims import TASKS, batch_name, ports_of_graph
 from onnxzip.loading.half_ports import names_in, put_around
 from onnxzip.net import BATCH, Axis, Names, Net, Node, Port, common_name, order_in_file, order_in_front, renamed
 from onnxzip.ops.recurrent import GATES, STATES
-from onnxzip.runtime import rename_values
+from onnxzip.runtime import operator_of, rename_values
 
 AXES = "onnxzip.axes"  # in the metadata of a fused file: input or output -> axis of its samples, where it is not the first
 SAMPLES, FRONT, STATE = "samples", "front", "state"
@@ -147,7 +147,7 @@ def _roles(model: ModelProto, free: Sequence[Axis], single: Sequence[Axis]) -> d
     Args:
         free: axes without a number; single: axes of 1, which shape inference loses more easily when they are given a name.
     """
-    nodes = [n for n in model.graph.node if n.op_type in GATES and n.domain in ("", "ai.onnx")]
+    nodes = [n for n in model.graph.node if operator_of(n) in GATES]
     found: dict[Axis, set[str]] = {axis: set() for axis in (*free, *single)}
     for axes in (free, (*free, *single)) if nodes else ():
         called = {f"{a.value}:{a.dim}": a for a in axes}

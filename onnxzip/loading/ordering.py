@@ -6,14 +6,13 @@ alone, and so does this.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
 from onnxzip.errors import InvalidModelError
-from onnxzip.loading.subgraphs import read_from_around
+from onnxzip.loading.subgraphs import read_around
 from onnxzip.runtime import put_nodes
 
 LISTED = 8  # nodes of a circle that a message names
@@ -28,7 +27,7 @@ def put_in_order(path: Path, model: ModelProto) -> bool:
     nodes = list(model.graph.node)
     given = {item.name for item in (*model.graph.input, *model.graph.initializer)}
     makers = {v: k for k, node in reversed(list(enumerate(nodes))) for v in node.output if v and v not in given}
-    before = {k: [makers[value] for value in _read_by(node) if value in makers] for k, node in enumerate(nodes)}
+    before = {k: [makers[value] for value in read_around(node) if value in makers] for k, node in enumerate(nodes)}
     if all(maker < k for k, found in before.items() for maker in found):
         return False
     try:
@@ -37,13 +36,6 @@ def put_in_order(path: Path, model: ModelProto) -> bool:
         raise InvalidModelError(f"{path}: {_told([nodes[k] for k in error.args[1]])}. Export the net again.") from error
     put_nodes(model.graph, [nodes[k] for k in order])
     return True
-
-
-def _read_by(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield from read_from_around(attribute.g)
 
 
 def _told(cycle: list[NodeProto]) -> str:

@@ -28,12 +28,12 @@ from onnxzip.loading.one_batch import as_of_one_batch
 from onnxzip.loading.subgraphs import with_state_shapes
 from onnxzip.loading.taken import with_taken_branches
 from onnxzip.net import Shape
-from onnxzip.runtime import quiet
+from onnxzip.runtime import SHAPES_ONLY, needed_values, parts_of, quiet
 
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
-_OF_SHAPES, _OF_TYPES = frozenset({"Shape", "Size"}), frozenset({"Cast", "CastLike"})
+_OF_TYPES = frozenset({"Cast", "CastLike"})
 GROWING = frozenset({"Expand", "Tile"})
 
 
@@ -192,7 +192,7 @@ def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
 def _may_fold(graph: gs.Graph) -> bool:
     """Whether there can be anything to fold but Casts: looking for it takes longer than all else that loading does."""
     return any(
-        (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
+        (n.op in SHAPES_ONLY and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
         or all(map(_is_constant, n.inputs)) for n in graph.nodes
     )
 
@@ -252,11 +252,10 @@ def _as_identities(model: ModelProto) -> None:
 
 def _undeclared(graph: GraphProto) -> None:
     """Without what subgraphs say of the shapes of their values: some exporters write wrong ones, which no runtime minds."""
-    for inner in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
+    for inner in (g for node in graph.node for g in parts_of(node, GraphProto)):
         del inner.value_info[:]
         for port in inner.output:
             port.type.tensor_type.ClearField("shape")
-        _undeclared(inner)
 
 
 def _grown_constants(runs: Runs) -> set[str]:
@@ -284,15 +283,5 @@ def _is_static(shape: list[object] | None) -> bool:
 
 def _growers(model: ModelProto, grown: set[str]) -> set[str]:
     """The expanding nodes nearest above the given values."""
-    producers = {out: node for node in model.graph.node for out in node.output}
-    found, seen, stack = set(), set(), list(grown)
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in GROWING:
-            found.add(node.name)
-        else:
-            stack.extend(node.input)
-    return found
+    needed = needed_values(model.graph, grown, lambda node: () if node.op_type in GROWING else node.input)
+    return {n.name for n in model.graph.node if n.op_type in GROWING and not needed.isdisjoint(n.output)}

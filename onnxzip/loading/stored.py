@@ -13,6 +13,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from onnxzip.errors import InvalidDataError
+from onnxzip.runtime import operator_of
 
 Holder = TensorProto | AttributeProto
 
@@ -38,7 +39,7 @@ def holders(model: ModelProto) -> Iterator[tuple[str, Holder]]:
 
 def held_by(node: NodeProto) -> Holder | None:
     """What holds the floats of a Constant node; None for any other node."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if operator_of(node) != "Constant":
         return None
     for attribute in node.attribute:
         held: Holder = attribute.t if attribute.name == "value" else attribute

@@ -6,15 +6,15 @@ constants stay inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto
+from onnx import GraphProto, NodeProto
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.net import Subgraph
+from onnxzip.runtime import graphs_in, parts_of
 
 
 def subgraphs_of(path: Path, node: gs.Node, other: gs.Node) -> dict[str, Subgraph]:
@@ -51,21 +51,11 @@ def with_state_shapes(graph: gs.Graph) -> None:
 def _exported(graph: gs.Graph) -> bytes:
     """In protobuf, without names of axes and without the shapes that one batch has inside."""
     proto = OnnxExporter.export_graph(graph)
-    _forget_names(proto)
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def _forget_names(graph: GraphProto) -> None:
-    del graph.value_info[:]
-    for port in (*graph.input, *graph.output):
-        for dim in port.type.tensor_type.shape.dim:
+    for inner in parts_of(proto, GraphProto):
+        del inner.value_info[:]
+        for dim in (d for port in (*inner.input, *inner.output) for d in port.type.tensor_type.shape.dim):
             dim.ClearField("dim_param")
-    for inner in _inner(graph):
-        _forget_names(inner)
-
-
-def _inner(graph: GraphProto) -> Iterable[GraphProto]:
-    return (a.g for node in graph.node for a in node.attribute if a.type == AttributeProto.GRAPH)
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def read_from_around(graph: GraphProto) -> list[str]:
@@ -73,7 +63,11 @@ def read_from_around(graph: GraphProto) -> list[str]:
     known = {p.name for p in graph.input} | {t.name for t in graph.initializer}
     found: list[str] = []
     for node in graph.node:
-        read = [*node.input, *(v for a in node.attribute if a.type == AttributeProto.GRAPH for v in read_from_around(a.g))]
-        found += [v for v in read if v and v not in known]
+        found += [v for v in read_around(node) if v and v not in known]
         known |= set(node.output)
     return [*found, *(p.name for p in graph.output if p.name not in known)]
+
+
+def read_around(node: NodeProto) -> list[str]:
+    """What a node reads of the graph that it stands in, the graphs inside of it too."""
+    return [*node.input, *(v for graph in graphs_in(node) for v in read_from_around(graph))]

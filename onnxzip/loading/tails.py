@@ -26,9 +26,8 @@ from onnxzip.loading.shapes import BATCHES, folded_for
 from onnxzip.net import Tail
 from onnxzip.ops import find, why_unknown
 from onnxzip.ops.listed import COUNTED, OTHER
-from onnxzip.runtime import needed_nodes, operator_of, read_by
+from onnxzip.runtime import SHAPES_ONLY, needed_nodes, operator_of, read_by
 
-_SHAPES_ONLY = frozenset({"Shape", "Size"})
 _REWRITTEN = frozenset({"CastLike"})  # loading leaves none, and their shapes are known
 KEPT = "it is kept as it is, with all that reads it"
 
@@ -68,7 +67,7 @@ def _may_have_tail(model: ModelProto) -> bool:
     data = {p.name for p in ports_of_graph(model)}
     for node in model.graph.node:
         read = [v in data for v in node.input]
-        given = node.op_type not in _SHAPES_ONLY and not data.isdisjoint(read_by(node))
+        given = node.op_type not in SHAPES_ONLY and not data.isdisjoint(read_by(node))
         if not (given or _gives_no_tensor(model, node)):
             continue
         data.update(node.output)

@@ -5,7 +5,18 @@ from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go, peak_rss_bytes
-from onnxzip.runtime.nodes import needed_nodes, operator_of, put_nodes, read_by, rename_values
+from onnxzip.runtime.nodes import (
+    SHAPES_ONLY,
+    graphs_in,
+    needed_nodes,
+    needed_values,
+    numbers_read_by,
+    operator_of,
+    parts_of,
+    put_nodes,
+    read_by,
+    rename_values,
+)
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, to_model
 from onnxzip.runtime.session import (
@@ -24,6 +35,7 @@ from onnxzip.runtime.session import (
 __all__ = [
     "BATCH_NAME",
     "CUDA",
+    "SHAPES_ONLY",
     "Graph",
     "Session",
     "Value",
@@ -34,13 +46,17 @@ __all__ = [
     "fields_of",
     "fixed_batch",
     "give_back_freed",
+    "graphs_in",
     "installed_builds",
     "let_go",
     "needed_nodes",
+    "needed_values",
     "newest_versions",
+    "numbers_read_by",
     "open_file",
     "open_session",
     "operator_of",
+    "parts_of",
     "peak_rss_bytes",
     "provider_for",
     "put_docs",
