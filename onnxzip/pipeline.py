@@ -30,7 +30,6 @@ from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import entries_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import merge_report
@@ -48,7 +47,7 @@ from onnxzip.net import Classes
 from onnxzip.ops.lazy import execute, torch
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Stages, told
-from onnxzip.runtime import give_back_freed, provider_for
+from onnxzip.runtime import entries_of, give_back_freed, provider_for
 from onnxzip.values import shares_of, size_of, texts
 
 UNSHARED_ERROR = 1e-5

@@ -13,7 +13,7 @@ from merging import failed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
 from onnxzip.errors import VerificationError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import classes_in, nodes_of
 from onnxzip.exporting.report import evidence_entry
@@ -25,6 +25,7 @@ from onnxzip.inspection.tables import verify_tables
 from onnxzip.net import rows_per_sample, within_one
 from onnxzip.retraining.heads import heads_of
 from onnxzip.retraining.module import read_module
+from onnxzip.runtime import entries_of
 
 INNER = """<ir_version: 8, opset_import: ["": 17]> n (float[N,1,6,6] image) => ({outputs})
 <float[8,36] w0, float[8] b0, float[5,8] w1, float[5] b1, float[8,8] w2, float[8,8] w3> {{

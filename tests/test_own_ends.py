@@ -15,13 +15,13 @@ from onnxruntime import InferenceSession
 import onnxzip
 from onnxzip.analysis import own_ends
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.exporting.originals import classes_in
 from onnxzip.inspection.differing import diff
 from onnxzip.loading import look_at
 from onnxzip.net import Net
 from onnxzip.retraining.heads import heads_of
-from onnxzip.runtime import to_model
+from onnxzip.runtime import entries_of, to_model
 
 
 def encoder(end: str) -> Architecture:

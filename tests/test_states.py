@@ -26,13 +26,14 @@ from onnxzip.calibration.sources import collect
 from onnxzip.calibration.states import Course
 from onnxzip.config import DataOptions
 from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.fusion.begins import Begins, noise_of
 from onnxzip.loading import load_all
 from onnxzip.net import Net
 from onnxzip.peers import ALONE
 from onnxzip.retraining.carried import Feedback
 from onnxzip.retraining.module import TorchNet
+from onnxzip.runtime import entries_of
 
 Arrays = dict[str, np.ndarray]
 WIDTH, GATES, EXACT = 12, 4, 1e-5

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, read_origins, to_json
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading.beside import with_external_data
+from onnxzip.runtime import entries_of
 
 WEIGHTS, MANIFEST = "weights.bin", "bundle.json"
 SCHEMA_VERSION = 1

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
-from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import check_outputs, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import sha256_of
@@ -24,7 +24,7 @@ from onnxzip.loading.in_front import axes_of, with_samples_in_front
 from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of, order_in_front
 from onnxzip.ops import find, listed
 from onnxzip.ops.listed import REWRITTEN
-from onnxzip.runtime import needed_nodes
+from onnxzip.runtime import entries_of, needed_nodes
 
 NO_SHAPES: dict[str, Shapes] = {}
 NO_SIZES: Mapping[Axis, int] = {}

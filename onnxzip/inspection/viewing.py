@@ -11,11 +11,12 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxzip.errors import InvalidDataError
-from onnxzip.exporting.metadata import entries_of, own_version, read_origins
+from onnxzip.exporting.metadata import own_version, read_origins
 from onnxzip.exporting.report import versions
 from onnxzip.exporting.splitting import split_model
 from onnxzip.inspection.latency import median_milliseconds
 from onnxzip.net import Axis
+from onnxzip.runtime import entries_of
 
 Originals = Mapping[str, str | PathLike[str]]
 SAME: Mapping[str, str] = {}

@@ -25,7 +25,7 @@ from onnxzip.loading.inputs import Given, Laid, laid_inputs, names_of, partly_ha
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net, common_name, place_in_file
-from onnxzip.runtime import BATCH_NAME
+from onnxzip.runtime import BATCH_NAME, entries_of
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
 Models = Mapping[str, tuple[Path, ModelProto]]  # task -> file and what is in it
@@ -200,7 +200,7 @@ def family(files: Mapping[str, Path], opset: int | None = None, apart: Sequence[
 def _laid(models: Models, apart: Sequence[str]) -> Laid:
     """What the fused net calls the inputs of each net; float16 and float32 are one type."""
     ports = {t: [_given(p) for p in ports_of_graph(model)] for t, (_, model) in models.items()}
-    partly = {t: partly_had({e.key: e.value for e in model.metadata_props}) for t, (_, model) in models.items()}
+    partly = {t: partly_had(entries_of(model)) for t, (_, model) in models.items()}
     return laid_inputs(ports, apart, partly)
 
 

@@ -20,7 +20,7 @@ from onnxzip.loading.halves import computed_type
 from onnxzip.loading.mapped import read_small
 from onnxzip.loading.repairing import put_right
 from onnxzip.loading.stored import HALVES
-from onnxzip.runtime import newest_versions, parts_of
+from onnxzip.runtime import entries_of, newest_versions, parts_of
 
 OLDEST_OPSET = 7
 _LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
@@ -187,7 +187,7 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
         if _QUANTISED.search(node.op_type):
             raise UnsupportedError(
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
-                + ("Give the float file, and quantise what comes of it." if _is_fused(model) else
+                + ("Give the float file, and quantise what comes of it." if TASKS in entries_of(model) else
                    "Merge the float nets first and quantise the result.")
             )
     _refuse_sparse(path, model)
@@ -195,10 +195,6 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
     kinds = [(t.name, t.data_type) for t in model.graph.initializer if not (halves and t.data_type == TensorProto.DOUBLE)]
     kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
     _refuse_other_floats(path, kinds)
-
-
-def _is_fused(model: ModelProto) -> bool:
-    return any(entry.key == TASKS for entry in model.metadata_props)
 
 
 def _refuse_sparse(path: Path, model: ModelProto) -> None:

@@ -13,11 +13,12 @@ from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.portions import with_fixed_cuts
-from onnxzip.loading.preparing import metadata_of, opset_imports
+from onnxzip.loading.preparing import opset_imports
 from onnxzip.loading.shapes import Runs, joined
 from onnxzip.loading.subgraphs import subgraphs_of
 from onnxzip.net import Net, Node, Port, Shape
 from onnxzip.ops import find
+from onnxzip.runtime import entries_of
 from onnxzip.runtime.lowering import BATCHED_CONSTANTS
 
 Arrays = dict[str, np.ndarray]
@@ -67,7 +68,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
         opset=opset,
         opsets=opsets,
         ir_version=model.ir_version,
-        metadata=metadata_of(model),
+        metadata=entries_of(model),
     )
     return with_fixed_cuts(path, net, runs)
 

@@ -23,7 +23,7 @@ from onnxzip.loading.dims import TASKS, batch_name, ports_of_graph
 from onnxzip.loading.half_ports import names_in, put_around
 from onnxzip.net import BATCH, Axis, Names, Net, Node, Port, common_name, order_in_file, order_in_front, renamed
 from onnxzip.ops.recurrent import GATES, STATES
-from onnxzip.runtime import operator_of, rename_values
+from onnxzip.runtime import entries_of, operator_of, rename_values
 
 AXES = "onnxzip.axes"  # in the metadata of a fused file: input or output -> axis of its samples, where it is not the first
 SAMPLES, FRONT, STATE = "samples", "front", "state"
@@ -38,8 +38,8 @@ def axes_of(model: ModelProto) -> dict[str, int]:
     Raises:
         InvalidModelError: the entry that tells so is damaged.
     """
-    entries = {e.key: e.value for e in model.metadata_props if e.key in (AXES, TASKS)}
-    if not entries:
+    entries = entries_of(model)
+    if entries.keys().isdisjoint((AXES, TASKS)):
         return _axes_of_inputs(model)
     ranks = {p.name: len(p.type.tensor_type.shape.dim) for p in (*model.graph.input, *model.graph.output)}
     try:

@@ -169,8 +169,3 @@ def opset_imports(model: ModelProto) -> dict[str, int]:
     """Versions of the domains other than the default one that the nodes use."""
     used = {node.domain for node in model.graph.node}
     return {o.domain: int(o.version) for o in model.opset_import if o.domain and o.domain in used}
-
-
-def metadata_of(model: ModelProto) -> dict[str, str]:
-    """The model's metadata_props."""
-    return {entry.key: entry.value for entry in model.metadata_props}

@@ -1,7 +1,7 @@
 """Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
 from onnxzip.runtime.batch import fixed_batch
-from onnxzip.runtime.fields import can_stand, docs_of, fields_of, put_docs, put_fields
+from onnxzip.runtime.fields import can_stand, docs_of, entries_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
 from onnxzip.runtime.memory import give_back_freed, let_go, peak_rss_bytes
@@ -43,6 +43,7 @@ __all__ = [
     "can_stand",
     "cuda_works",
     "docs_of",
+    "entries_of",
     "fields_of",
     "fixed_batch",
     "give_back_freed",

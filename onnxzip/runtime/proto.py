@@ -54,9 +54,7 @@ def _reference(name: str, array: np.ndarray, location: str, offset: int) -> Tens
 def _model(net: Net, graph: GraphProto) -> ModelProto:
     opsets = [helper.make_opsetid("", net.opset), *(helper.make_opsetid(d, v) for d, v in sorted(net.opsets.items()))]
     model = helper.make_model(graph, opset_imports=opsets, producer_name="onnxzip", ir_version=net.ir_version)
-    for key, value in sorted(net.metadata.items()):
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    helper.set_model_props(model, dict(sorted(net.metadata.items())))
     put_fields(model, net.fields)
     return model
 
