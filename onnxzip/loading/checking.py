@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
-from onnxzip.runtime import parts_of
+from onnxzip.runtime import parts_of, tensor_outside
 
 
 def check_changed(path: Path, model: ModelProto) -> None:
@@ -39,7 +39,4 @@ def _emptied(model: ModelProto) -> ModelProto:
 
 
 def _check_place(location: str, folder: str) -> None:
-    probe = TensorProto(name=location, data_type=TensorProto.UINT8, dims=[1], data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", "0"), ("length", "1")):
-        probe.external_data.add(key=key, value=value)
-    load_external_data_for_tensor(probe, folder)
+    load_external_data_for_tensor(tensor_outside(location, TensorProto.UINT8, [1], location, 0, 1), folder)

@@ -18,7 +18,7 @@ from onnxzip.runtime.nodes import (
     rename_values,
 )
 from onnxzip.runtime.opset import at_older_opset
-from onnxzip.runtime.proto import BATCH_NAME, to_model
+from onnxzip.runtime.proto import BATCH_NAME, tensor_outside, to_model
 from onnxzip.runtime.session import (
     CUDA,
     Session,
@@ -67,5 +67,6 @@ __all__ = [
     "read_by",
     "rename_values",
     "renamed_graph",
+    "tensor_outside",
     "to_model",
 ]
