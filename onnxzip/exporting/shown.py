@@ -17,8 +17,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inferenc
 from onnxzip.errors import UnsupportedError
 from onnxzip.exporting.metadata import PREFIX, read_origins, read_tails, to_json
 from onnxzip.exporting.origin import Origin
-from onnxzip.exporting.originals import Originals, nodes_of
+from onnxzip.exporting.originals import Originals
 from onnxzip.loading.files import read
+from onnxzip.loading.weights import nodes_of
 from onnxzip.net import Net, picked_from
 from onnxzip.runtime import entries_of, needed_nodes
 

@@ -79,7 +79,7 @@ class _Writer:
 
 def layers_from_einsum(net: Net) -> Net:
     """The net with such Einsums as MatMuls."""
-    params, names = Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes))
+    params, names = Params.of(net), Names.beside(net)
     readers, outputs = consumers(net.nodes), {p.name for p in net.outputs}
     nodes, shapes, gone = list[Node](), dict[str, Shape](), set[str]()
     for node in net.nodes:

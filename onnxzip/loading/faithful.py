@@ -23,7 +23,7 @@ from onnxzip.loading.dims import at_usual_sizes, bound, free_axes
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.halves import float32_throughout
-from onnxzip.loading.importing import to_net
+from onnxzip.loading.importing import operator_in, to_net
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.masks import masks_of
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
@@ -177,8 +177,7 @@ def _refuse_unknown(where: Path, runs: Runs) -> None:
     """Before types and shapes are asked for, which an unknown operator may not have."""
     found: dict[str, list[str]] = {}
     for node in runs.first.nodes:
-        op = f"{node.domain}.{node.op}" if node.domain else str(node.op)
-        if find(op) is None:
+        if find(op := operator_in(node)) is None:
             found.setdefault(op, []).append(repr(node.name))
     if found:
         listed = "; ".join(f"{op} (node {', '.join(names)})" for op, names in found.items())

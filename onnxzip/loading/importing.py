@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, ModelProto, helper
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.files import opset_of
 from onnxzip.loading.portions import with_fixed_cuts
 from onnxzip.loading.preparing import opset_imports
 from onnxzip.loading.shapes import Runs, joined
@@ -47,7 +48,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
     constants = {n: t.values for n, t in first.items() if isinstance(t, gs.Constant)}
     others = {n: t.values for n, t in second.items() if isinstance(t, gs.Constant)}
     opsets = opset_imports(model)
-    opset = next(int(o.version) for o in model.opset_import if not o.domain)
+    opset = opset_of(model)
     nodes = tuple(
         _node(path, node, other, constants, others, opset, opsets)
         for node, other in zip(graph.nodes, runs.second.nodes, strict=True)
@@ -76,7 +77,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
 def _node(
     path: Path, node: gs.Node, other: gs.Node, constants: Arrays, others: Arrays, opset: int, opsets: dict[str, int]
 ) -> Node:
-    domain, op = node.domain or "", _operator(node)
+    domain, op = node.domain or "", operator_in(node)
     inner = subgraphs_of(path, node, other)
     attrs = _defaults(node.op, domain, opset, opsets) | {k: _plain(v) for k, v in node.attrs.items() if k not in inner} | inner
     inputs: list[str | None] = [t.name or None for t in node.inputs]
@@ -94,7 +95,8 @@ def _node(
     return Node(node.name, op, tuple(inputs), tuple(t.name for t in node.outputs), attrs)
 
 
-def _operator(node: gs.Node) -> str:
+def operator_in(node: gs.Node) -> str:
+    """As `runtime.operator_of`, of a node of graphsurgeon's."""
     return f"{node.domain}.{node.op}" if node.domain else str(node.op)
 
 
@@ -133,7 +135,7 @@ def _attribute_from(path: Path, node: gs.Node, key: str, first: np.ndarray, seco
         return _tuples(first.tolist())
     if (node.op, key) in _BOUNDS and not node.domain:
         return _tuples(first.tolist())
-    if first.ndim != 1 or first.dtype.kind not in "iu" or _operator(node) not in _SHAPED:
+    if first.ndim != 1 or first.dtype.kind not in "iu" or operator_in(node) not in _SHAPED:
         raise _batch_dependent_setting(path, node, key)
     return joined(path, node.name, tuple(first.tolist()), tuple(second.tolist()))
 
@@ -160,7 +162,7 @@ def _batch_dependent(path: Path, name: str) -> UnsupportedError:
 
 def _batch_dependent_setting(path: Path, node: gs.Node, key: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{path}: {key!r} of node {node.name!r} ({_operator(node)}) depends on the batch size. Export the net with a fixed "
+        f"{path}: {key!r} of node {node.name!r} ({operator_in(node)}) depends on the batch size. Export the net with a fixed "
         "batch of 1."
     )
 
@@ -174,7 +176,7 @@ def _refuse_constant_outputs(path: Path, graph: gs.Graph, values: Container[str]
 def _shape(path: Path, first: gs.Tensor, second: gs.Tensor) -> Shape:
     for tensor in (first, second):
         if tensor.shape is None or not all(isinstance(d, int) for d in tensor.shape):
-            node = f"node {tensor.inputs[0].name!r} ({_operator(tensor.inputs[0])})" if tensor.inputs else "the graph"
+            node = f"node {tensor.inputs[0].name!r} ({operator_in(tensor.inputs[0])})" if tensor.inputs else "the graph"
             raise UnsupportedError(
                 f"{path}: value {tensor.name!r} of {node} has no static shape; it may depend on the data, or its operator "
                 "is not known. Export the net with fixed sizes, or cut that part off."

@@ -84,7 +84,7 @@ def placed(net: Net, axes: Mapping[str, int]) -> Net:
     inputs, read = {p.name for p in net.inputs}, {v for end in net.made for v in net.roots([end])}
     axes = axes if TASKS in net.metadata else {**axes, **_axes_of_outputs(net, axes)}
     turned = {p.name: p for p in net.outputs if p.name in axes.keys() - inputs - read and p.name in net.ends}
-    names = Names({n.name for n in net.nodes} | set(net.shapes))
+    names = Names.beside(net)
     own = {name: names.fresh(f"{name}.in_file") for name in turned}
     shapes, dtypes, nodes = dict(net.shapes), dict(net.dtypes), [renamed(n, own) for n in net.nodes]
     for name, port in turned.items():

@@ -120,7 +120,7 @@ def _ones_beside(value: str, readers: Mapping[str, list[Node]]) -> str | None:
 
 def _with_ones(begun: _Beginning) -> Net:
     """The net whose first layers read its input and a channel of ones."""
-    net, value, names = begun.net, begun.value, Names({*begun.net.shapes, *(n.name for n in begun.net.nodes)})
+    net, value, names = begun.net, begun.value, Names.beside(begun.net)
     part, ones, both = (names.fresh(f"{value}.{what}") for what in ("first", "ones", "both"))
     shape = net.shapes[value]
     one: Shape = (shape[0], 1, *shape[2:])

@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxzip.loading.folding import affine_of, per_channel
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, consumers, pruned
+from onnxzip.net import Names, Net, Node, consumers, pruned, renamed_inputs
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _PLACING = frozenset({"Cast", "CenterCropPad", "Gather", "Pad", "Resize", "Slice", "Transpose"})
@@ -115,13 +115,9 @@ def folded_maps(net: Net, name: str) -> Net:
     joined = found.beside
     changed = {n.name: _absorbed(n, name if joined is None else joined.outputs[0], found, params) for n in hosts}
     if joined is not None:
-        changed[joined.name] = replace(joined, inputs=_instead(joined, _before(net, name, readers), name))
+        changed[joined.name] = renamed_inputs(joined, {_before(net, name, readers): name})
     nodes = tuple(changed.get(n.name, n) for n in net.nodes)
     return pruned(with_params(replace(net, nodes=nodes), params))
-
-
-def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
-    return tuple(new if v == old else v for v in node.inputs)
 
 
 def _before(net: Net, name: str, readers: Mapping[str, list[Node]]) -> str:

@@ -38,7 +38,7 @@ def _without_gain(net: Net, node: Node) -> Net:
     value, (gain, *shift) = node.outputs[0], node.inputs[1:]
     if len(node.outputs) > 1 or any(v is None or v not in net.params or net.params[v].ndim != 1 for v in (gain, *shift)):
         return net
-    params, names = Params.of(net), Names({*net.shapes, *(n.name for n in net.nodes)})
+    params, names = Params.of(net), Names.beside(net)
     normed, ones = names.fresh(f"{value}.normed"), params.added(f"{node.name}.ones", np.ones_like(net.params[str(gain)]))
     zeros = [params.added(f"{node.name}.zeros", np.zeros_like(net.params[str(v)])) for v in shift]
     scaled = names.fresh(f"{value}.scaled") if shift else value

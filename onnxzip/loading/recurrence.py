@@ -50,7 +50,7 @@ def with_layers_for_gates(net: Net) -> Net:
     """The net with such nodes taken apart: those with weights of their own, in ONNX's usual order of axes."""
     if not any(node.op in GATES for node in net.nodes):
         return net
-    writer = _Writer(net, Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes)))
+    writer = _Writer(net, Params.of(net), Names.beside(net))
     whole = (n for n in net.nodes if _has_weights(net, n, writer.params.readers))
     states = {n.name: s for n in whole if (s := _states(net, n)) is not None}
     rows = {name: pair for name, pair in _rows_of_both(net).items() if name in states}

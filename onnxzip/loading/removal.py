@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from onnx import helper
 
-from onnxzip.net import Net, Node, pruned, renamed_inputs
+from onnxzip.net import Net, Node, pruned, renamed, renamed_inputs
 
 _IDLE_OVER_NOTHING = frozenset({"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"})
 
@@ -32,14 +32,9 @@ def without_idle_nodes(net: Net) -> Net:
         elif before in outputs or before in fixed:
             kept.append(replace(node, op="Identity", inputs=(before,), outputs=(after,), attrs={}))
         else:
-            kept = [_renamed(n, before, after) for n in kept]
+            kept = [renamed(n, {before: after}) for n in kept]
             names = {k: after if v == before else v for k, v in names.items()} | {before: after}
     return pruned(_without_spare_outputs(replace(net, nodes=tuple(kept))))
-
-
-def _renamed(node: Node, old: str, new: str) -> Node:
-    node = renamed_inputs(node, {old: new})
-    return replace(node, outputs=tuple(new if v == old else v for v in node.outputs))
 
 
 def _is_idle(net: Net, node: Node, read: set[str]) -> bool:

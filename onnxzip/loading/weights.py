@@ -77,7 +77,7 @@ def made_into_floats(nodes: Iterable[Node]) -> set[str]:
 
 
 def nodes_of(graph: GraphProto) -> list[Node]:
-    """The nodes of a graph with what tells whether they make floats of numbers."""
+    """The nodes of a graph; of their attributes the type alone that a Cast gives."""
     return [_as_node(node) for node in graph.node]
 
 
