@@ -1,7 +1,7 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file (repairing: made valid; checking: what was changed; mapped: large params that
-               stay in files of their own)
+    files      read, with every check of a file (repairing: made valid; mapped: large params that stay in files of their own;
+               beside: these files)
     halves     half types as float32 (half_ports: inputs and outputs of them; weights: what a file's weights are, and of
                which type)
     preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
@@ -9,7 +9,7 @@
     in_front   samples in front, wherever the file has them
     families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
     tails      the end that cannot be analysed, cut off
-    shapes     folded and inferred for two batch sizes (taken: branches that these choose; one_batch: where one works alone)
+    shapes     folded and inferred for two batch sizes (subgraphs: branches and bodies; one_batch: where one works alone)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)

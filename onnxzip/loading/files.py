@@ -14,11 +14,10 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.beside import is_linked, with_external_data
-from onnxzip.loading.checking import check_changed
 from onnxzip.loading.dims import TASKS
 from onnxzip.loading.halves import computed_type
 from onnxzip.loading.mapped import read_small
-from onnxzip.loading.repairing import put_right
+from onnxzip.loading.repairing import check_changed, put_right
 from onnxzip.loading.stored import HALVES
 from onnxzip.runtime import entries_of, newest_versions, parts_of
 

@@ -25,8 +25,7 @@ from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import large_params
 from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.one_batch import as_of_one_batch
-from onnxzip.loading.subgraphs import with_state_shapes
-from onnxzip.loading.taken import with_taken_branches
+from onnxzip.loading.subgraphs import with_state_shapes, with_taken_branches
 from onnxzip.net import Shape
 from onnxzip.runtime import SHAPES_ONLY, needed_values, parts_of, quiet
 

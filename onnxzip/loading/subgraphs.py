@@ -1,4 +1,4 @@
-"""Nodes of control flow with the graphs inside of them: If, Loop, Scan, kept as they are.
+"""Nodes of control flow with the graphs inside of them: If, Loop, Scan, kept as they are, but for Ifs that are decided.
 
 What a graph inside reads from around it becomes an input of its node, behind the node's own, so that everybody sees it;
 constants stay inside.
@@ -34,6 +34,35 @@ def subgraphs_of(path: Path, node: gs.Node, other: gs.Node) -> dict[str, Subgrap
         )
     reads = tuple(dict.fromkeys(v for content in inner.values() for v in read_from_around(GraphProto.FromString(content))))
     return {key: Subgraph(content, reads) for key, content in inner.items()}
+
+
+def with_taken_branches(graph: gs.Graph) -> None:
+    """Put the nodes of branches in the place of Ifs whose conditions have become constants; an Identity gives each output its
+    name.
+
+    graphsurgeon does the same, but loses every second output of an If, and gives other names to the model's own tensors.
+    """
+    for node in [n for n in graph.nodes if n.op == "If" and not n.domain and isinstance(n.inputs[0], gs.Constant)]:
+        branch = node.attrs["then_branch" if node.inputs[0].values.all() else "else_branch"]
+        _call_apart(graph, node, branch)
+        outputs = list(node.outputs)
+        node.outputs.clear()
+        node.inputs.clear()
+        graph.nodes.remove(node)
+        graph.nodes.extend(branch.nodes)
+        for k, (inner, output) in enumerate(zip(branch.outputs, outputs, strict=True)):
+            graph.nodes.append(gs.Node("Identity", f"{node.name}.{k}", {}, [inner], [output]))
+
+
+def _call_apart(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
+    """Let the values of a branch, and constants of its own that are called as others, be called after the If, too."""
+    around = graph.tensors()
+    for inner in branch.nodes:
+        for value in (v for v in inner.outputs if v.name):
+            value.name = f"{node.name}.{value.name}"
+        for value in (v for v in inner.inputs if isinstance(v, gs.Constant) and around.get(v.name, v) is not v):
+            value.values = value.values  # numbers of its own, no longer the model's tensor
+            value.name = f"{node.name}.{value.name}"
 
 
 def with_state_shapes(graph: gs.Graph) -> None:

@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, parser
 
 from onnxzip.runtime import put_nodes
 
-DOMAIN = "com.microsoft"
+VENDOR = "com.microsoft"
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
@@ -235,7 +235,7 @@ def take_apart(model: ModelProto, opset: int) -> None:
 
 
 def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] | None:
-    form = _FORMS.get(node.op_type) if node.domain == DOMAIN else None
+    form = _FORMS.get(node.op_type) if node.domain == VENDOR else None
     if form is None:
         return None
     attrs = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
@@ -244,7 +244,7 @@ def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] |
     if text is None:
         return None
     read, written = ([f"{k}{at}" for at in range(len(side))] for k, side in (("i", node.input), ("o", node.output)))
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> form ({", ".join(read)}) => ({", ".join(written)})'
+    header = f'<domain: "{VENDOR}", opset_import: ["": {opset}]> form ({", ".join(read)}) => ({", ".join(written)})'
     parts = list(parser.parse_function(f"{header} {{ {text} }}").node)
     names = dict(zip(read, node.input, strict=True)) | dict(zip(written, node.output, strict=True))
     prefix = node.name or node.output[0]
