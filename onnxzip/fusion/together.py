@@ -26,7 +26,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.fitting import StepResult, fit_step
-from onnxzip.fusion.problem import Reads, original_channels, original_rows, reads_of, row_positions
+from onnxzip.fusion.problem import Reads, original_channels, original_rows, pieces_read, reads_of, row_positions
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.tied import origins_of
 from onnxzip.fusion.work import Exact, Statistics, Work
@@ -120,8 +120,7 @@ def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches
 
 def _is_known(plan: Plan, use: Use, exact: Exact) -> bool:
     """Whether all that a use reads is known."""
-    skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
-    return all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips))
+    return all(piece.name in exact for piece in pieces_read(plan, use.step, use.reads))
 
 
 def _alike(plan: Plan, uses: Sequence[Use], task: str, matches: Matches) -> bool:
