@@ -17,7 +17,7 @@ import numpy as np
 from onnxzip.analysis import Plan, analyse_sized
 from onnxzip.analysis.appended import notes_on_caches
 from onnxzip.analysis.kinship import notes_on_kinship
-from onnxzip.analysis.states import notes_on_states, share_states
+from onnxzip.analysis.states import notes_on_states, shares_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.frontier import Frontier
@@ -251,14 +251,14 @@ def _retrained(
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
-    found, alone = {}, share_states(plan)
+    found = {}
     for task in plan.tasks:
         names = plan.overlay.fed(task)
         ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
         inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
         found[task] = feed_of(
             ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
-            bool(alone[task]),
+            shares_states(plan, task),
         )
     return found
 

@@ -85,7 +85,8 @@ def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
 
 def read_inside(coupling: Coupling) -> set[int]:
     """Atoms that weights sum over; hidden units read each other."""
-    return {a for read, _ in makes_of(coupling.net).values() for a in coupling.axes[read].atoms()} | hidden_units(coupling)
+    read = (coupling.axes[axis] for axis, _ in makes_of(coupling.weighted).values())
+    return {a for expr in read for a in expr.atoms()} | hidden_units(coupling)
 
 
 def hidden_units(coupling: Coupling) -> set[int]:
