@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, ModelProto, helper
+from onnx import AttributeProto, ModelProto
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.files import opset_of
@@ -19,8 +18,8 @@ from onnxzip.loading.shapes import Runs, joined
 from onnxzip.loading.subgraphs import subgraphs_of
 from onnxzip.net import Net, Node, Port, Shape
 from onnxzip.ops import find
-from onnxzip.runtime import entries_of
-from onnxzip.runtime.lowering import BATCHED_CONSTANTS
+from onnxzip.runtime import entries_of, value_of
+from onnxzip.runtime.lowering import BATCHED_CONSTANTS, known_schema
 
 Arrays = dict[str, np.ndarray]
 
@@ -102,21 +101,9 @@ def operator_in(node: gs.Node) -> str:
 
 def _defaults(op: str, domain: str, opset: int, opsets: dict[str, int]) -> dict[str, Any]:
     """What the operator's schema says of attributes that a file leaves out."""
-    try:
-        schema = onnx.defs.get_schema(op, opsets.get(domain, 1) if domain else opset, domain)
-    except onnx.defs.SchemaError:
-        return {}
-    found = {}
-    for key, attribute in schema.attributes.items():
-        default = attribute.default_value
-        if default.type != AttributeProto.UNDEFINED:
-            value = helper.get_attribute_value(default)
-            found[key] = tuple(_decoded(v) for v in value) if isinstance(value, list) else _decoded(value)
-    return found
-
-
-def _decoded(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+    schema = known_schema(op, domain, opsets.get(domain, 1) if domain else opset)
+    defaults = {} if schema is None else {key: attribute.default_value for key, attribute in schema.attributes.items()}
+    return {key: value_of(value) for key, value in defaults.items() if value.type != AttributeProto.UNDEFINED}
 
 
 def _plain(value: Any) -> Any:

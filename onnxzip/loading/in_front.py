@@ -20,10 +20,10 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from onnxzip.errors import InvalidModelError
 from onnxzip.loading.dims import TASKS, batch_name, ports_of_graph
-from onnxzip.loading.half_ports import names_in, put_around
+from onnxzip.loading.half_ports import names_in
 from onnxzip.net import BATCH, Axis, Names, Net, Node, Port, common_name, order_in_file, order_in_front, renamed
 from onnxzip.ops.recurrent import GATES, STATES
-from onnxzip.runtime import entries_of, operator_of, rename_values
+from onnxzip.runtime import entries_of, operator_of, put_nodes, rename_values
 
 AXES = "onnxzip.axes"  # in the metadata of a fused file: input or output -> axis of its samples, where it is not the first
 SAMPLES, FRONT, STATE = "samples", "front", "state"
@@ -70,7 +70,7 @@ def with_samples_in_front(model: ModelProto, axes: Mapping[str, int]) -> ModelPr
         perm = order_in_file(len(dims), axis)
         turns.append(helper.make_node("Transpose", [port.name], [own[port.name]], name=own[port.name], perm=perm))
     rename_values(new.graph.node, own)
-    put_around(new.graph, turns, [])
+    put_nodes(new.graph, (*turns, *new.graph.node))
     return new
 
 

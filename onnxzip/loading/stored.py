@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxzip.errors import InvalidDataError
 from onnxzip.runtime import operator_of
@@ -25,6 +25,14 @@ _BITS: dict[int, np.dtype] = {
 }
 _FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def tensors_of(graph: GraphProto) -> dict[str, TensorProto]:
+    """The constants of a graph by name: initializers, and what Constant nodes hold as tensors."""
+    nodes = [n for n in graph.node if n.op_type == "Constant"]
+    return {t.name: t for t in graph.initializer} | {
+        n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"
+    }
 
 
 def holders(model: ModelProto) -> Iterator[tuple[str, Holder]]:

@@ -15,7 +15,6 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
@@ -27,6 +26,7 @@ from onnxzip.net import Tail
 from onnxzip.ops import find, why_unknown
 from onnxzip.ops.listed import COUNTED, OTHER
 from onnxzip.runtime import SHAPES_ONLY, needed_nodes, operator_of, read_by
+from onnxzip.runtime.lowering import known_schema
 
 _REWRITTEN = frozenset({"CastLike"})  # loading leaves none, and their shapes are known
 KEPT = "it is kept as it is, with all that reads it"
@@ -82,11 +82,9 @@ def _may_have_tail(model: ModelProto) -> bool:
 def _gives_no_tensor(model: ModelProto, node: NodeProto) -> bool:
     """Whether an operator gives sequences, maps or optional values, whatever it reads."""
     version = next((int(o.version) for o in model.opset_import if o.domain == node.domain), 1)
-    try:
-        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    except onnx.defs.SchemaError:
-        return False
-    return any(o.types and not any(t.startswith("tensor(") for t in o.types) for o in schema.outputs)
+    schema = known_schema(node.op_type, node.domain, version)
+    outputs = schema.outputs if schema is not None else ()
+    return any(o.types and not any(t.startswith("tensor(") for t in o.types) for o in outputs)
 
 
 def _why_odd(node: gs.Node) -> str | None:

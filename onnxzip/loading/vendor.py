@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import ModelProto, NodeProto, helper, parser
+from onnx import ModelProto, NodeProto, parser
 
-from onnxzip.runtime import put_nodes
+from onnxzip.runtime import put_nodes, value_of
 
 VENDOR = "com.microsoft"
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
@@ -238,7 +238,7 @@ def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] |
     form = _FORMS.get(node.op_type) if node.domain == VENDOR else None
     if form is None:
         return None
-    attrs = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
+    attrs = {a.name: value_of(a) for a in node.attribute}
     made = tuple(v in products for v in node.input)
     text = form(_Call(attrs, tuple(map(bool, node.input)), tuple(map(bool, node.output)), opset, made))
     if text is None:
@@ -254,7 +254,3 @@ def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] |
         part.output[:] = [names.get(v, f"{prefix}.{v}") for v in part.output]
     parts[0].attribute.extend(a for a in node.attribute if a.name in _TAKEN_OVER.get(node.op_type, ()))
     return parts
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxzip.loading.stored import HALVES
+from onnxzip.loading.stored import HALVES, tensors_of
 from onnxzip.net import Node
 from onnxzip.runtime import operator_of, parts_of
 
@@ -35,11 +35,8 @@ def weights_by_type(model: ModelProto) -> Counter[str]:
     """How many numbers the weights of a model have, those in branches and bodies too, by ONNX's name of their type."""
     found: Counter[str] = Counter()
     for graph in parts_of(model.graph, GraphProto):
-        constants = {t.name: t for t in graph.initializer}
-        nodes = [n for n in graph.node if n.op_type == "Constant"]
-        constants |= {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
         begun = made_into_floats(nodes_of(graph))
-        for name, tensor in constants.items():
+        for name, tensor in tensors_of(graph).items():
             if tensor.data_type in _FLOATS or (tensor.data_type in _INTEGERS and name in begun):
                 found[TensorProto.DataType.Name(tensor.data_type)] += math.prod(tensor.dims)
     return found

@@ -16,6 +16,7 @@ from onnxzip.runtime.nodes import (
     put_nodes,
     read_by,
     rename_values,
+    value_of,
 )
 from onnxzip.runtime.opset import at_older_opset
 from onnxzip.runtime.proto import BATCH_NAME, tensor_outside, to_model
@@ -69,4 +70,5 @@ __all__ = [
     "renamed_graph",
     "tensor_outside",
     "to_model",
+    "value_of",
 ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, helper
 
 Part = TypeVar("Part")
 _SINGLE = frozenset({"graph", "g", "t", "sparse_tensor", "values", "indices"})
@@ -42,6 +42,14 @@ def graphs_in(node: NodeProto) -> Iterator[GraphProto]:
 def operator_of(node: NodeProto) -> str:
     """What a node's operator is called, with its domain in front where that is not the default one."""
     return str(node.op_type) if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def value_of(attribute: AttributeProto) -> Any:
+    """What an attribute holds: texts as such, lists as tuples."""
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, list):
+        return tuple(v.decode() if isinstance(v, bytes) else v for v in value)
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def read_by(node: NodeProto) -> Iterator[str]:
