@@ -32,8 +32,8 @@ class Spread(NamedTuple):
 
 def spread_of(rows: np.ndarray, stats: TaskStatistics, at: np.ndarray) -> Spread:
     """Of dense rows [rows, columns]; at: the original row of each."""
-    if stats.rows is not None and stats.held_rows is not None:
-        z, p = (np.concatenate(both) for both in zip(stats.rows, stats.held_rows, strict=True))
+    if stats.rows is not None:
+        z, p = (np.concatenate(both) for both in zip(*stats.rows, strict=True))
         fused, wanted = z @ rows.T, p[:, at]
         return Spread(fused.mean(axis=0), fused.var(axis=0), wanted.mean(axis=0), wanted.var(axis=0))
     a, b = 1 - HELD_SHARE, HELD_SHARE

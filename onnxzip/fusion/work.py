@@ -101,10 +101,10 @@ def shared_reads(work: Work, space: SpacePlan) -> Reads:
 
 def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:
     """The same with the original rows' own products as targets: p = w z."""
-    if stats.rows is None or stats.held_rows is None:
+    if stats.rows is None:
         return TaskStatistics(_products(stats.train, rows), _products(stats.held, rows))
-    train, held = ((z, (z @ rows.T).astype(z.dtype)) for z, _ in (stats.rows, stats.held_rows))
-    return TaskStatistics(_energies(stats.train, train[1]), _energies(stats.held, held[1]), train, held)
+    train, held = ((z, (z @ rows.T).astype(z.dtype)) for z, _ in stats.rows)
+    return TaskStatistics(_energies(stats.train, train[1]), _energies(stats.held, held[1]), (train, held))
 
 
 def _products(moments: Moments, rows: np.ndarray) -> Moments:
