@@ -65,13 +65,7 @@ def read_any_float(path: Path) -> ModelProto:
 
 def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_unreadable(path)
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except DecodeError as error:
-        raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one. Export or copy it again.") from error
-    if not model.graph.node:
-        raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
-    _refuse_versions(path, model)
+    model = _decoded(path, lambda: onnx.load(path, format="protobuf", load_external_data=False))
     _refuse_layouts(path, model)
     try:
         if put_right(path, model):
@@ -97,20 +91,25 @@ def parse(content: bytes, where: Path) -> ModelProto:
         InvalidModelError: it is no ONNX net, is refused by onnx's checker, or has params outside of it.
         UnsupportedError: it is newer or older than what can be handled.
     """
-    model = ModelProto()
-    try:
-        model.ParseFromString(content)
-    except DecodeError as error:
-        raise InvalidModelError(f"{where}: not an ONNX file, or a truncated one. Export or copy it again.") from error
-    if not model.graph.node:
-        raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
-    _refuse_versions(where, model)
+    model = _decoded(where, lambda: ModelProto.FromString(content))
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
     try:
         onnx.checker.check_model(model if put_right(where, model) else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
+    return model
+
+
+def _decoded(where: Path, decode: Callable[[], ModelProto]) -> ModelProto:
+    """The model that a file holds, if it is one of a version that is known."""
+    try:
+        model = decode()
+    except DecodeError as error:
+        raise InvalidModelError(f"{where}: not an ONNX file, or a truncated one. Export or copy it again.") from error
+    if not model.graph.node:
+        raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
+    _refuse_versions(where, model)
     return model
 
 

@@ -133,7 +133,7 @@ def _tuples(value: Any) -> Any:
 
 def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats: Container[np.dtype]) -> np.ndarray:
     if first is not second and not np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
-        raise _batch_dependent(path, name)
+        raise UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
     if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
     return np.asanyarray(first, order="C")
@@ -141,10 +141,6 @@ def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats:
 
 def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:
     return UnsupportedError(f"{path}: {kind} {name!r} is {dtype}; only float32 nets can be merged. Convert it to float32.")
-
-
-def _batch_dependent(path: Path, name: str) -> UnsupportedError:
-    return UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
 
 
 def _batch_dependent_setting(path: Path, node: gs.Node, key: str) -> UnsupportedError:

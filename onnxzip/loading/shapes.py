@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.loading.counting import without_counting_gathers
+from onnxzip.loading.dims import ports_of_graph
 from onnxzip.loading.files import plain
 from onnxzip.loading.mapped import large_params
 from onnxzip.loading.of_samples import with_rows_of_samples
@@ -59,21 +61,17 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
             the batch.
     """
     _refuse_other_kinds(path, model)
-    batched, mapped = _batched_inputs(path, model), large_params(path, model)
-    if not batched:
-        graph = _folded(path, model, mapped, {}, frozenset())
+    fold = partial(folded_for, path, model, large_params(path, model))
+    if not _batched_inputs(path, model):
+        graph = fold(1)
         return Runs(graph, graph)
-
-    def fold(batch: int) -> gs.Graph:
-        return _folded(path, model, mapped, dict.fromkeys(batched, batch), frozenset())
-
     try:
         runs = Runs(*map(fold, BATCHES))
     except InvalidModelError as error:
         raise as_of_one_batch(path, model, fold, error) from error.__cause__
     kept = frozenset(_growers(model, _grown_constants(runs)))
     while kept:
-        runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
+        runs = Runs(*(fold(batch, kept) for batch in BATCHES))
         growing = kept & _growing(runs)
         if growing == kept:
             break
@@ -82,17 +80,6 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     if [(n.op, n.name) for n in runs.first.nodes] != [(n.op, n.name) for n in runs.second.nodes]:
         raise UnsupportedError(f"{path}: which nodes it has depends on the batch size. Export it with a fixed batch of 1.")
     return runs
-
-
-def folded_for(
-    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batch: int, kept: frozenset[str]
-) -> gs.Graph:
-    """A prepared model folded for one batch size, but for some nodes that grow.
-
-    Raises:
-        InvalidModelError, UnsupportedError: as `fold_for_both_batches`.
-    """
-    return _folded(path, model, mapped, dict.fromkeys(_batched_inputs(path, model), batch), kept)
 
 
 def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
@@ -127,11 +114,8 @@ def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
 
 
 def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
-    params = {t.name for t in model.graph.initializer}
     batched = []
-    for port in model.graph.input:
-        if port.name in params:
-            continue
+    for port in ports_of_graph(model):
         if not port.type.tensor_type.HasField("shape"):
             raise UnsupportedError(f"{path}: input {port.name!r} has no shape. Export the net with its input shapes.")
         dynamic = [k for k, dim in enumerate(port.type.tensor_type.shape.dim) if dim.dim_value <= 0]
@@ -146,11 +130,15 @@ def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     return tuple(batched)
 
 
-def _folded(
-    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batches: Mapping[str, int], kept: frozenset[str]
+def folded_for(
+    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batch: int, kept: frozenset[str] = frozenset()
 ) -> gs.Graph:
-    """Infer and fold until nothing changes any more, with the first axis of the given inputs bound."""
-    graph = gs.import_onnx(model)
+    """A prepared model inferred and folded for one batch size until nothing changes any more, but for some nodes that grow.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `fold_for_both_batches`.
+    """
+    graph, batches = gs.import_onnx(model), dict.fromkeys(_batched_inputs(path, model), batch)
     for tensor in graph.tensors().values():
         if tensor.name in mapped:
             tensor.values = mapped[tensor.name]

@@ -43,7 +43,7 @@ def parted(path: Path, model: ModelProto) -> tuple[ModelProto, Tail | None]:
         return model, None
     unlike = {n.name: OTHER for n in model.graph.node if _gives_no_tensor(model, n)}
     before = _without_other_kinds(model, _behind(model.graph, unlike)) if unlike else model
-    graph = folded_for(path, before, large_params(path, model), BATCHES[0], frozenset())
+    graph = folded_for(path, before, large_params(path, model), BATCHES[0])
     unlike |= {n.name: why for n in graph.nodes if (why := _why_odd(n)) is not None}
     if not unlike:
         return model, None
@@ -129,7 +129,7 @@ def _numbers(
     found = {k: a for k, a in found.items() if set(_taken(model.graph, (), variables, [k])[1]) - ports - known}
     if not found:
         return {}
-    second = folded_for(path, before, large_params(path, model), BATCHES[1], frozenset()).tensors()
+    second = folded_for(path, before, large_params(path, model), BATCHES[1]).tensors()
     return {k: a for k, a in found.items() if isinstance(t := second.get(k), gs.Constant) and np.array_equal(a, t.values)}
 
 
