@@ -138,29 +138,24 @@ def _quick_gelu(call: _Call) -> str:
     return f"{angle} c = Sigmoid (b) o0 = Mul (i0, c)"
 
 
-def _summed(total: str, bias: str, call: _Call) -> str:
-    """The sum of both first inputs, and of a bias: that of the layer that one of them comes from."""
-    if not bias:
-        return f"{total} = Add (i0, i1)"
-    branch, other = ("i1", "i0") if call.products[1] and not call.products[0] else ("i0", "i1")
-    return f"s0 = Add ({branch}, {bias}) {total} = Add (s0, {other})"
+def _norm_of_sum(call: _Call, bias: int, norm: Callable[[str], str]) -> str | None:
+    """Of both first inputs, and of a bias: that of the layer that one of them comes from. Statistics, outputs of their own,
+    are not given."""
+    if call.gives(1) or call.gives(2):
+        return None
+    total = "o3" if call.gives(3) else "s"
+    if call.has(bias):
+        branch, other = ("i1", "i0") if call.products[1] and not call.products[0] else ("i0", "i1")
+        return f"s0 = Add ({branch}, i{bias}) {total} = Add (s0, {other}) {norm(total)}"
+    return f"{total} = Add (i0, i1) {norm(total)}"
 
 
 def _skip_layer_norm(call: _Call) -> str | None:
-    """Its statistics, outputs of their own, are not given."""
-    if call.gives(1) or call.gives(2):
-        return None
-    total = "o3" if call.gives(3) else "s"
-    summed = _summed(total, "i4" if call.has(4) else "", call)
-    return f"{summed} {_layer_norm(total, 'i2', 'i3' if call.has(3) else '', 'o0', call)}"
+    return _norm_of_sum(call, 4, lambda x: _layer_norm(x, "i2", "i3" if call.has(3) else "", "o0", call))
 
 
 def _skip_rms_norm(call: _Call) -> str | None:
-    if call.gives(1) or call.gives(2):
-        return None
-    total = "o3" if call.gives(3) else "s"
-    summed = _summed(total, "i3" if call.has(3) else "", call)
-    return f"{summed} {_rms_norm(total, 'i2', 'o0', call)}"
+    return _norm_of_sum(call, 3, lambda x: _rms_norm(x, "i2", "o0", call))
 
 
 def _plain_rms_norm(call: _Call) -> str | None:
