@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxzip.loading.folding import affine_of, per_channel
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, consumers, pruned, renamed_inputs
+from onnxzip.net import Names, Net, Node, consumers, pruned, renamed_inputs, with_values
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _PLACING = frozenset({"Cast", "CenterCropPad", "Gather", "Pad", "Resize", "Slice", "Transpose"})
@@ -86,10 +86,8 @@ def _rewired(net: Net, turn: Node, name: str, first: str, moved: Mapping[str, No
     """The net with a Transpose of an input, and maps of what it gives."""
     new = [first, *(n.outputs[0] for n in moved.values())]
     shapes = dict.fromkeys(new, net.shapes[turn.outputs[0]])
-    dtypes = dict.fromkeys(new, net.dtypes[name])
     nodes = (replace(turn, inputs=(name,), outputs=(first,)), *(moved.get(n.name, n) for n in net.nodes if n is not turn))
-    gone = replace(net, nodes=nodes, shapes={**net.shapes, **shapes}, dtypes={**net.dtypes, **dtypes})
-    return pruned(with_params(gone, params))
+    return pruned(with_params(with_values(net, nodes, shapes, net.dtypes[name]), params))
 
 
 def maps_of(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:

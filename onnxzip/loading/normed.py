@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxzip.loading.normalising import folded_maps
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node
+from onnxzip.net import Names, Net, Node, with_values
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
@@ -46,9 +46,7 @@ def _without_gain(net: Net, node: Node) -> Net:
     new.append(Node(names.fresh(f"{node.name}.gain"), "Mul", (normed, gain), (scaled,), {}))
     new += [Node(names.fresh(f"{node.name}.shift"), "Add", (scaled, v), (value,), {}) for v in shift]
     at, made = next(k for k, n in enumerate(net.nodes) if n is node), (normed, scaled)
-    shapes = {**net.shapes, **dict.fromkeys(made, net.shapes[value])}
-    dtypes = {**net.dtypes, **dict.fromkeys(made, net.dtypes[value])}
-    nodes = (*net.nodes[:at], *new, *net.nodes[at + 1 :])
-    parted = with_params(replace(net, nodes=nodes, shapes=shapes, dtypes=dtypes), params)
+    nodes, shapes = (*net.nodes[:at], *new, *net.nodes[at + 1 :]), dict.fromkeys(made, net.shapes[value])
+    parted = with_params(with_values(net, nodes, shapes, net.dtypes[value]), params)
     folded = folded_maps(parted, normed)
     return net if folded is parted else folded

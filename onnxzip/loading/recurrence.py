@@ -9,12 +9,12 @@ them side by side, they are so from the start. States that begin with zeros are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, Shape, consumers, producers, pruned
+from onnxzip.net import Names, Net, Node, Shape, consumers, producers, pruned, with_values
 from onnxzip.ops.recurrent import GATES, STATES
 
 _SAME_EVERYWHERE = frozenset({"Expand", "Slice", "Identity", "Tile", "Reshape", "Unsqueeze"})
@@ -61,9 +61,7 @@ def with_layers_for_gates(net: Net) -> Net:
             _take_apart(writer, node, states[node.name], rows.get(node.name))
         else:
             writer.nodes.append(node)
-    dtypes = {**net.dtypes, **dict.fromkeys(writer.shapes, np.dtype(np.float32))}
-    parted = replace(net, nodes=tuple(writer.nodes), shapes={**net.shapes, **writer.shapes}, dtypes=dtypes)
-    return pruned(with_params(parted, writer.params))
+    return pruned(with_params(with_values(net, writer.nodes, writer.shapes, np.dtype(np.float32)), writer.params))
 
 
 def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxzip.net import BATCH, Names, Net, Node, Port, Shape, bind_batch, consumers, pruned
+from onnxzip.net import BATCH, Names, Net, Node, Port, Shape, bind_batch, consumers, pruned, with_more_params
 from onnxzip.ops import find
 from onnxzip.runtime import open_session
 
@@ -84,8 +84,4 @@ def _with_params(net: Net, starts: dict[str, np.ndarray], last: list[str]) -> Ne
         if n.outputs[0] in arrays else n
         for n in net.nodes
     )
-    made = dict(arrays.values())
-    return pruned(replace(
-        net, nodes=nodes, params={**net.params, **made}, shapes={**net.shapes, **{k: a.shape for k, a in made.items()}},
-        dtypes={**net.dtypes, **{k: a.dtype for k, a in made.items()}},
-    ))
+    return pruned(with_more_params(net, nodes, dict(arrays.values())))
