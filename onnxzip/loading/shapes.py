@@ -21,11 +21,10 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.counting import without_counting_gathers
 from onnxzip.loading.dims import ports_of_graph
 from onnxzip.loading.files import plain
+from onnxzip.loading.lookups import with_rows_of_samples, without_counting_gathers
 from onnxzip.loading.mapped import large_params
-from onnxzip.loading.of_samples import with_rows_of_samples
 from onnxzip.loading.one_batch import as_of_one_batch
 from onnxzip.loading.subgraphs import with_state_shapes, with_taken_branches
 from onnxzip.net import Shape
