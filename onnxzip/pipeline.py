@@ -257,8 +257,8 @@ def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
         ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
         inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
         found[task] = feed_of(
-            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
-            shares_states(plan, task),
+            ports, names, classes[task], shares_states(plan, task),
+            [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
         )
     return found
 

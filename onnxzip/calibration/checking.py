@@ -55,8 +55,8 @@ class Feed:
 
 
 def feed_of(
-    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = (),
-    alone: bool = False,
+    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, alone: bool,
+    inside: Iterable[Mapping[str, str]] = (),
 ) -> Feed:
     """What a task is fed with whose outputs say this of classes."""
     count = None if classes.labelled is None else classes.count

@@ -94,7 +94,7 @@ def feeds_for(
             _sized(model, origin, of or task, shapes.get(task, {})),
             {own: fused for fused, own in origin.inputs.items()},
             classes[task],
-            alone=bool(origin.states),
+            bool(origin.states),
         )
         for task, (_, origin) in originals.items()
     }
