@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, order_in_front, pruned
+from onnxzip.runtime.builds import refuse_two_builds
 from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
@@ -167,7 +167,7 @@ def provider_for(device: str) -> str:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {device!r} is not known; use auto, cpu or cuda")
-    _refuse_two_builds()
+    refuse_two_builds()
     if device == "cuda" and not cuda_works():
         raise BackendMissingError(
             "device cuda: ONNX Runtime cannot use a CUDA device here "
@@ -260,27 +260,6 @@ def _takes(opset: int, ir_version: int) -> bool:
     try:
         ort.InferenceSession(_probe(opset, ir_version), _options(1, _FATAL_ONLY), providers=[CPU])
     except _ORT_ERRORS:
-        return False
-    return True
-
-
-def installed_builds() -> list[str]:
-    """The builds of ONNX Runtime that are installed; two at once overwrite each other's files."""
-    return [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-
-
-def _refuse_two_builds() -> None:
-    if len(installed_builds()) == 2:
-        raise BackendMissingError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. "
-            "Uninstall both, then install one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
         return False
     return True
 
