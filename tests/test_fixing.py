@@ -89,6 +89,11 @@ def of(merged: onnxzip.Merged, x: np.ndarray) -> dict[str, np.ndarray]:
     return fed(merged.model.SerializeToString(), {"x": x})
 
 
+def squares(outputs: Mapping[str, Any], teacher: Mapping[str, Any], labels: Any) -> Any:
+    """A loss of the user's own."""
+    return sum((outputs[name] - teacher[name]).square().mean() for name in teacher)
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -263,9 +268,10 @@ class TestWhoSays:
 
     def test_retrained_in_one_go(self, tmp_path: Path) -> None:
         files, x = written(tmp_path, "rate"), samples(200)
-        merged = onnxzip.merge(files, {"x": x, "s": np.array(8000)}, retrain=12)
-        start, end = (merged.report["retrain"]["tasks"]["a"][k]["loss"] for k in ("start", "end"))
-        assert end <= start
+        for options in (None, onnxzip.RetrainOptions(loss=squares)):
+            merged = onnxzip.merge(files, {"x": x, "s": np.array(8000)}, retrain=12, retrain_options=options)
+            start, end = (merged.report["retrain"]["tasks"]["a"][k]["loss"] for k in ("start", "end"))
+            assert end <= start
 
     def test_the_page_measures_originals_at_it(self, tmp_path: Path) -> None:
         files = written(tmp_path, "flag")
