@@ -430,7 +430,7 @@ class TestMerge:
     def test_told_what_to_do(self, tmp_path: Path) -> None:
         text = STREAM.replace("(float[{n}", "(int64 rate, float[{n}")
         files = written(tmp_path, a=streaming(1, text), b=streaming(2, text), d=streaming(1, n=1))
-        failed(3, "plan", files["a"], files["b"], words=("'rate' of 'a' is one number for all samples", "initializers"))
+        failed(3, "plan", files["a"], files["b"], words=("'rate' of 'a' is one number for all samples", "--fix a:rate"))
         model = onnx.load(files["d"])
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
         onnx.save(model, files["d"])

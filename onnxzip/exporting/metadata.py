@@ -62,7 +62,8 @@ def origins_of(
         read = {value: called for value, called in pairs if value not in own.values()}
         features = features_of(net, plan.added(task))
         found[task] = Origin(
-            name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes, states=states[task]
+            name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes, states=states[task],
+            fixed=dict(net.fixed),
         )
     return found
 

@@ -67,7 +67,7 @@ def originals_of(
 def _check_ports(task: str, file: Path, origin: Origin) -> None:
     graph = read(file).graph
     for kind, names, have in (
-        ("input", origin.inputs.values(), graph.input),
+        ("input", (*origin.inputs.values(), *origin.fixed), graph.input),
         ("output", origin.outputs, graph.output),
     ):
         lost = [n for n in names if n not in {p.name for p in have}]
@@ -95,6 +95,7 @@ def feeds_for(
             {own: fused for fused, own in origin.inputs.items()},
             classes[task],
             bool(origin.states),
+            origin.fixed,
         )
         for task, (_, origin) in originals.items()
     }
@@ -165,7 +166,7 @@ def fed_by(
     feeds = feeds_for(model, originals, given=given)
     if not free_axes(with_samples_in_front(model, axes_of(model))):
         return data, feeds
-    data, shapes = peeked(data, {task: feed.axes for task, feed in feeds.items()}, limit)
+    data, shapes, _ = peeked(data, {task: feed.axes for task, feed in feeds.items()}, limit)
     return data, feeds_for(model, originals, shapes, given=given)
 
 

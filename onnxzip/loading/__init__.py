@@ -6,6 +6,7 @@
                weights: what a file's weights are, and of which type)
     preparing  functions inlined, one opset, names for all (vendor: fused operators taken apart; branches: Ifs as Wheres)
     dims       axes that may have any size
+    fixing     inputs that are one number, as constants
     in_front   samples in front, wherever the file has them
     families   nets that are merged, and their free axes (inputs: which are one; sized: loaded for several sizes; varying:
                constants that differ; computed: those that follow from shapes)
@@ -45,6 +46,7 @@ from onnxzip.loading.canon import ANY_FLOAT, mergeable, net_of
 from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
+from onnxzip.loading.fixing import check_fixed
 from onnxzip.loading.halves import computing_in_float32
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
@@ -102,8 +104,10 @@ def load_family(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Lo
         wanted: task -> sizes; None for the files' own numbers, and usual ones for the rest.
 
     Raises:
-        InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data.
+        InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data, or has an input that is
+            one number, which nobody has said.
     """
+    check_fixed(nets.models)
     found = settled(load_sized(nets, wanted))
     if sum(a.nbytes for net in found.at[0].nets for a in net.params.values()) > LARGE_BYTES:
         gc.collect()

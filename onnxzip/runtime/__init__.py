@@ -1,6 +1,7 @@
 """Running nets: a net lowered to ONNX (proto, fields), a net in ONNX Runtime (session), other graphs there (graphs)."""
 
 from onnxzip.runtime.batch import fixed_batch
+from onnxzip.runtime.builds import installed_builds
 from onnxzip.runtime.fields import can_stand, docs_of, entries_of, fields_of, put_docs, put_fields
 from onnxzip.runtime.graphs import Graph
 from onnxzip.runtime.inner import renamed_graph
@@ -25,7 +26,6 @@ from onnxzip.runtime.session import (
     Session,
     Value,
     cuda_works,
-    installed_builds,
     newest_versions,
     open_file,
     open_session,
