@@ -206,6 +206,17 @@ class TestRemoval:
         )
         assert ops(loaded(path)) == ["Relu", "Tanh", "Add"]
 
+    def test_a_sum_with_a_single_zero_goes(self, tmp_path: Path) -> None:
+        """In either order; not one that gives the value another axis, nor a bias of zeros, nor another number."""
+        path = written(
+            tmp_path,
+            """g (float[N,4] x) => (float[] y)
+            <float n = {0}, float[1,1] m = {0}, float[1,1,1] l = {0}, float[4] b = {0,0,0,0}, float o = {0.5}>
+            { a = Relu(x) c = Add(a, n) d = Tanh(c) e = Add(m, d) f = Add(e, l) h = Add(f, b) y = Add(h, o) }""",
+        )
+        net = loaded(path)
+        assert ops(net) == ["Relu", "Tanh", "Add", "Add", "Add"] and net.nodes[2].inputs == ("d", "l")
+
     def test_a_cast_to_another_type_stays(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,4] x) => (float[] y) { a = Cast<to=6>(x) y = Cast<to=1>(a) }")
         assert ops(loaded(path)) == ["Cast", "Cast"]

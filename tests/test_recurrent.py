@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from architectures import Architecture, Maker, model_of
+from evaluation import evaluate
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from merging import MODELS
 from netfiles import check_canonical, check_same
@@ -28,7 +29,6 @@ from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
 from onnxzip.matching.methods import METHODS
 from onnxzip.net import Net, Port, macs
-from onnxzip.ops.evaluate import evaluate
 from onnxzip.ops.recurrent import GATES
 from onnxzip.runtime import to_model
 

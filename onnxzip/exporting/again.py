@@ -96,7 +96,10 @@ def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origi
             outputs = {original: outer.outputs[mid] for original, mid in inner.outputs.items()}
             features = tuple(n for n, mid in inner.outputs.items() if n in inner.features or mid in outer.features)
             read = {v: outer.before_tail[mid] for v, mid in inner.before_tail.items() if mid in outer.before_tail}
-            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features, before_tail=read)
+            fixed = {**inner.fixed, **{inner.inputs[mid]: n for mid, n in outer.fixed.items() if mid in inner.inputs}}
+            found[task] = replace(
+                inner, inputs=inputs, outputs=outputs, features=features, before_tail=read, fixed=fixed
+            )
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxzip.calibration.rows import in_order
+from onnxzip.loading.fixing import Fixed
 from onnxzip.net.classes import VALUES
 
 
@@ -28,6 +29,7 @@ class Origin:
         axes: input or output of the original -> axis along which it has the samples, where that is not the first.
         states: input or output of the original that is a state of units which others share -> for each number of a sample as
             the fused net has it, which one of the original's it is.
+        fixed: input of the original that is a constant of the fused net -> its number.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Origin:
     before_tail: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     states: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fixed: Fixed = field(default_factory=dict)
 
     def asked(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Samples of this task as the fused net is fed with them: states in the order of its own units."""

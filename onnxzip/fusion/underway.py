@@ -16,7 +16,7 @@ from onnxzip.calibration.frontier import Frontier
 from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.over_time import StepInTime
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
-from onnxzip.fusion.problem import Reads, check_finite, reads_of
+from onnxzip.fusion.problem import Reads, check_finite, pieces_read, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
@@ -209,9 +209,7 @@ class Zip:
             return True
         if not (self.method.refit or self.method.restore):
             return False
-        pieces = [b.piece for b in reads.blocks]
-        pieces += [p for laid in step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
-        return any(t not in self.exact[p.name] for p in pieces for t in reads.owners)
+        return any(t not in self.exact[p.name] for p in pieces_read(self.plan, step, reads) for t in reads.owners)
 
     def walk(self) -> None:
         """Take over params whose channels are matched, and follow which values are still exact."""

@@ -19,11 +19,10 @@ import numpy as np
 from onnxzip.loading.dims import TASKS
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.net import Names, Net, Node, Port, State, bind_batch, pruned, renamed
-from onnxzip.ops.recurrent import takes_gates
+from onnxzip.ops.recurrent import STATES, takes_gates
 from onnxzip.ops.selecting import ORDER
 from onnxzip.runtime import open_session
 
-_BEGINS = (5, 6)  # inputs of a recurrent node that are its first states; the output four places before one is what it ends as
 _MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
 _MOST = 1 << 24  # numbers that a float32 counts
 
@@ -71,7 +70,7 @@ def _places(net: Net, port: Port) -> tuple[_Place, ...]:
     moved, found = _moved(net, {port.name}), []
     for node in (n for n in net.nodes if not moved.issuperset(n.outputs)):
         ks = [k for k, value in enumerate(node.inputs) if value in moved]
-        if any(k not in _BEGINS or not takes_gates(node.op, node.inputs) or not _last(node, k) for k in ks):
+        if any(k not in STATES or not takes_gates(node.op, node.inputs) or not _last(node, k) for k in ks):
             return ()
         found += [(node, k, str(node.inputs[k])) for k in ks]
     count = math.prod(port.shape[1:])
@@ -79,14 +78,14 @@ def _places(net: Net, port: Port) -> tuple[_Place, ...]:
         return ()
     ids = np.arange(count, dtype=port.dtype).reshape(1, *port.shape[1:])
     numbers = _computed(net, {port: ids}, list(dict.fromkeys(v for *_, v in found)))
-    places = tuple(_Place(n, k, v, n.outputs[k - 4], numbers[v].reshape(-1).astype(np.int64)) for n, k, v in found)
+    places = tuple(_Place(n, k, v, n.outputs[STATES[k]], numbers[v].reshape(-1).astype(np.int64)) for n, k, v in found)
     every = np.concatenate([p.at for p in places])
     return places if np.array_equal(np.sort(every), np.arange(count)) else ()
 
 
 def _last(node: Node, k: int) -> str:
     """What a node ends as, of a state that it begins with; "" where nobody reads that."""
-    return node.outputs[k - 4] if k - 4 < len(node.outputs) else ""
+    return node.outputs[STATES[k]] if STATES[k] < len(node.outputs) else ""
 
 
 def _moved(net: Net, values: set[str]) -> set[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from onnxzip.loading.overwritten import whole_of
+from onnxzip.runtime import needed_values
 
 GROWING = frozenset({"Expand", "Tile"})
 
@@ -16,15 +17,11 @@ def growers(model: ModelProto, grown: Iterable[str]) -> set[str]:
 
     What an index names follows from the shape of what is read or written there, and is looked for no further.
     """
-    producers = {out: node for node in model.graph.node for out in node.output}
-    found, seen, stack = set(), set(), [whole_of(name) for name in grown]
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in GROWING:
-            found.add(node.name)
-        else:
-            stack.extend(v for k, v in enumerate(node.input) if (node.op_type, k) != ("ScatterND", 1))
-    return found
+    needed = needed_values(model.graph, map(whole_of, grown), _read)
+    return {n.name for n in model.graph.node if n.op_type in GROWING and not needed.isdisjoint(n.output)}
+
+
+def _read(node: NodeProto) -> list[str]:
+    if node.op_type in GROWING:
+        return []
+    return [v for k, v in enumerate(node.input) if (node.op_type, k) != ("ScatterND", 1)]

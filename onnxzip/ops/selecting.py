@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxzip.net import Node, Shape
 from onnxzip.ops.lazy import torch
-from onnxzip.ops.reading import first, floats, ints, names, positive_axes, text
+from onnxzip.ops.reading import apart_along, first, floats, ints, names, positive_axes, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
@@ -111,9 +111,8 @@ def _pads(pads: Any, axes: Any, rank: int) -> dict[int, tuple[int, int]]:
 def _pad_line(view: View) -> Line:
     rank = len(first(view))
     padded = _pads(view.attrs["pads"], view.attrs.get("axes"), rank)
-    left = [f"i{k}" if k in padded else a for k, a in enumerate(names(rank))]
-    right = [f"o{k}" if k in padded else a for k, a in enumerate(names(rank))]
-    pinned, constant = frozenset(t for k in padded for t in (f"i{k}", f"o{k}")), view.attrs["mode"] == "constant"
+    left, right, pinned = apart_along(padded, rank)
+    constant = view.attrs["mode"] == "constant"
     added = {f"i{k}": (f"o{k}", *counts) for k, counts in padded.items() if constant and min(counts) >= 0}
     filled = constant and any(floats(view.attrs.get("constant_value")))
     bound = Symmetry.PERMUTATION if filled else Symmetry.LINEAR
