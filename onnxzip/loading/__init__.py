@@ -12,7 +12,7 @@
                constants that differ; computed: those that follow from shapes)
     tails      the end that cannot be analysed, cut off
     shapes     folded and inferred for two batch sizes (subgraphs: branches and bodies; lookups: by indices that grow with the
-               batch; one_batch: where one works alone)
+               batch; growing: what is made for each sample; overwritten: in place; one_batch: where one works alone)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
