@@ -81,7 +81,7 @@ def check_loss_of(plan: Plan, files: Mapping[str, Path], given: Given, options: 
         alone: Path | bytes = files[task]
         if net.tail is not None or not outputs:
             alone, outputs = telling(files[task], net, outputs)
-        originals[task] = alone, Origin("", "", plan.overlay.inputs[task], outputs, axes=net.axes)
+        originals[task] = alone, Origin("", "", plan.overlay.inputs[task], outputs, axes=net.axes, fixed=net.fixed)
     lesson = Lesson(teachers_of(originals, options.run.device), given.pools, 0)
     check_loss(lesson, options.retrain, device_for(options.run.device))
 

@@ -24,9 +24,10 @@ from onnxzip.fusion.assembling import assemble, check_ports
 from onnxzip.loading import family, load_family
 from onnxzip.loading.files import read_to_run
 from onnxzip.net import Classes, in_file
+from onnxzip.pairs import Fixes, Number, fixes_of, shares_of
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.runtime import provider_for
-from onnxzip.values import shares_of, texts
+from onnxzip.values import texts
 
 Path_ = str | PathLike[str]
 
@@ -34,11 +35,12 @@ Path_ = str | PathLike[str]
 def plan(
     nets: Mapping[str, Path_], *, share: float | Mapping[str, float] = 1.0, layout: str = PlanOptions.layout,
     opset: int | None = PlanOptions.opset, apart: Sequence[str] = PlanOptions.apart,
+    fix: Mapping[str, Number] | Fixes = PlanOptions.fix,
 ) -> dict[str, Any]:
     """What a merge would share, save and refuse, and why; looks at no data and writes nothing.
 
     Args:
-        nets, share, layout, opset, apart: as of `merge`.
+        nets, share, layout, opset, apart, fix: as of `merge`.
 
     Returns:
         The report: tasks, merged (expected sizes), spaces, refusals.
@@ -46,13 +48,13 @@ def plan(
     Raises:
         UsageError, UnsupportedError: as `merge`.
     """
-    return plan_files(nets, PlanOptions(shares_of(share), layout, opset, texts(apart)))
+    return plan_files(nets, PlanOptions(shares_of(share), layout, opset, texts(apart), fixes_of(fix)))
 
 
 def plan_files(nets: Mapping[str, Path_], options: PlanOptions) -> dict[str, Any]:
     """`plan` with its options in a record."""
     files = checked_files(nets)
-    found = analyse_sized(load_family(family(files, options.opset, options.apart)), options.share, options.layout)
+    found = analyse_sized(load_family(family(files, options.opset, options.apart, options.fix)), options.share, options.layout)
     check_ports(found)
     net = in_file(with_tails(found, assemble(found, {})))
     attach(skeleton := stored_model(net), net)

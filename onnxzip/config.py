@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxzip.errors import UsageError
+from onnxzip.pairs import Fixes, fixes_of, shares_of
 from onnxzip.values import (
     check_records,
     check_scale,
@@ -24,7 +25,6 @@ from onnxzip.values import (
     option,
     settle,
     shard_of,
-    shares_of,
     size_of,
     texts,
     whole_number,
@@ -110,13 +110,12 @@ class PlanOptions:
     share: tuple[tuple[str, float], ...] = option(
         (("*", 1.0),), "Fraction of channels to share, for all or for spaces that GLOB fits.", shares_of, "[GLOB=]F", many=True
     )
-    layout: str = option(
-        "strands", "strands: each task can run alone; wide: every row reads every channel.", str, "strands|wide"
-    )
+    layout: str = option("strands", "strands: each task can run alone; wide: all rows read all channels.", str, "strands|wide")
     opset: int | None = option(
         None, "Opset of the result, at least that of every net. Default: the highest of theirs, and 13.", whole_number, "N"
     )
     apart: tuple[str, ...] = option((), "Inputs of which each task has its own: states, caches.", texts, "INPUT", many=True)
+    fix: Fixes = option((), "Inputs of one number, and what it is.", fixes_of, "[TASK:]INPUT=NUMBER", many=True)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         settle(self)

@@ -17,9 +17,10 @@ import numpy as np
 from onnxzip.analysis import Plan, analyse_sized
 from onnxzip.analysis.appended import notes_on_caches
 from onnxzip.analysis.kinship import notes_on_kinship
-from onnxzip.analysis.states import notes_on_states, share_states
+from onnxzip.analysis.states import notes_on_states, shares_states
 from onnxzip.asked import check_labelled, check_loss_of, checked_plan, read_beside
 from onnxzip.calibration.checking import Feed, feed_of
+from onnxzip.calibration.fixed import agreed, told_numbers
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.calibration.peeking import peeked, wanted_sizes
 from onnxzip.calibration.samples import Source, set_apart, wanted
@@ -30,7 +31,6 @@ from onnxzip.errors import UnsupportedError, VerificationError
 from onnxzip.exporting.again import data_by_net, kept_tasks
 from onnxzip.exporting.describing import checked_bytes, described, shelf_for
 from onnxzip.exporting.job import digest_of, job_of
-from onnxzip.exporting.metadata import entries_of
 from onnxzip.exporting.naming import checked_files
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import merge_report
@@ -46,10 +46,11 @@ from onnxzip.matching.methods import Method, find_method, restoring
 from onnxzip.merged import Merged
 from onnxzip.net import Classes
 from onnxzip.ops.lazy import execute, torch
+from onnxzip.pairs import Fixes, Number, fixes_of, shares_of
 from onnxzip.peers import ALONE, Peers
 from onnxzip.progress import Progress, Stages, told
-from onnxzip.runtime import give_back_freed, provider_for
-from onnxzip.values import shares_of, size_of, texts
+from onnxzip.runtime import entries_of, give_back_freed, provider_for
+from onnxzip.values import size_of, texts
 
 UNSHARED_ERROR = 1e-5
 # Where weights are rounded to a half type once more, or the original rounds all that it computes: 64 roundings to float16, 8
@@ -66,6 +67,7 @@ def merge(
     layout: str = PlanOptions.layout,
     opset: int | None = PlanOptions.opset,
     apart: Sequence[str] = PlanOptions.apart,
+    fix: Mapping[str, Number] | Fixes = PlanOptions.fix,
     method: str = ZipOptions.method,
     repair: bool = ZipOptions.repair,
     memory: int | str = ZipOptions.memory,
@@ -91,6 +93,7 @@ def merge(
         layout: `strands` (each task can run alone) or `wide` (every row reads every channel).
         opset: of the result, at least that of every net and 13; None for the highest of theirs.
         apart: inputs, or patterns of them, that are each task's own although the nets have them in common.
+        fix: numbers of inputs that are one number for all samples, by input or TASK:INPUT; without it the data say them.
         method: `zip`, or one to compare with: `onnxzip.matching.methods` lists them.
         repair: give each fused channel mean and variance of its originals back (REPAIR).
         memory: bytes for live values, or text as "2G".
@@ -107,7 +110,7 @@ def merge(
     """
     options = Options(
         DataOptions(samples=samples, mean=mean, std=std, size=size),
-        PlanOptions(shares_of(share), layout, opset, texts(apart)),
+        PlanOptions(shares_of(share), layout, opset, texts(apart), fixes_of(fix)),
         ZipOptions(method, repair, size_of(memory)),
         RunOptions(seed, device),
         MergeSteps(retrain),
@@ -141,7 +144,7 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
             check_loss_of(plan, files, given, options)
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
-    peers.begin(lambda: job_of(files, samples, options), lambda: digest_of(samples))
+    peers.begin(lambda: job_of(plan, files, samples, options), lambda: digest_of(samples))
     shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers, shelf)
@@ -163,12 +166,13 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
 
 
 def _loaded(files: Mapping[str, Path], data: Any, options: Options) -> tuple[Loaded, Any]:
-    """The nets at the sizes of their data, and the data by net."""
-    nets = family(files, options.plan.opset, options.plan.apart)
+    """The nets at the sizes and numbers of their data, and the data by net."""
+    nets = family(files, options.plan.opset, options.plan.apart, options.plan.fix)
     data = data_by_net(data, kept_tasks({t: entries_of(model) for t, (_, model) in nets.models.items()}))
-    if not nets.groups:
+    if not (nets.groups or nets.lone):
         return load_family(nets), data
-    data, shapes = peeked(data, {task: nets.axes_by_name(task) for task in nets.tasks}, _limit(options))
+    data, shapes, ranges = peeked(data, {task: nets.axes_by_name(task) for task in nets.tasks}, _limit(options))
+    nets = nets.fixed_at(told_numbers(nets, ranges))
     return load_family(nets, wanted_sizes(nets, shapes, options.data.size)), data
 
 
@@ -252,14 +256,15 @@ def _retrained(
 
 def feeds_of(plan: Plan, classes: Mapping[str, Classes]) -> dict[str, Feed]:
     """What each task of a plan is fed with."""
-    found, alone = {}, share_states(plan)
+    found = {}
     for task in plan.tasks:
         names = plan.overlay.fed(task)
         ports = tuple(p for p in plan.at(task).inputs if p.name in names.values())
         inside = kept_tasks({task: plan.nets[task].metadata}).get(task, {}).values()
+        fixed = {**plan.nets[task].fixed, **agreed(o.fixed for o in inside)}
         found[task] = feed_of(
-            ports, names, classes[task], [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
-            bool(alone[task]),
+            ports, names, classes[task], shares_states(plan, task), fixed,
+            [{own: names[mid] for mid, own in o.inputs.items() if mid in names} for o in inside],
         )
     return found
 

@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
-from onnxzip.exporting.metadata import entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.opening import opened
 from onnxzip.exporting.origin import Origin
@@ -26,7 +26,7 @@ from onnxzip.exporting.verifying import as_array, run_rows
 from onnxzip.exporting.write import check_unread, check_writable
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.files import read_to_run
-from onnxzip.runtime import Session
+from onnxzip.runtime import Session, entries_of
 
 Path_ = str | PathLike[str]
 DEVICE = "cpu"  # of the trials: to the bits of one provider

@@ -21,7 +21,7 @@ from onnxzip.calibration.seen import NOBODY, judged
 from onnxzip.calibration.sources import Given, Note, collect
 from onnxzip.config import ALL, RetrainData, RetrainOptions, RetrainSettings, RetrainSteps, RunOptions
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import entries_of, own_version, read_origins, read_seen
+from onnxzip.exporting.metadata import own_version, read_origins, read_seen
 from onnxzip.exporting.naming import files_by_task, path_of
 from onnxzip.exporting.originals import Originals, classes_in, fed_by, originals_of, ports_in
 from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry, original_entry, sha256_of, versions
@@ -36,7 +36,7 @@ from onnxzip.peers import ALONE, Peers
 from onnxzip.pipeline import part_of
 from onnxzip.progress import Progress, Stages, told
 from onnxzip.retraining.heads import kinds_from
-from onnxzip.runtime import peak_rss_bytes, provider_for
+from onnxzip.runtime import entries_of, peak_rss_bytes, provider_for
 from onnxzip.values import size_of
 
 Path_ = str | PathLike[str]

@@ -52,36 +52,6 @@ def flag_of(metadata: Mapping[str, Any]) -> Flag:
     return flag
 
 
-def shares_of(raw: Any) -> tuple[tuple[str, float], ...]:
-    """Shares by pattern from 0.5, {"stage3*": 0.3}, "stage3*=0.3" or a list of such; the last that fits counts.
-
-    Raises:
-        UsageError: no number, or not in 0..1.
-    """
-    if isinstance(raw, Mapping):
-        return tuple((str(glob), _share(value)) for glob, value in raw.items())
-    if isinstance(raw, (list, tuple)):
-        return tuple(pair for item in raw for pair in ([item] if _is_pair(item) else shares_of(item)))
-    glob, found, value = str(raw).rpartition("=")
-    if found and not glob:
-        raise UsageError(f"share {raw!r}: nothing stands before '='. Write F for all spaces or GLOB=F for some.")
-    return ((glob or "*", _share(value)),)
-
-
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], float)
-
-
-def _share(value: Any) -> float:
-    try:
-        share = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"share {value!r} is not a number. Give a fraction from 0 to 1.") from None
-    if not 0 <= share <= 1:
-        raise UsageError(f"share {value} is not between 0 and 1. Give the fraction of channels to share.")
-    return share
-
-
 def size_of(raw: Any) -> int:
     """A number of bytes from 1000000, "500M" or "2G" (powers of 1024).
 

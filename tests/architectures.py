@@ -519,6 +519,27 @@ def two_inputs(m: Maker, w: int, classes: int) -> str:
     return m.gemm(c, 3 * w, classes)
 
 
+@family({"x": (6, 10)})
+def rotated_pairs(m: Maker, w: int, classes: int) -> str:
+    """As before, but channels next to each other are turned as a pair (GPT-J's spelling of rotary positions, of one key)."""
+    x = m.matmul("x", 10, 2 * w)
+    v, angle = heads_of(m, x, 2 * w, 1, 4), np.outer(np.arange(6), np.repeat([1.0, 0.1], 2)).astype(np.float32)
+    cos, sin = m.param(np.cos(angle)), m.param(np.sin(angle))
+
+    def partly(y: str, heads: int) -> str:
+        turning, still = (m.op("Slice", y, m.ints(a), m.ints(b), m.ints(3)) for a, b in ((0, 4), (4, 7)))
+        even, odd = (m.op("Slice", turning, m.ints(k), m.ints(4), m.ints(3), m.ints(2)) for k in (0, 1))
+        deep = [m.op("Unsqueeze", y, m.ints(4)) for y in (m.op("Neg", odd), even)]
+        across = m.op("Reshape", m.op("Concat", *deep, axis=4), m.ints(0, heads, 6, 4))
+        return m.op("Concat", m.op("Add", m.op("Mul", turning, cos), m.op("Mul", across, sin)), still, axis=3)
+
+    q, k = (partly(heads_of(m, x, 2 * w, heads, 7), heads) for heads in (w // 2, 1))
+    scores = m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = m.op("Transpose", m.op("MatMul", m.op("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
+    x = m.op("Add", x, m.matmul(m.op("Reshape", mixed, m.ints(0, 0, 2 * w)), 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
 @family(shares_all=False)
 def image_scaled(m: Maker, w: int, classes: int) -> str:
     y = m.relu(m.conv("image", (2 * w, 3, 3, 3)))
@@ -713,6 +734,24 @@ def rotated_jointly(m: Maker, w: int, classes: int) -> str:
     return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
 
 
+@family({"x": (6, 10)})
+def rotated_partly(m: Maker, w: int, classes: int) -> str:
+    """All queries of one key, of which positions turn a part (multi-query attention with partial rotary positions)."""
+    x = m.matmul("x", 10, 2 * w)
+    v, angle = heads_of(m, x, 2 * w, 1, 4), np.outer(np.arange(6), np.tile([1.0, 0.1], 2)).astype(np.float32)
+    cos, sin = m.param(np.cos(angle)), m.param(np.sin(angle))
+
+    def partly(y: str) -> str:
+        turning, still = (m.op("Slice", y, m.ints(a), m.ints(b), m.ints(3)) for a, b in ((0, 4), (4, 7)))
+        return m.op("Concat", turned(m, turning, cos, sin), still, axis=3)
+
+    q, k = (partly(heads_of(m, x, 2 * w, heads, 7)) for heads in (w // 2, 1))
+    scores = m.op("MatMul", q, m.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = m.op("Transpose", m.op("MatMul", m.op("Softmax", scores, axis=-1), v), perm=[0, 2, 1, 3])
+    x = m.op("Add", x, m.matmul(m.op("Reshape", mixed, m.ints(0, 0, 2 * w)), 2 * w, 2 * w))
+    return m.matmul(m.op("ReduceMean", x, axes=[1], keepdims=0), 2 * w, classes)
+
+
 @family(shares_all=False)
 def input_added(m: Maker, w: int, classes: int) -> str:
     """A net that corrects its own input."""
@@ -861,11 +900,11 @@ def attention_pooled(m: Maker, w: int, classes: int) -> str:
 
 
 @family({"x": (7, 5)})
-def learned_query(m: Maker, w: int, classes: int) -> str:
+def learned_query(m: Maker, w: int, classes: int, repeat: str = "Expand") -> str:
     """A query that is repeated for every sample, and goes through a layer then; two heads attend to tokens."""
     x, d = m.relu(m.matmul("x", 5, 2 * w)), 2 * w
     batch = m.op("Slice", m.op("Shape", x), m.ints(0), m.ints(1))
-    query = m.op("Expand", m.normal(1, 1, d), m.op("Concat", batch, m.ints(1, d), axis=0))
+    query = m.op(repeat, m.normal(1, 1, d), m.op("Concat", batch, m.ints(1, d if repeat == "Expand" else 1), axis=0))
 
     def heads(value: str, perm: list[int]) -> str:
         return m.op("Transpose", m.op("Reshape", m.matmul(value, d, d), m.ints(0, 0, 2, w)), perm=perm)
@@ -873,6 +912,12 @@ def learned_query(m: Maker, w: int, classes: int) -> str:
     scores = m.op("MatMul", heads(query, [0, 2, 1, 3]), heads(x, [0, 2, 3, 1]))
     found = m.op("MatMul", m.op("Softmax", scores, axis=-1), heads(x, [0, 2, 1, 3]))
     return m.gemm(m.op("Reshape", m.op("Transpose", found, perm=[0, 2, 1, 3]), m.ints(0, d)), d, classes)
+
+
+@family({"x": (7, 5)})
+def tiled_query(m: Maker, w: int, classes: int) -> str:
+    """The same, as SigLIP has it."""
+    return learned_query(m, w, classes, "Tile")
 
 
 @family({"x": (7, 5)})

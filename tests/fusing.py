@@ -132,6 +132,19 @@ def check_all_shared(plan: Plan) -> None:
         assert space.shared == max(space.sizes.values())
 
 
+def check_copies(one: Net) -> None:
+    """A net that is merged with itself, in whatever order its channels stand, is the net."""
+    for other in (replace(one, name="b"), permuted(one, 5, "b")):
+        check_tasks(fuse([one, other], 1.0), [one, other], 1e-4)
+
+
+def check_nothing_added(nets: Sequence[Net]) -> None:
+    """Nets that share nothing are as they came."""
+    fused = fuse(nets, 0.0)
+    assert fused.net.size == sum(n.size for n in nets) and not fused.plan.extensions
+    check_tasks(fused, nets, 1e-5)
+
+
 def permuted(net: Net, seed: int, name: str | None = None) -> Net:
     """The same net with the channels of every free space in another, random order."""
     rng = np.random.default_rng(seed)

@@ -110,6 +110,7 @@ ARRANGED = [
     use("Slice", x(B, 7, 3), starts=(1,), ends=(5,), axes=(1,)),
     use("Slice", x(B, 7, 3), starts=(0,), ends=(5,), axes=(1,), steps=(1,)),
     use("Slice", x(B, 7, 6), starts=(3, 1), ends=(7, 6), axes=(1, 2), steps=(1, 2)),
+    use("Slice", x(B, 6, 4), starts=(1, 0), ends=(6, 2**62), axes=(1, 2), steps=(3, 2)),
     use("Slice", x(B, 7), starts=(6,), ends=(-8,), axes=(1,), steps=(-1,)),
     use("Slice", x(B, 7), starts=(0, -4), ends=(2**62, 2**62)),
     use("Gather", x(B, 7, 3), p(3, draw=indices(0, 4, 2)), axis=1),

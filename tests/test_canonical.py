@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fusing import make
 from netfiles import loaded, ops, written
 
 from onnxzip.errors import UnsupportedError
@@ -205,6 +206,26 @@ class TestRemoval:
         )
         assert ops(loaded(path)) == ["Relu", "Tanh", "Add"]
 
+    def test_a_sum_with_a_single_zero_goes(self, tmp_path: Path) -> None:
+        """In either order; not one that gives the value another axis, nor a bias of zeros, nor another number."""
+        path = written(
+            tmp_path,
+            """g (float[N,4] x) => (float[] y)
+            <float n = {0}, float[1,1] m = {0}, float[1,1,1] l = {0}, float[4] b = {0,0,0,0}, float o = {0.5}>
+            { a = Relu(x) c = Add(a, n) d = Tanh(c) e = Add(m, d) f = Add(e, l) h = Add(f, b) y = Add(h, o) }""",
+        )
+        net = loaded(path)
+        assert ops(net) == ["Relu", "Tanh", "Add", "Add", "Add"] and net.nodes[2].inputs == ("d", "l")
+
     def test_a_cast_to_another_type_stays(self, tmp_path: Path) -> None:
         path = written(tmp_path, "g (float[N,4] x) => (float[] y) { a = Cast<to=6>(x) y = Cast<to=1>(a) }")
         assert ops(loaded(path)) == ["Cast", "Cast"]
+
+
+@pytest.mark.parametrize("family", ["learned_query", "tiled_query"])
+def test_queries_are_params_behind_their_layers(family: str, tmp_path: Path) -> None:
+    """What a layer makes of a param that is repeated for every sample is the same for all of them."""
+    net = make(tmp_path, family, 1)
+    assert "Tile" not in {n.op for n in net.nodes}
+    (query,) = (n for n in net.nodes if n.op == "Expand")
+    assert net.shapes[str(query.inputs[0])] == (1, 2, 1, 4)

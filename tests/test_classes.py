@@ -13,18 +13,20 @@ from merging import failed, images, outputs_of, run
 from onnx import numpy_helper, parser
 
 from onnxzip.errors import VerificationError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.exporting.origin import Origin
-from onnxzip.exporting.originals import classes_in, nodes_of
+from onnxzip.exporting.originals import classes_in
 from onnxzip.exporting.report import evidence_entry
 from onnxzip.exporting.shown import shown
 from onnxzip.exporting.tally import Tally
 from onnxzip.exporting.trial import check_alike
 from onnxzip.exporting.verifying import Evidence
 from onnxzip.inspection.tables import verify_tables
+from onnxzip.loading.weights import nodes_of
 from onnxzip.net import rows_per_sample, within_one
 from onnxzip.retraining.heads import heads_of
 from onnxzip.retraining.module import read_module
+from onnxzip.runtime import entries_of
 
 INNER = """<ir_version: 8, opset_import: ["": 17]> n (float[N,1,6,6] image) => ({outputs})
 <float[8,36] w0, float[8] b0, float[5,8] w1, float[5] b1, float[8,8] w2, float[8,8] w3> {{

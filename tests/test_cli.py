@@ -37,7 +37,8 @@ from onnxzip.config import (
 )
 from onnxzip.errors import UsageError
 from onnxzip.ops.lazy import execute, lazy_module
-from onnxzip.values import shares_of, size_of
+from onnxzip.pairs import shares_of
+from onnxzip.values import size_of
 
 FORCED = {"merge": ("--force",), "split": ("--force",), "plan": (), "--version": ()}
 

@@ -133,6 +133,23 @@ def test_branches_that_shapes_choose_between(places: int, branch: str, tmp_path:
     assert "gain" in net.params
 
 
+def test_a_branch_that_is_constant_altogether(tmp_path: Path) -> None:
+    """Such an If has been folded before the branch that shapes choose could take its place (positions of DeBERTa)."""
+    flow = """n = Size (first_shape) four = Constant <value_ints = [4]> () few = Squeeze (four) o = Equal (n, few)
+        times = If (o) <then_branch = yes () => (float[1] r) { r = Cast <to = 1> (four) },
+         else_branch = no () => (float[1] q) { q = Constant <value = float[1] {9.0}> () }> h = Mul (e, times)"""
+    text = f"net (float[N,3,8,8] x) => (float[N,4] y) {{ {TRUNK} first_shape = Shape (second) {flow} {HEAD} }}"
+    made = parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    rng = np.random.default_rng(1)
+    for name, shape in SHAPES.items():
+        made.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32) / 3, name))
+    net = net_of(tmp_path, made, "a")
+    feeds = samples_for(net, 5)
+    session = ort.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    check_close(outputs(net, feeds)["y"], session.run(None, feeds)[0], 1e-5)
+    assert "If" not in {n.op for n in net.nodes}
+
+
 def test_values_get_other_names_wherever_graphs_inside_have_them() -> None:
     """As those that a branch hands on, and those of a body."""
     text = """net (float[3] x, bool o) => (float[3] y) { h = Neg (x)

@@ -9,11 +9,11 @@ import onnx
 import onnx.parser
 import pytest
 import torch
+from evaluation import evaluate
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading import load
 from onnxzip.net import Net
-from onnxzip.ops.evaluate import evaluate
 
 NET = """<ir_version: 8, opset_import: ["": 17]>
 small (float[N,2,4,4] x) => (float[N,3] y, float[N,3,1,1] z)

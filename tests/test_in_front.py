@@ -18,7 +18,7 @@ from onnx import ModelProto, helper, numpy_helper, parser
 import onnxzip
 from onnxzip.calibration.reading import in_front, read
 from onnxzip.errors import InvalidDataError, InvalidModelError, UsageError
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
 from onnxzip.loading import load, load_all
@@ -27,7 +27,7 @@ from onnxzip.loading.faithful import read_faithfully
 from onnxzip.loading.in_front import AXES, axes_of, with_samples_in_front
 from onnxzip.net import Axis, Node, Port, in_file, order_in_file, order_in_front, place_in_file
 from onnxzip.retraining.heads import heads_of
-from onnxzip.runtime import open_session, to_model
+from onnxzip.runtime import entries_of, open_session, to_model
 
 STEPS, CHANNELS, UNITS, LAYERS = 5, 8, 6, 2
 EXACT = 1e-5
@@ -430,7 +430,7 @@ class TestMerge:
     def test_told_what_to_do(self, tmp_path: Path) -> None:
         text = STREAM.replace("(float[{n}", "(int64 rate, float[{n}")
         files = written(tmp_path, a=streaming(1, text), b=streaming(2, text), d=streaming(1, n=1))
-        failed(3, "plan", files["a"], files["b"], words=("'rate' of 'a' is one number for all samples", "initializers"))
+        failed(3, "plan", files["a"], files["b"], words=("'rate' of 'a' is one number for all samples", "--fix a:rate"))
         model = onnx.load(files["d"])
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
         onnx.save(model, files["d"])

@@ -15,10 +15,10 @@ CEILING = 300
 
 # From the bottom up; a part may import what stands before it. `linalg` stands beside and imports nothing of ours.
 ORDER = (
-    "errors", "signals", "linalg", "net", "ops", "runtime", "values", "foreign", "config", "progress", "peers", "loading",
-    "analysis", "calibration", "matching", "fusion", "exporting", "retraining", "distributed", "shipping", "inspection",
-    "merged", "asked", "pipeline", "before_after", "taking_apart", "teaching", "public", "__init__", "flags", "bars", "cli",
-    "__main__",
+    "errors", "signals", "linalg", "net", "ops", "runtime", "values", "pairs", "foreign", "config", "progress", "peers",
+    "loading", "analysis", "calibration", "matching", "fusion", "exporting", "retraining", "distributed", "shipping",
+    "inspection", "merged", "asked", "pipeline", "before_after", "taking_apart", "teaching", "public", "__init__",
+    "flags", "bars", "cli", "__main__",
 )
 # Packages that targets of `export` need; each is imported by one function of one target, in a process of its own.
 BACKENDS = ("openvino", "ncnn", "executorch", "litert_torch", "ai_edge_litert", "coremltools")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
 
 import numpy as np
@@ -259,14 +260,16 @@ class TestFit:
         found = fit_primal(normal(z[:80], p[:80]), normal(z[80:], p[80:]), 0 * truth, GRID)
         np.testing.assert_allclose(found.rows, damped(z, p, 0 * truth, found.damping), rtol=1e-8)
 
+    @pytest.mark.parametrize("grid", [ONE, GRID])
     @pytest.mark.parametrize("samples", [15, 100])
-    def test_dual_is_primal(self, samples: int) -> None:
+    def test_dual_is_primal(self, samples: int, grid: Sequence[float]) -> None:
         z, p, truth = problem(samples + 10, 30, 4)
         train, held = slice(samples), slice(samples, None)
         centre = truth + 0.3 * rng().standard_normal(truth.shape)
-        primal = fit_primal(normal(z[train], p[train]), normal(z[held], p[held]), centre, ONE)
+        primal = fit_primal(normal(z[train], p[train]), normal(z[held], p[held]), centre, grid)
         root, held_root = 1 / np.sqrt(samples), 1 / np.sqrt(10)
-        dual = fit_dual(z[train] * root, p[train] * root, z[held] * held_root, p[held] * held_root, centre, ONE)
+        dual = fit_dual(z[train] * root, p[train] * root, z[held] * held_root, p[held] * held_root, centre, grid)
+        assert dual.damping == primal.damping
         np.testing.assert_allclose(dual.rows, primal.rows, rtol=1e-6, atol=1e-6)
         assert dual.error == pytest.approx(primal.error, rel=1e-6)
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from architectures import Architecture, Maker, model_of
-from fusing import check_all_shared, check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
+from fusing import check_all_shared, check_close, check_tasks, check_valid, fuse, make, net_of, outputs, permuted, samples_for
 from netfiles import written
 
+from onnxzip.analysis import analyse
+from onnxzip.analysis.steps import channels_at
 from onnxzip.loading import load
+from onnxzip.matching.match import channel_places
 from onnxzip.net import Net
 
 PIECES, UNITS = 3, 6
@@ -71,3 +74,28 @@ def test_channels_that_a_depthwise_layer_makes_of_each(method: str, tmp_path: Pa
     check_tasks(fused, [net, copy], 1e-4)
     for share in (0.5, 0.0):
         check_valid(fuse([net, other], share, method=method), [net, other])
+
+
+@pytest.mark.parametrize("family", ["rotated_partly", "rotated_pairs"])
+class TestTurnedByPositions:
+    """Channels of one key, all of whose queries have them head by head; positions turn some of them."""
+
+    def test_every_row_of_a_step_is_of_one_channel(self, family: str, tmp_path: Path) -> None:
+        """The rows of a channel are those of all heads, and none of the channels that stand beside it in a head."""
+        plan = analyse([make(tmp_path, family, k) for k in (1, 2)])
+        steps = [s for s in plan.steps if len(s.spaces) == 2]
+        assert len(steps) == 2
+        for step in steps:
+            expr = channels_at(plan.overlay, step.parts[0], "net1", step.parts[0].outputs[0])
+            rows = [r for n in step.spaces for r in channel_places(plan, expr, plan.spaces[n], "net1").ravel()]
+            assert sorted(rows) == list(range(expr.size))
+
+    def test_strangers_keep_the_order_of_angles(self, family: str, tmp_path: Path) -> None:
+        nets = [make(tmp_path, family, k) for k in (1, 2)]
+        fused = fuse(nets)
+        check_all_shared(fused.plan)
+        assert [s.sizes["net1"] for s in fused.plan.shared_spaces() if s.ordered] == [2]
+        tables = [a for a in nets[0].params.values() if a.shape == (6, 4)]
+        assert len(tables) == 2
+        for table in tables:
+            assert any(np.array_equal(table, a) for a in fused.net.params.values())

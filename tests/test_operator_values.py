@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from backend_cases import IR, OPSET, REASONS, Case, cases, reason
+from evaluation import evaluate
 from onnx import helper, numpy_helper
 from operator_samples import Sample, p
 from operator_samples_shaped import SAMPLES
@@ -19,7 +20,6 @@ from operator_samples_shaped import SAMPLES
 from onnxzip.loading import load
 from onnxzip.net import Net, Shape, bind_batch
 from onnxzip.ops import registered
-from onnxzip.ops.evaluate import evaluate
 
 # operators that no case leaves in a net in canonical form: the samples alone speak for their values
 NO_CASE = {

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from architectures import Architecture, Maker, model_of
+from evaluation import evaluate
 from fusing import check_close, check_tasks, check_valid, fuse, net_of, outputs, permuted, samples_for
 from merging import MODELS
 from netfiles import check_canonical, check_same
@@ -28,7 +29,6 @@ from onnxzip.inspection.differing import diff
 from onnxzip.inspection.inspecting import inspect
 from onnxzip.matching.methods import METHODS
 from onnxzip.net import Net, Port, macs
-from onnxzip.ops.evaluate import evaluate
 from onnxzip.ops.recurrent import GATES
 from onnxzip.runtime import to_model
 
@@ -71,15 +71,22 @@ class TestRecurrent:
 
 
 def sequence(
-    kind: str, direction: str = "forward", units: int = UNITS, peepholes: bool = False, **attrs: object
+    kind: str, direction: str = "forward", units: int = UNITS, peepholes: bool = False, zeros: bool = False, **attrs: object
 ) -> Architecture:
-    """A layer, a recurrent node that its states say much to, the mean of these over time, a head."""
+    """A layer, a recurrent node that its states say much to, the mean of these over time, a head.
+
+    Args:
+        zeros: whether zeros are its first states, as Keras writes them: as many as there are samples, one value a direction.
+    """
 
     def build(m: Maker, width: int, classes: int) -> str:
         x = m.op("Transpose", m.relu(m.matmul("x", 5, width)), perm=[1, 0, 2])
         d, rows = 1 + (direction == "bidirectional"), GATES[kind] * units
         w, r, b = m.normal(d, rows, width), m.normal(d, rows, units, scale=0.6), m.normal(d, 2 * rows, scale=0.1)
         more = ["", "", "", m.normal(d, 3 * units, scale=0.2)] if peepholes else []
+        if zeros:
+            count = m.op("Concat", m.ints(1), m.op("Shape", "x", start=0, end=1), m.ints(units), axis=0)
+            more = ["", *[m.op("Concat", *[m.op("Expand", m.param(np.float32(0)), count)] * d, axis=0)] * 2]
         y = m.op(kind, x, w, r, b, *more, hidden_size=units, direction=direction, **attrs)
         y = m.op("Reshape", m.op("Transpose", y, perm=[0, 2, 1, 3]), m.ints(0, 0, d * units))
         return m.matmul(m.op("ReduceMean", y, axes=[0], keepdims=0), d * units, classes)
@@ -113,6 +120,7 @@ FAMILIES = {
     "LSTM with peepholes": sequence("LSTM", peepholes=True),
     "RNN of other functions": sequence("RNN", activations=["Softsign"]),
     "both directions": sequence("LSTM", "bidirectional"),
+    "both directions from zeros": sequence("LSTM", "bidirectional", zeros=True),
     "both directions of a GRU": sequence("GRU", "bidirectional", **RESETS_BEHIND),
 }
 

@@ -24,9 +24,10 @@ from onnxzip.calibration.rows import ArrayRows, Pool
 from onnxzip.calibration.seen import fingerprints, judged
 from onnxzip.config import DataOptions, RetrainOptions
 from onnxzip.errors import UsageError
-from onnxzip.exporting.metadata import entries_of, read_seen
+from onnxzip.exporting.metadata import read_seen
 from onnxzip.net import Port
 from onnxzip.retraining.batches import parted, parts_of
+from onnxzip.runtime import entries_of
 
 RUN = ("retrain", "m.onnx", "--teacher", "a=a.onnx", "--teacher", "b=b.onnx", "--data", "d.npz", "--device", "cpu")
 SHORT = ("--batch", 16, "--learning-rate", 0.01)

@@ -400,5 +400,5 @@ def test_an_input_that_is_not_fed_sample_by_sample(tmp_path: Path, shape: str) -
         onnx.save(model, tmp_path / f"{task}.onnx")
     nets = [tmp_path / f"{task}.onnx" for task in "ab"]
     several = f"shape [{shape.replace(',', ', ')}]", "batch"
-    words = ("input 't'", *(several if shape else ("one number for all samples", "initializers")))
+    words = ("input 't'", *(several if shape else ("one number for all samples", "--fix t=NUMBER")))
     failed(3, "merge", *nets, "-o", tmp_path / "m.onnx", words=words)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from architectures import Architecture, Maker, model_of
-from fusing import check_all_shared, check_tasks, check_valid, fuse, net_of, permuted
+from fusing import check_all_shared, check_copies, check_nothing_added, check_valid, fuse, net_of
 from netfiles import originals_outputs
 
 import onnxzip
@@ -91,15 +90,10 @@ class TestStreamThatComesIn:
         assert whole.net.size < 0.75 * sum(n.size for n in nets)
 
     def test_a_copy_gives_back_the_net(self, name: str, tmp_path: Path) -> None:
-        one = pair(tmp_path, name)[0]
-        for other in (replace(one, name="b"), permuted(one, 5, "b")):
-            check_tasks(fuse([one, other], 1.0), [one, other], 1e-4)
+        check_copies(pair(tmp_path, name)[0])
 
     def test_where_nothing_is_shared_nothing_is_added(self, name: str, tmp_path: Path) -> None:
-        nets = pair(tmp_path, name)
-        fused = fuse(nets, 0.0)
-        assert fused.net.size == sum(n.size for n in nets) and not fused.plan.extensions
-        check_tasks(fused, nets, 1e-5)
+        check_nothing_added(pair(tmp_path, name))
 
 
 def test_three_nets_and_a_fused_one(tmp_path: Path) -> None:
@@ -141,3 +135,27 @@ def test_a_narrow_stream_stays_each_tasks_own(tmp_path: Path) -> None:
     nets = [net_of(tmp_path, model_of(Architecture(build), seed), task) for seed, task in ((1, "a"), (2, "b"))]
     plan = analyse(nets)
     assert not plan.extensions and [s.shared for s in plan.shared_spaces()] == [4, 0]
+
+
+def attentive_step(m: Maker, w: int, classes: int) -> list[str]:
+    """A step of a decoder that attends to a memory, with a state that is an input: nothing that asks the memory is shared."""
+    state = m.op("Tanh", m.op("Add", "state", m.gemm("x", 6, 12)))
+    asked = m.op("Unsqueeze", m.gemm(state, 12, 12), m.ints(2))
+    weights = m.op("Softmax", m.op("MatMul", "memory", asked), axis=1)
+    found = m.op("ReduceSum", m.op("Mul", "memory", weights), m.ints(1), keepdims=0)
+    y = m.relu(m.gemm(m.op("Concat", found, state, axis=1), 24, 4 * w))
+    return [m.gemm(y, 4 * w, classes), state]
+
+
+@every_layout
+def test_a_layer_that_frees_nothing_is_not_added(layout: str, tmp_path: Path) -> None:
+    """What reads the words themselves is shared; a layer for each position of the memory would serve nobody."""
+    def build(m: Maker, w: int, classes: int) -> list[str]:
+        return [*attentive_step(m, w, classes), m.gemm(m.relu(m.gemm("x", 6, 4 * w)), 4 * w, classes)]
+
+    family = Architecture(build, {"x": (6,), "memory": (5, 12), "state": (12,)})
+    nets = [net_of(tmp_path, model_of(family, seed, 6), task) for seed, task in ((1, "a"), (2, "b"))]
+    fused = fuse(nets, 1.0, layout)
+    check_valid(fused, nets)
+    assert not fused.plan.extensions and any(s.shares_any for s in fused.plan.shared_spaces())
+    assert fused.net.size < sum(n.size for n in nets)

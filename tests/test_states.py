@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from merging import MODELS, fed, run
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, numpy_helper
 from processes import MERGE, torchrun
 from test_in_front import CHANNELS, LAYERS, STEPS, STREAM, UNITS, states, streaming
 from test_retraining import At, Killed, kill
@@ -26,25 +26,17 @@ from onnxzip.calibration.sources import collect
 from onnxzip.calibration.states import Course
 from onnxzip.config import DataOptions
 from onnxzip.exporting.again import data_by_net, kept_tasks
-from onnxzip.exporting.metadata import entries_of, read_origins
+from onnxzip.exporting.metadata import read_origins
 from onnxzip.fusion.begins import Begins, noise_of
 from onnxzip.loading import load_all
 from onnxzip.net import Net
 from onnxzip.peers import ALONE
 from onnxzip.retraining.carried import Feedback
 from onnxzip.retraining.module import TorchNet
+from onnxzip.runtime import entries_of
 
 Arrays = dict[str, np.ndarray]
 WIDTH, GATES, EXACT = 12, 4, 1e-5
-CHUNK = """<ir_version: 8, opset_import: ["": 17]>
-chunk (float[N,7,28] x, float[1,N,64] h, float[1,N,64] c) => (float[N,{classes}] y, float[1,N,64] hn, float[1,N,64] cn)
-<int64[1] one = {{1}}, int64 last = {{-1}}> {{
-    e = Transpose <perm = [1,0,2]> (x)
-    q, hn, cn = LSTM <hidden_size = 64> (e, wi, wh, wb, , h, c)
-    s = Squeeze (q, one)
-    g = Gather <axis = 0> (s, last)
-    y = Gemm <transB = 1> (g, w, b)
-}}"""
 
 
 def with_weights(model: ModelProto, arrays: Mapping[str, np.ndarray]) -> ModelProto:
@@ -409,12 +401,15 @@ class TestBegins:
 class TestSampleNets:
     """LSTMs of `models/` that read images 7 rows a call."""
 
+    @pytest.fixture(autouse=True)
+    def tools(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Lets the tools be imported as they import each other."""
+        monkeypatch.syspath_prepend(str(MODELS.parent / "tools"))
+
     def chunked(self, task: str, folder: Path) -> Path:
-        model = onnx.load(MODELS / f"lstm-{task}.onnx")
-        w = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        _, wi, wh, wb, *_ = next(n for n in model.graph.node if n.op_type == "LSTM").input
-        weights = {"wi": w[wi], "wh": w[wh], "wb": w[wb], "w": w["last.weight"], "b": w["last.bias"]}
-        onnx.save(with_weights(parser.parse_model(CHUNK.format(classes=len(weights["b"]))), weights), folder / f"{task}.onnx")
+        import streams
+
+        onnx.save(streams.streaming(MODELS / f"lstm-{task}.onnx", 7), folder / f"{task}.onnx")
         return folder / f"{task}.onnx"
 
     def streamed(self, net: Path | bytes, images: np.ndarray, prefix: str = "") -> tuple[np.ndarray, list[Arrays]]:

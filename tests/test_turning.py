@@ -13,11 +13,11 @@ from fusing import check_tasks, fuse, make, outputs, permuted, samples_for
 from onnxzip import merge
 from onnxzip.analysis import analyse
 from onnxzip.analysis.turning import turnable, turned_params
-from onnxzip.exporting.metadata import entries_of
 from onnxzip.exporting.traces import read_trace
 from onnxzip.inspection.differing import diff
 from onnxzip.linalg.principal import principal_axes
 from onnxzip.matching import methods
+from onnxzip.runtime import entries_of
 
 MODELS = Path(__file__).parent.parent / "models"
 HALVES = {t: MODELS / f"mobilenet-fashion-{t}.onnx" for t in ("low", "high")}

@@ -87,7 +87,7 @@ def rows(families: Iterable[str], seeds: int) -> Iterable[list[str]]:
     """One row a family and pair, and one with the family's mean."""
     settings = [
         {"method": "zip", "share": 1.0}, {"method": "mtz", "share": 1.0}, {"method": "average", "share": 1.0},
-        {"method": "zip", "share": 0.5},
+        {"method": "zip", "share": 0.5}, {"method": "zip", "share": 0.5, "layout": "wide"},
     ]
     for family in families:
         found = [[mean_of(merged(family, p, s, **o) for s in range(seeds)) for o in settings] for p in PAIRS]
@@ -97,15 +97,16 @@ def rows(families: Iterable[str], seeds: int) -> Iterable[list[str]]:
 
 
 def cells(outcomes: list[Outcome]) -> list[str]:
-    """Increases at share 1.0 and at 0.5, each group with its size in front."""
-    full, half = outcomes[:3], outcomes[3:]
-    return [text for part in (full, half) for text in (f"{part[0].size:.2f}", *(f"{o.increase:.2f}" for o in part))]
+    """Increases at share 1.0 and, in both layouts, at 0.5, each group with its size in front."""
+    full, *halves = outcomes[:3], outcomes[3:4], outcomes[4:]
+    return [text for part in (full, *halves) for text in (f"{part[0].size:.2f}", *(f"{o.increase:.2f}" for o in part))]
 
 
 def table(lines: Iterable[list[str]]) -> str:
     """Markdown."""
-    head = ["family", "pair", "size, share 1", "`zip`", "`mtz`", "`average`", "size, share 0.5", "`zip`"]
-    found = [head, ["---", "---", *["--:"] * 6]]
+    halves = ["size, share 0.5", "`zip`", "size, share 0.5, `wide`", "`zip`"]
+    head = ["family", "pair", "size, share 1", "`zip`", "`mtz`", "`average`", *halves]
+    found = [head, ["---", "---", *["--:"] * (len(head) - 2)]]
     for line in lines:
         print("| " + " | ".join(line) + " |", flush=True)
         found.append(line)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from onnxzip.exporting.naming import named_files
 from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
-from onnxzip.loading import load, look_at
-from onnxzip.loading.files import read_any_float
+from onnxzip.loading import load_model, look_at
+from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.loading.fixing import with_fixed
 from onnxzip.net import Net, Node
 
 
@@ -59,9 +60,10 @@ def opened(path: Path, originals: list[str]) -> Opened:
     """Read a fused file and its originals, given as NAME=FILE."""
     fused = look_at(path, read_any_float(path))
     files = named_files(originals)
-    return Opened(
-        path, fused, read_trace(fused.metadata, str(path)), files, {t: load(f, t, fused.opset) for t, f in files.items()}
-    )
+    trace = read_trace(fused.metadata, str(path))
+    models = {t: with_fixed(read_mapped(file), trace.origins[t].fixed) for t, file in files.items()}
+    nets = {t: load_model(model, files[t], t, fused.opset) for t, model in models.items()}
+    return Opened(path, fused, trace, files, nets)
 
 
 def shared_rows(given: Opened) -> Iterator[Shared]:

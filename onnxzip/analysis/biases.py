@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxzip.analysis.coupling import linear_view
-from onnxzip.net import Names, Net, Node
+from onnxzip.net import Names, Net, Node, with_more_params
 
 
 def with_biases(nets: Sequence[Net]) -> tuple[Net, ...]:
@@ -36,10 +36,4 @@ def _given(net: Net, ops: set[str]) -> Net:
             zeros[name] = np.zeros(view.outputs[0][linear.channel(view)], net.dtypes[node.outputs[0]])
             node = replace(node, inputs=(*node.inputs[: linear.bias], name, *node.inputs[linear.bias + 1 :]))
         nodes.append(node)
-    if not zeros:
-        return net
-    shapes, dtypes = {k: a.shape for k, a in zeros.items()}, {k: a.dtype for k, a in zeros.items()}
-    return replace(
-        net, nodes=tuple(nodes), params={**net.params, **zeros}, shapes={**net.shapes, **shapes},
-        dtypes={**net.dtypes, **dtypes},
-    )
+    return with_more_params(net, nodes, zeros) if zeros else net

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from onnxzip.analysis.caches import Cache, cached_atoms, caches_of
 from onnxzip.analysis.crosswise import Makes, against_themselves, made_across, pin_entangled
@@ -20,6 +19,8 @@ from onnxzip.analysis.unification import SpaceMismatch, meet, standing_for_all
 from onnxzip.net import Axis, Net, Node, consumers, follow_each_other
 from onnxzip.ops import Line, Linear, Symmetry, View, find, why_unknown
 from onnxzip.ops.notation import Term, expand, is_remaining, parse
+
+Weighted = Mapping[str, tuple[Linear, View]]  # by name, each node with weights of its own: how it is a matrix product
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Coupling:
         pinned: atoms whose channels must stay where they are, with the reason.
         ordered: atoms along which a node takes neighbours together (the bins of a spectrum that a convolution runs over, the
             channels that an LRN sums).
+        weighted: its nodes with weights of their own.
         refusals: (node, reason) for every node that could not be coupled, or begins a tail.
     """
 
@@ -52,16 +54,12 @@ class Coupling:
     grown: tuple[tuple[frozenset[int], frozenset[int]], ...]
     pinned: Mapping[int, str]
     ordered: frozenset[int]
+    weighted: Weighted
     refusals: tuple[tuple[str, str], ...]
 
     def exprs(self, value: str) -> tuple[Expr, ...]:
         """The spaces of a value's axes."""
         return tuple(self.axes[Axis(value, d)] for d in range(len(self.net.shapes[value])))
-
-    @cached_property
-    def weighted(self) -> Mapping[str, tuple[Linear, View]]:
-        """By name, each node with weights of its own: how it is a matrix product."""
-        return {n.name: found for n in self.net.nodes if (found := linear_view(self.net, n)) is not None}
 
 
 def view_of(net: Net, node: Node) -> View:
@@ -99,6 +97,7 @@ def makes_kept(coupling: Coupling, node: Node) -> bool:
 @dataclass
 class _Builder:
     net: Net
+    weighted: Weighted
     broad: frozenset[Axis]
     caches: tuple[Cache, ...]
     axes: dict[Axis, Space] = field(default_factory=dict)
@@ -145,7 +144,7 @@ class _Builder:
         labels = {name: Space(size) for name, size in line.sizes.items()}
         terms: list[tuple[Term, Space]] = []
         named: list[list[Term]] = []
-        linear = linear_view(self.net, node) is not None
+        linear = node.name in self.weighted
         for pattern, value in zip([*left, *right], values, strict=True):
             named.append(expand(pattern, len(self.net.shapes[value])))
         placed = [(t, v, d) for some, v in zip(named, values, strict=True) for d, t in enumerate(some) if t.names]
@@ -190,13 +189,14 @@ def couple(net: Net) -> Coupling:
 
     A node that cannot be coupled becomes a refusal that pins the spaces around it; it never raises.
     """
-    builder = _Builder(net, standing_for_all(net), caches_of(net))
+    weighted = {n.name: found for n in net.nodes if (found := linear_view(net, n)) is not None}
+    builder = _Builder(net, weighted, standing_for_all(net), caches_of(net))
     for value in [p.name for p in (*net.inputs, *net.outputs)] + list(net.params):
         for dim in range(len(net.shapes[value])):
             builder.axis(value, dim)
     for node in net.nodes:
         builder.add(node)
-    makes = makes_of(net)
+    makes = makes_of(weighted)
     grown, pins = grow(builder.padded, [builder.axis(made.value, made.dim) for _, made in makes.values()])
     builder.pins += pins
     builder.pins += [(builder.axis(*axis), why) for axis, why in held_by_ports(net, builder.caches)]
@@ -228,18 +228,18 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     for space, why in builder.pins:
         for atom in finish(space, numbers).atoms():
             pinned.setdefault(atom, why)
-    _pin_tied(net, axes, pinned)
+    _pin_tied(net, axes, builder.weighted, pinned)
     pin_stacked(net, axes, pinned)
     _pin_told_apart(builder, numbers, pinned)
     pin_last(net, builder.caches, made, pinned)
     placed = [(node, _atoms([space], numbers)) for node, space in builder.placed]
-    ordered, told = told_by_place(placed, written.values(), produced, _atoms(builder.ordered, numbers), pinned)
+    ordered, told = told_by_place(net, axes, placed, written.values(), produced, _atoms(builder.ordered, numbers), pinned)
     read = standing_alone(axes[axis] for axis, _ in makes.values())
     nesting = nest(net, axes, produced, produced - ordered - inner - set(pinned), written.values(), read)
     produced -= nesting.kept
     ordered |= lined & produced
     across = made_across(net, axes, tuple(makes.values()), produced, inputs.union(ordered, pinned))
-    refusals += writing_inputs(made, inputs - across)
+    refusals += [*writing_inputs(made, inputs - across), *begins]
     kept = nesting.kept | across
     produced -= kept
     across_axes = pin_entangled(net, axes, makes, produced - set(nesting.inside), ordered, pinned)
@@ -247,8 +247,8 @@ def _finished(builder: _Builder, makes: Mapping[str, Makes], grown: Sequence[Gro
     produced -= set(nesting.inside)
     square = against_themselves(net, axes)
     whole = {n: _atoms(s, numbers).union(square[n], across_axes.get(n, ()), told.get(n, ())) for n, s in builder.whole.items()}
-    beside = tuple((_atoms([there], numbers), _atoms(added, numbers)) for there, added in grown)
-    return Coupling(net, axes, names, whole, produced, inside, kept, beside, pinned, ordered, (*refusals, *begins))
+    added = tuple((_atoms([there], numbers), _atoms(new, numbers)) for there, new in grown)
+    return Coupling(net, axes, names, whole, produced, inside, kept, added, pinned, ordered, builder.weighted, tuple(refusals))
 
 
 def _atoms(spaces: Iterable[Space], numbers: dict[int, int]) -> frozenset[int]:
@@ -271,27 +271,25 @@ def _torn_channels(builder: _Builder, produced: frozenset[int], numbers: dict[in
             yield node.name, why
 
 
-def makes_of(net: Net) -> dict[str, Makes]:
+def makes_of(weighted: Weighted) -> dict[str, Makes]:
     """By name, the axes that nodes with weights sum over and make, but for nodes whose channels are those of the input at the
     same place."""
-    found: dict[str, Makes] = {}
-    for node in net.nodes:
-        linear, view = linear_view(net, node) or (None, None)
-        if linear is not None and view is not None and not linear.diagonal(view):
-            found[node.name] = Axis(str(node.inputs[0]), linear.channel(view)), Axis(node.outputs[0], linear.channel(view))
-    return found
+    return {
+        name: (Axis(str(view.node.inputs[0]), linear.channel(view)), Axis(view.node.outputs[0], linear.channel(view)))
+        for name, (linear, view) in weighted.items() if not linear.diagonal(view)
+    }
 
 
-def _pin_tied(net: Net, axes: Mapping[Axis, Expr], pinned: dict[int, str]) -> None:
+def _pin_tied(net: Net, axes: Mapping[Axis, Expr], weighted: Weighted, pinned: dict[int, str]) -> None:
     """Weights that several nodes read are fitted once for all of them; where one does something else with them, or adds other
     biases and reads what another has made, there is no such fit: the channels that they make stay as they are."""
     for param, readers in consumers(net.nodes).items():
         if param in net.params and len(readers) > 1 and net.params[param].ndim > 1:
-            linear = [(node, *found) for node in readers if (found := linear_view(net, node)) is not None]
+            linear = [weighted[node.name] for node in readers if node.name in weighted]
             layers, alike = len(linear) == len(readers), len({node.inputs[1:] for node in readers}) == 1
             if layers and (alike or not follow_each_other(net.nodes, readers)):
                 continue
             why = "one of which adds another bias to what another has made" if layers else "not all of which are layers"
-            for node, record, view in linear:
-                for atom in axes[Axis(node.outputs[0], record.channel(view))].atoms():
+            for record, view in linear:
+                for atom in axes[Axis(view.node.outputs[0], record.channel(view))].atoms():
                     pinned.setdefault(atom, f"weights {param!r} are used by {named([n.name for n in readers])}, {why}")

@@ -100,7 +100,8 @@ def as_they_are(nets: Sequence[Net], inputs: Laid) -> Deepened:
 
 
 def deepened(nets: Sequence[Net], inputs: Laid) -> Deepened:
-    """Lay nets over each other, and give shallower ones what lets the trunk go on.
+    """Lay nets over each other, with layers beside streams that are inputs or outputs, and give shallower ones what lets the
+    trunk go on.
 
     Args:
         inputs: as of `as_they_are`.
@@ -108,7 +109,16 @@ def deepened(nets: Sequence[Net], inputs: Laid) -> Deepened:
     Raises:
         UnsupportedError: as `as_they_are`.
     """
-    now = _with_free_streams(as_they_are(nets, inputs))
+    return _as_deep(_with_free_streams(as_they_are(nets, inputs)))
+
+
+def deepened_within(nets: Sequence[Net], inputs: Laid) -> Deepened:
+    """As `deepened`, with streams as they are."""
+    return _as_deep(as_they_are(nets, inputs))
+
+
+def _as_deep(now: Deepened) -> Deepened:
+    """Nets of which shallower ones have got what lets the trunk go on."""
     while True:
         refused: dict[str, str] = {}
         trials = (_extended(now, *place, refused) for place in _places(now))

@@ -40,9 +40,16 @@ class Nesting:
 
 
 def standing_alone(exprs: Iterable[Expr]) -> frozenset[int]:
-    """Atoms outside of products, on axes that weights make or read."""
+    """Atoms outside of products, but for those with single channels (pairs that positions turn), on axes that weights make or
+    read."""
     flat = (e for expr in exprs for e in (expr.parts if expr.kind == "sum" else (expr,)))
-    return frozenset(e.atom for e in flat if e.kind == "atom")
+    return frozenset(e.atom for e in map(_without_singles, flat) if e.kind == "atom")
+
+
+def _without_singles(expr: Expr) -> Expr:
+    """The factor of a product that is more than a concatenation of single channels, where it is the only one."""
+    many = [p for p in expr.parts if p.kind != "sum" or any(q.size != 1 for q in p.parts)] if expr.kind == "product" else []
+    return many[0] if len(many) == 1 else expr
 
 
 def nest(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxzip.analysis.coupling import linear_view, view_of
-from onnxzip.net import Net, Node, producers
+from onnxzip.net import Net, Node, producers, renamed_inputs, with_values
 from onnxzip.ops import Linear, Operator, Symmetry, View, find
 
 _SAME_RANGE = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten", "Transpose",
@@ -49,15 +49,9 @@ class Graft:
 def grafted(net: Net, at: str, graft: Graft, readers: frozenset[str]) -> Net:
     """The net with a graft behind a value, for some of the value's readers (names of nodes)."""
     place = next((k + 1 for k, n in enumerate(net.nodes) if at in n.outputs), 0)
-    behind = [
-        replace(n, inputs=tuple(graft.end if v == at else v for v in n.inputs)) if n.name in readers else n
-        for n in net.nodes[place:]
-    ]
-    kind = net.dtypes[at]
-    return replace(
-        net, nodes=(*net.nodes[:place], *graft.nodes, *behind), params={**net.params, **graft.params},
-        shapes={**net.shapes, **graft.shapes}, dtypes={**net.dtypes, **dict.fromkeys(graft.shapes, kind)},
-    )
+    behind = [renamed_inputs(n, {at: graft.end}) if n.name in readers else n for n in net.nodes[place:]]
+    grown = with_values(net, (*net.nodes[:place], *graft.nodes, *behind), graft.shapes, net.dtypes[at])
+    return replace(grown, params={**net.params, **graft.params})
 
 
 def neutral(source: Net, segment: tuple[Node, ...], start: str, net: Net, at: str, prefix: str) -> Graft:

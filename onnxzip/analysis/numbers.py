@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxzip.analysis.deepening import Deepened
 from onnxzip.analysis.likeness import channel_numbers, numbers_of
-from onnxzip.net import Names, Net, Node, Shape
+from onnxzip.net import Names, Net, Node, Shape, with_more_params
 
 Places = dict[tuple[str, int], int]  # node and position among its inputs -> axis of the channels
 
@@ -57,8 +57,4 @@ def _spread(net: Net, places: Places) -> Net:
             inputs[k] = added[key]
         nodes.append(replace(node, inputs=tuple(inputs)))
     arrays = {name: np.full(shape, net.params[param].item(), net.dtypes[param]) for (param, shape), name in added.items()}
-    return replace(
-        net, nodes=tuple(nodes), params={**net.params, **arrays},
-        shapes={**net.shapes, **{k: a.shape for k, a in arrays.items()}},
-        dtypes={**net.dtypes, **{k: a.dtype for k, a in arrays.items()}},
-    )
+    return with_more_params(net, nodes, arrays)

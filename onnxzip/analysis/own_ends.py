@@ -11,7 +11,7 @@ the layer stands before it, so that the output still ends as it did.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onnxzip.analysis.coupling import Coupling, makes_of
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.neutral import Graft, grafted
 from onnxzip.loading.linear import CANONICAL_GEMM
-from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers, renamed
+from onnxzip.net import Axis, Names, Net, Node, Port, consumers, producers, renamed, with_values
 from onnxzip.ops.recurrent import takes_gates
 
 MOST = 0.25  # of a net's params, that such layers may add
@@ -85,7 +85,8 @@ def _channel(coupling: Coupling, value: str, axis: int) -> int | None:
 
 def read_inside(coupling: Coupling) -> set[int]:
     """Atoms that weights sum over; hidden units read each other."""
-    return {a for read, _ in makes_of(coupling.net).values() for a in coupling.axes[read].atoms()} | hidden_units(coupling)
+    read = (coupling.axes[axis] for axis, _ in makes_of(coupling.weighted).values())
+    return {a for expr in read for a in expr.atoms()} | hidden_units(coupling)
 
 
 def hidden_units(coupling: Coupling) -> set[int]:
@@ -106,10 +107,8 @@ def _given(net: Net, output: str, end: _End, name: str, values: Names) -> Net:
     at, out, readers = end.value, output, frozenset[str]()
     if end.reader is None:
         at = values.fresh(f"{output}.stream")
-        net = replace(
-            net, nodes=tuple(renamed(n, {output: at}) for n in net.nodes),
-            shapes={**net.shapes, at: net.shapes[output]}, dtypes={**net.dtypes, at: net.dtypes[output]},
-        )
+        nodes = (renamed(n, {output: at}) for n in net.nodes)
+        net = with_values(net, nodes, {at: net.shapes[output]}, net.dtypes[output])
     else:
         out, readers = values.fresh(f"{output}.own"), frozenset([end.reader.name])
     return grafted(net, at, identity_layer(net, name, at, out, end.axis, values), readers)

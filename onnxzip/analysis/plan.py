@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxzip.analysis.biases import with_biases
 from onnxzip.analysis.deadends import led_by, read_by
-from onnxzip.analysis.deepening import Extension, as_they_are, deepened
+from onnxzip.analysis.deepening import Deepened, Extension, as_they_are, deepened, deepened_within
 from onnxzip.analysis.ends import OUTPUT
 from onnxzip.analysis.grouped import grouped_axes, uneven_groups
 from onnxzip.analysis.laying import lay_out
@@ -20,10 +20,10 @@ from onnxzip.analysis.proposals import Proposal, beside_own, proposals_of
 from onnxzip.analysis.refusals import STARVED, Refusal, nothing_shared
 from onnxzip.analysis.roles import Overlay
 from onnxzip.analysis.steps import Step, find_steps
-from onnxzip.analysis.strands import Owners, SpacePlan, check_shares, counts_for, share_of, strands_of
+from onnxzip.analysis.strands import Owners, SpacePlan, check_asked, check_shares, counts_for, share_of, strands_of
 from onnxzip.analysis.uniform import with_uniform_apart
 from onnxzip.analysis.weaving import uneven_added, uneven_spaces, woven_spaces
-from onnxzip.errors import UnsupportedError, UsageError
+from onnxzip.errors import UnsupportedError
 from onnxzip.loading.inputs import Laid, inputs_of_nets, names_of
 from onnxzip.loading.weights import common_type
 from onnxzip.net import Net, Port, Sizes
@@ -126,10 +126,19 @@ def analyse(
         UsageError: fewer than two nets, two of one name, a share outside 0..1, an unknown layout.
         UnsupportedError: the nets' inputs differ, or nothing in them can be shared.
     """
-    _check(nets, shares, layout)
-    nets = with_biases(with_uniform_apart(nets))
-    lay = deepened if any(f > 0 for _, f in shares or [("*", 1.0)]) else as_they_are
-    found = laid_over(nets, partial(lay, inputs=inputs_of_nets(nets) if inputs is None else inputs))
+    check_asked([n.name for n in nets], shares, layout)
+    nets, ports = with_biases(with_uniform_apart(nets)), inputs_of_nets(nets) if inputs is None else inputs
+    lays = (deepened, deepened_within) if any(f > 0 for _, f in shares or [("*", 1.0)]) else (as_they_are,)
+    plan, *others = (partial(_planned, nets, shares, layout, partial(lay, inputs=ports)) for lay in lays)
+    found = plan()
+    return others[0]() if _frees_for_nothing(found, shares) else found
+
+
+def _planned(
+    nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str, lay: Callable[[Sequence[Net]], Deepened]
+) -> Plan:
+    """As `analyse`, of nets laid over each other in some way."""
+    found = laid_over(nets, lay)
     laid = found.laid
     steps = find_steps(laid)
     proposals = proposals_of(laid, steps)
@@ -145,19 +154,15 @@ def analyse(
     return Plan({n.name: n for n in found.nets}, laid, steps, spaces, drawn, tuple(refusals), found.extensions)
 
 
+def _frees_for_nothing(plan: Plan, shares: Sequence[tuple[str, float]]) -> bool:
+    """Whether a layer behind an input, which all nets were given so that channels are free, makes none that are shared."""
+    idle = {p.number for p in plan.shared_spaces() if not p.shares_any and share_of(p.name, shares) > 0}
+    added = {task: plan.added(task) for task in plan.tasks}
+    given = [s for s in plan.steps if all(n.name in added[t] for p in s.parts for t, n in p.members.items())]
+    return any(idle.issuperset(step.spaces) for step in given if step.spaces)
+
+
 UNLIKE = "its channels keep their order, and not all nets have as many"
-
-
-def _check(nets: Sequence[Net], shares: Sequence[tuple[str, float]], layout: str) -> None:
-    names = [n.name for n in nets]
-    if len(nets) < 2:
-        raise UsageError(f"a merge takes at least two nets, got {len(nets)}")
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise UsageError(f"two tasks are called {twice[0]!r}; name them apart as NAME=FILE.onnx")
-    if layout not in ("strands", "wide"):
-        raise UsageError(f"layout {layout!r} is not known; use strands or wide")
-    check_shares(shares, [])
 
 
 def _settle(

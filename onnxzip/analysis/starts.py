@@ -33,10 +33,10 @@ def with_free_starts(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]
     if not starts or sum(p.shape[axis] ** 2 for p, axis in starts.items()) > MOST * net.size:
         return net, frozenset()
     names, values, readers = Names({n.name for n in net.nodes}), Names(set(net.shapes)), consumers(net.nodes)
-    dense, added = makes_of(net), set[str]()
+    added = set[str]()
     for port, axis in starts.items():
         out, name = values.fresh(f"{port.name}.stream"), names.fresh(f"{port.name}.stream")
-        moved = frozenset(n.name for n in readers[port.name] if n.name not in dense)
+        moved = frozenset(n.name for n in readers[port.name] if n.name not in makes_of(coupling.weighted))
         net = grafted(net, port.name, identity_layer(net, name, port.name, out, axis, values), moved)
         added.add(name)
     return net, frozenset(added)
@@ -44,7 +44,7 @@ def with_free_starts(net: Net, coupling: Coupling) -> tuple[Net, frozenset[str]]
 
 def _streams(coupling: Coupling) -> set[int]:
     """Atoms of channels that weights make, and others read; those of hidden units, and of what these begin with, are none."""
-    written = (coupling.axes[axis] for _, axis in makes_of(coupling.net).values())
+    written = (coupling.axes[axis] for _, axis in makes_of(coupling.weighted).values())
     made = {a for expr in written if abs(expr.size) >= NARROW for a in expr.atoms()}
     return made & read_inside(coupling) - coupling.kept - hidden_units(coupling)
 

@@ -52,12 +52,10 @@ def _is_of_all(plan: Plan, task: str, output: str, tasks: Iterable[str]) -> bool
     return owners.issuperset(tasks)
 
 
-def share_states(plan: Plan) -> dict[str, frozenset[str]]:
-    """Task -> inputs of its net that are states of units which it shares with others."""
-    params = {t: {plan.overlay.values[taken.laid][t] for taken in shared_params(plan, t)} for t in plan.tasks}
-    return {
-        t: frozenset(s.input for s in net.states if not params[t].isdisjoint(s.orders)) for t, net in plan.nets.items()
-    }
+def shares_states(plan: Plan, task: str) -> bool:
+    """Whether an input of a task's net is a state of units which it shares with others."""
+    params = {plan.overlay.values[taken.laid][task] for taken in shared_params(plan, task)}
+    return any(not params.isdisjoint(state.orders) for state in plan.nets[task].states)
 
 
 def shared_params(plan: Plan, task: str) -> list[Taken]:

@@ -96,6 +96,22 @@ def share_of(name: str, shares: Sequence[tuple[str, float]]) -> float:
     return fitting[-1] if fitting else 1.0
 
 
+def check_asked(tasks: Sequence[str], shares: Sequence[tuple[str, float]], layout: str) -> None:
+    """Refuse what cannot be asked of any nets.
+
+    Raises:
+        UsageError: fewer than two tasks, two of one name, a share outside 0..1, an unknown layout.
+    """
+    if len(tasks) < 2:
+        raise UsageError(f"a merge takes at least two nets, got {len(tasks)}")
+    twice = sorted({n for n in tasks if tasks.count(n) > 1})
+    if twice:
+        raise UsageError(f"two tasks are called {twice[0]!r}; name them apart as NAME=FILE.onnx")
+    if layout not in ("strands", "wide"):
+        raise UsageError(f"layout {layout!r} is not known; use strands or wide")
+    check_shares(shares, [])
+
+
 def check_shares(shares: Sequence[tuple[str, float]], names: Iterable[str]) -> None:
     """Refuse shares outside 0..1 and patterns that fit no space.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxzip.calibration.images import normalised
 from onnxzip.config import DataOptions
 from onnxzip.errors import InvalidDataError
+from onnxzip.loading.fixing import Fixed
 from onnxzip.net import Classes, Port
 
 X, Y = "x", "y"
@@ -28,6 +29,7 @@ class Feed:
         doubtful: outputs that labels may be meant for, where there are several; the last one is taken.
         inside: as `aliases`, of each task in a fused net that is fed as one.
         alone: whether it shares its samples with nobody, whoever has the same data.
+        fixed: input that is a constant now -> its number: data need not hold it, and no other.
     """
 
     ports: tuple[Port, ...]
@@ -36,6 +38,7 @@ class Feed:
     doubtful: tuple[str, ...] = ()
     inside: tuple[Mapping[str, str], ...] = ()
     alone: bool = False
+    fixed: Fixed = field(default_factory=dict)
 
     @property
     def lent(self) -> set[str]:
@@ -55,12 +58,12 @@ class Feed:
 
 
 def feed_of(
-    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, inside: Iterable[Mapping[str, str]] = (),
-    alone: bool = False,
+    ports: tuple[Port, ...], aliases: Mapping[str, str], classes: Classes, alone: bool, fixed: Fixed,
+    inside: Iterable[Mapping[str, str]] = (),
 ) -> Feed:
     """What a task is fed with whose outputs say this of classes."""
     count = None if classes.labelled is None else classes.count
-    return Feed(ports, aliases, count, classes.doubtful, tuple(inside), alone)
+    return Feed(ports, aliases, count, classes.doubtful, tuple(inside), alone, fixed)
 
 
 def ports_of_all(feeds: Iterable[Feed]) -> tuple[Port, ...]:

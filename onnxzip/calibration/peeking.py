@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxzip.calibration.fixed import Ranges, ranges_of
 from onnxzip.calibration.reading import Axes, Taken, Together, is_array, is_folder, read
 from onnxzip.calibration.sources import grouped
 from onnxzip.errors import InvalidDataError
@@ -20,8 +21,8 @@ from onnxzip.loading import Family
 Shapes = Mapping[str, tuple[int, ...]]  # name of an array -> its shape
 
 
-def peeked(data: Any, axes: Mapping[str, Axes], limit: int) -> tuple[Any, dict[str, Shapes]]:
-    """Shapes of the arrays for each task, samples in front, and the data, to be used instead of what was given.
+def peeked(data: Any, axes: Mapping[str, Axes], limit: int) -> tuple[Any, dict[str, Shapes], dict[str, Ranges]]:
+    """The data, to be used instead of what was given; of the arrays for each task their shapes, samples in front, and ranges.
 
     Args:
         data: as `collect` takes them.
@@ -32,14 +33,15 @@ def peeked(data: Any, axes: Mapping[str, Axes], limit: int) -> tuple[Any, dict[s
         InvalidDataError: they cannot be read, are for a task that does not exist, or a task has none.
     """
     if data is None:
-        return None, {}
+        return None, {}, {}
     found: dict[str, Any] = {}
-    shapes: dict[str, Shapes] = {}
+    shapes, ranges = dict[str, Shapes](), dict[str, Ranges]()
     for some, item in grouped(data, tuple(axes)):
         arrays, kept = _arrays(item, limit, {name: axis for task in reversed(some) for name, axis in axes[task].items()})
         for task in some:
             found[task], shapes[task] = kept, {name: array.shape for name, array in arrays.items()}
-    return found, shapes
+            ranges[task] = ranges_of(arrays)
+    return found, shapes, ranges
 
 
 def _arrays(item: Any, limit: int, axes: Axes) -> tuple[Mapping[str, np.ndarray], Any]:

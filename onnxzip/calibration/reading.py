@@ -28,6 +28,7 @@ from onnxzip.foreign import blamed, in_short, module_files, named_callable
 Arrays = dict[str, np.ndarray]
 Axes = Mapping[str, int]  # name of an array -> axis along which it has the samples; the first where it is not named
 FIRST: Axes = {}
+_NUMBERS = (int, float, np.generic)
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -87,8 +88,8 @@ def _is_callable(item: str | PathLike[str]) -> bool:
 
 
 def is_array(item: Any) -> bool:
-    """Whether an item is an array, or a torch tensor, which is taken as one."""
-    return isinstance(item, np.ndarray) or hasattr(item, "detach")
+    """Whether an item is an array, or a torch tensor or a number, which are taken as such."""
+    return isinstance(item, (np.ndarray, *_NUMBERS)) or hasattr(item, "detach")
 
 
 def read(item: Any, limit: int, where: str = "", axes: Axes = FIRST) -> Arrays:
@@ -194,11 +195,12 @@ def _batches(batches: Iterable[Any], where: str, axes: Axes) -> Iterator[Arrays]
         if names is not None and set(arrays) != names:
             raise InvalidDataError(f"{where}: a batch holds {', '.join(arrays)}, those before it {', '.join(sorted(names))}")
         names = set(arrays)
-        for name, array in arrays.items():
-            if array.ndim == 0:
-                raise InvalidDataError(f"{where}: a batch holds a single number as {name!r}; an array of samples is needed")
+        if all(array.ndim == 0 for array in arrays.values()):
+            raise InvalidDataError(f"{where}: a batch holds no more than single numbers; an array of samples is needed")
         axes = {name: axis for name, axis in axes.items() if name not in standing_first(arrays, axes)}
-        yield in_front(arrays, axes)
+        arrays = in_front(arrays, axes)
+        count = next(len(array) for array in arrays.values() if array.ndim)
+        yield {name: array if array.ndim else np.repeat(array, count) for name, array in arrays.items()}
 
 
 def _foreign(batches: Iterable[Any], where: str) -> Iterator[Any]:
@@ -230,10 +232,12 @@ def _arrays(item: Any, where: str) -> Arrays:
 
 
 def _array(value: Any, where: str) -> np.ndarray:
-    """An array, or a torch tensor as one."""
+    """An array, or a torch tensor or a number as one."""
     if hasattr(value, "detach"):
         with blamed(where, "holds a tensor that NumPy cannot take", InvalidDataError):
             value = value.detach().cpu().numpy()
+    if isinstance(value, _NUMBERS):
+        value = np.asarray(value)
     if not isinstance(value, np.ndarray):
         raise InvalidDataError(f"{where}: holds {type(value).__name__} where an array is needed")
     return value

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxzip.calibration.checking import Feed, axes_of_all, check_counts, check_shape, checked_labels, named, ports_of_all
+from onnxzip.calibration.fixed import without_fixed
 from onnxzip.calibration.images import image_files
 from onnxzip.calibration.noise import noise_for
 from onnxzip.calibration.reading import Together, is_array, is_folder, read, where_of, without_data
@@ -226,7 +227,7 @@ def _read_rows(
         if len(ports) != 1:
             raise InvalidDataError(f"{item}: a folder of images feeds one input, the nets have {len(ports)}")
         return FolderRows(image_files(Path(item), ports[0]), ports[0], options, where), None
-    arrays = read(item, limit, axes=axes_of_all(feeds.values()))
+    arrays = without_fixed(read(item, limit, axes=axes_of_all(feeds.values())), feeds, where)
     inputs, labels = named(arrays, feeds.values(), where, lent)
     unused = [n for n in arrays if arrays[n] is not labels and not any(arrays[n] is a for a in inputs.values())]
     if unused:

@@ -13,6 +13,7 @@ import numpy as np
 from onnxzip.calibration.covariances import covariance_of
 from onnxzip.calibration.frontier import Frontier
 from onnxzip.net import Net, Node, Port, Shape, pruned
+from onnxzip.ops.recurrent import STATES
 from onnxzip.peers import Peers
 from onnxzip.runtime import Session, open_session
 
@@ -37,7 +38,7 @@ class Course:
 
 def begins_of(node: Node) -> dict[int, str]:
     """What a recurrent node begins with, by the place among its outputs of what it ends as."""
-    return {k - 4: v for k in (5, 6) if (v := node.input(k)) is not None}
+    return {end: v for k, end in STATES.items() if (v := node.input(k)) is not None}
 
 
 def original_values(frontier: Frontier, task: str, values: Sequence[str]) -> Iterator[list[np.ndarray]]:

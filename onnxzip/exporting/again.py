@@ -98,7 +98,10 @@ def origins_by_task(by_net: Mapping[str, Origin], kept: Kept) -> dict[str, Origi
             read = {v: outer.before_tail[mid] for v, mid in inner.before_tail.items() if mid in outer.before_tail}
             called = {own: mid for mid, own in inner.inputs.items()}
             states = {own: state.behind(outer.states.get(called[own])) for own, state in inner.states.items()}
-            found[task] = replace(inner, inputs=inputs, outputs=outputs, features=features, before_tail=read, states=states)
+            fixed = {**inner.fixed, **{inner.inputs[mid]: n for mid, n in outer.fixed.items() if mid in inner.inputs}}
+            found[task] = replace(
+                inner, inputs=inputs, outputs=outputs, features=features, before_tail=read, states=states, fixed=fixed
+            )
     return found
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins, to_json
+from onnxzip.exporting.metadata import PREFIX, read_origins, to_json
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading.beside import with_external_data
+from onnxzip.runtime import entries_of, tensor_outside
 
 WEIGHTS, MANIFEST = "weights.bin", "bundle.json"
 SCHEMA_VERSION = 1
@@ -125,10 +126,7 @@ def _outside(model: ModelProto, placed: Mapping[str, Placed]) -> bytes:
     for k, tensor in enumerate(graph.initializer):
         if tensor.name in placed:
             place = placed[tensor.name]
-            entry = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            entry.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", WEIGHTS), ("offset", place.offset), ("length", place.length)):
-                entry.external_data.add(key=key, value=str(value))
+            entry = tensor_outside(tensor.name, tensor.data_type, tensor.dims, WEIGHTS, place.offset, place.length)
             graph.initializer[k].CopyFrom(entry)
     del graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from onnxzip.analysis import Plan
 from onnxzip.calibration.sources import Samples
 from onnxzip.config import Options
 from onnxzip.exporting.metadata import own_version
 from onnxzip.exporting.report import sha256_of
 
 
-def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dict[str, object]:
+def job_of(plan: Plan, files: Mapping[str, Path], samples: Samples, options: Options) -> dict[str, object]:
     """All that must be the same in every process, as JSON values by what they are."""
     steps = options.steps.retrain
     return {
@@ -28,6 +29,7 @@ def job_of(files: Mapping[str, Path], samples: Samples, options: Options) -> dic
         "layout": options.plan.layout,
         "opset": options.plan.opset,
         **({"apart": list(options.plan.apart)} if options.plan.apart else {}),
+        **{f"fixed inputs of {t}": dict(net.fixed) for t, net in plan.nets.items() if net.fixed},
         "method": options.zip.method,
         "repair": options.zip.repair,
         "seed": options.run.seed,

@@ -20,7 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxzip.analysis import Plan
 from onnxzip.calibration.seen import NOBODY, from_text, to_text
@@ -64,7 +63,8 @@ def origins_of(
         read = {value: called for value, called in pairs if value not in own.values()}
         features = features_of(net, plan.added(task))
         found[task] = Origin(
-            name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes, states=states[task]
+            name, digest, inputs, outputs, *sizes, features=features, before_tail=read, axes=net.axes, states=states[task],
+            fixed=dict(net.fixed),
         )
     return found
 
@@ -152,11 +152,6 @@ def needed_by(fused: Net, outputs: Mapping[str, Collection[str]]) -> tuple[dict[
         for param in dict.fromkeys((*(v for n in needed for v in n.inputs if v in fused.params), *constants)):
             params.setdefault(str(param), []).append(task)
     return nodes, params
-
-
-def entries_of(model: ModelProto) -> dict[str, str]:
-    """All metadata of a file."""
-    return {p.key: p.value for p in model.metadata_props}
 
 
 def is_fused(entries: Mapping[str, str]) -> bool:

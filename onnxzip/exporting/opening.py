@@ -10,16 +10,20 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from onnxzip.loading.fixing import NONE_FIXED, Fixed
 from onnxzip.loading.in_front import AXES, axes_of
 from onnxzip.runtime import Session, open_file
 
 
-def opened(name: str, file: Path | bytes, device: str, axes: Mapping[str, int] | None = None) -> Session:
+def opened(
+    name: str, file: Path | bytes, device: str, axes: Mapping[str, int] | None = None, fixed: Fixed = NONE_FIXED
+) -> Session:
     """A file, or what is in one, in ONNX Runtime.
 
     Args:
         name: for messages.
         axes: along which the file has its samples; None for what it tells, if it is a fused one.
+        fixed: inputs that are one number, which is fed to every run.
 
     Raises:
         UsageError, BackendMissingError, UnsupportedError: as `open_file`.
@@ -27,7 +31,7 @@ def opened(name: str, file: Path | bytes, device: str, axes: Mapping[str, int] |
     session = open_file(name, file, device)
     if axes is None and _holds(file, AXES.encode()):
         axes = axes_of(ModelProto.FromString(file) if isinstance(file, bytes) else onnx.load(file, load_external_data=False))
-    return replace(session, axes=axes or {})
+    return replace(session, axes=axes or {}).fixed_at(fixed)
 
 
 def _holds(file: Path | bytes, text: bytes) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxzip.calibration.rows import in_order
 from onnxzip.exporting.returned import Returned
+from onnxzip.loading.fixing import Fixed
 from onnxzip.net.classes import VALUES
 
 
@@ -29,6 +30,7 @@ class Origin:
         before_tail: value of the original that its tail reads -> the fused net's.
         axes: input or output of the original -> axis along which it has the samples, where that is not the first.
         states: input of the original that is a state of units which others share -> how these stand.
+        fixed: input of the original that is a constant of the fused net -> its number.
     """
 
     source: str
@@ -44,6 +46,7 @@ class Origin:
     before_tail: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     states: Mapping[str, Returned] = field(default_factory=dict)
+    fixed: Fixed = field(default_factory=dict)
 
     @cached_property
     def places(self) -> Mapping[str, np.ndarray]:

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxzip.calibration.checking import Feed, feed_of
 from onnxzip.calibration.peeking import Shapes, peeked
 from onnxzip.errors import InvalidModelError, UnsupportedError, UsageError
-from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins, read_tails
+from onnxzip.exporting.metadata import check_outputs, read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
 from onnxzip.loading.files import read
 from onnxzip.loading.in_front import axes_of, with_samples_in_front
-from onnxzip.net import BATCH, Axis, Classes, Node, Port, classes_of, order_in_front
+from onnxzip.loading.weights import nodes_of
+from onnxzip.net import BATCH, Axis, Classes, Port, classes_of, order_in_front
 from onnxzip.ops import find, listed
 from onnxzip.ops.listed import REWRITTEN
-from onnxzip.runtime import needed_nodes
+from onnxzip.runtime import entries_of, needed_nodes, operator_of
 
 NO_SHAPES: dict[str, Shapes] = {}
 NO_SIZES: Mapping[Axis, int] = {}
@@ -66,7 +67,7 @@ def originals_of(
 def _check_ports(task: str, file: Path, origin: Origin) -> None:
     graph = read(file).graph
     for kind, names, have in (
-        ("input", origin.inputs.values(), graph.input),
+        ("input", (*origin.inputs.values(), *origin.fixed), graph.input),
         ("output", origin.outputs, graph.output),
     ):
         lost = [n for n in names if n not in {p.name for p in have}]
@@ -93,7 +94,8 @@ def feeds_for(
             _sized(model, origin, of or task, shapes.get(task, {})),
             {own: fused for fused, own in origin.inputs.items()},
             classes[task],
-            alone=bool(origin.states),
+            bool(origin.states),
+            origin.fixed,
         )
         for task, (_, origin) in originals.items()
     }
@@ -116,11 +118,6 @@ def classes_in(model: ModelProto, originals: Originals, given: Mapping[str, str]
     return found
 
 
-def nodes_of(graph: GraphProto) -> list[Node]:
-    """The nodes of a graph, without attributes."""
-    return [Node(n.name, n.op_type, tuple(v or None for v in n.input), tuple(n.output)) for n in graph.node]
-
-
 def check_no_tail(model: ModelProto, where: Path, why: str) -> None:
     """Refuse a fused file that has nodes which are kept as they are.
 
@@ -134,8 +131,7 @@ def check_no_tail(model: ModelProto, where: Path, why: str) -> None:
     last = needed_nodes(model.graph, [origins[task].outputs[name] for task, names in tails.items() for name in names])
     found: dict[str, list[str]] = {}
     for node in last:
-        op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        if find(op) is None and listed().get(op) != REWRITTEN:
+        if find(op := operator_of(node)) is None and listed().get(op) != REWRITTEN:
             found.setdefault(op, []).append(repr(node.name))
     if tails:
         ops = "; ".join(f"{op} (node {', '.join(names)})" for op, names in found.items())
@@ -170,7 +166,7 @@ def fed_by(
     feeds = feeds_for(model, originals, given=given)
     if not free_axes(with_samples_in_front(model, axes_of(model))):
         return data, feeds
-    data, shapes = peeked(data, {task: feed.axes for task, feed in feeds.items()}, limit)
+    data, shapes, _ = peeked(data, {task: feed.axes for task, feed in feeds.items()}, limit)
     return data, feeds_for(model, originals, shapes, given=given)
 
 

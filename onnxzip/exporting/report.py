@@ -27,6 +27,7 @@ from onnxzip.exporting.verifying import Evidence
 from onnxzip.fusion.tied import distinct_shapes
 from onnxzip.fusion.zipped import Zipped
 from onnxzip.loading.beside import bytes_read
+from onnxzip.loading.fixing import Fixed
 from onnxzip.loading.weights import weights_by_type
 from onnxzip.net import Axis, Net, macs, macs_of, place_in_file
 from onnxzip.runtime import peak_rss_bytes
@@ -93,9 +94,9 @@ def ratios(size: Size, parts: Iterable[Size]) -> dict[str, Any]:
     return found
 
 
-def task_entry(path: Path, digest: str, size: Size) -> dict[str, Any]:
+def task_entry(path: Path, digest: str, size: Size, fixed: Fixed) -> dict[str, Any]:
     """What a report says of one task."""
-    return {"source": str(path), "sha256": digest, **size.as_dict()}
+    return {"source": str(path), "sha256": digest, **size.as_dict(), "fixed": dict(fixed)}
 
 
 def fused_entry(path: Path) -> dict[str, Any]:
@@ -106,7 +107,9 @@ def fused_entry(path: Path) -> dict[str, Any]:
 def original_entry(file: Path, origin: Origin) -> dict[str, Any]:
     """What a report says of a file given as a task's original."""
     digest = sha256_of(file)
-    return {"source": str(file), "sha256": digest, "same_source": digest == origin.sha256}
+    return {
+        "source": str(file), "sha256": digest, "same_source": digest == origin.sha256, "fixed": dict(origin.fixed),
+    }
 
 
 def evidence_entry(evidence: Evidence) -> dict[str, Any]:
@@ -206,7 +209,8 @@ def merge_report(
     return {
         "schema_version": SCHEMA_VERSION,
         "tasks": {
-            t: task_entry(path, origin.sha256, sizes[t]) | {"outputs": dict(origin.outputs)} | evidence_entry(evidence[t])
+            t: task_entry(path, origin.sha256, sizes[t], origin.fixed) | {"outputs": dict(origin.outputs)}
+            | evidence_entry(evidence[t])
             for t, (path, origin) in originals.items()
         },
         "merged": ratios(merged, sizes.values()),
@@ -264,7 +268,7 @@ def plan_report(plan: Plan, files: Mapping[str, Path], skeleton: ModelProto, lay
     sizes = {t: source_size(path, macs_before(plan, t)) for t, path in files.items()}
     return {
         "schema_version": SCHEMA_VERSION,
-        "tasks": {t: task_entry(path, sha256_of(path), sizes[t]) for t, path in files.items()},
+        "tasks": {t: task_entry(path, sha256_of(path), sizes[t], plan.nets[t].fixed) for t, path in files.items()},
         "merged": ratios(planned_size(plan, skeleton), sizes.values()),
         "spaces": spaces_entry(plan, None),
         "extensions": extensions_entry(plan),

@@ -99,7 +99,6 @@ def _moved(model: ModelProto, location: str) -> ModelProto:
 def _copied(source: Path, place: Path) -> None:
     """A copy of a file, on the disk when it returns."""
     with source.open("rb") as reader, place.open("wb") as writer:
-        while part := reader.read(16 << 20):
-            writer.write(part)
+        shutil.copyfileobj(reader, writer, 16 << 20)
         writer.flush()
         os.fsync(writer.fileno())

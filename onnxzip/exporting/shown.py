@@ -15,12 +15,13 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.metadata import PREFIX, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.metadata import PREFIX, read_origins, read_tails, to_json
 from onnxzip.exporting.origin import Origin
-from onnxzip.exporting.originals import Originals, nodes_of
+from onnxzip.exporting.originals import Originals
 from onnxzip.loading.files import read
+from onnxzip.loading.weights import nodes_of
 from onnxzip.net import Net, picked_from
-from onnxzip.runtime import needed_nodes
+from onnxzip.runtime import entries_of, needed_nodes
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 Teaching = Mapping[str, tuple[Path | bytes, Origin]]  # task -> its original, or what would be in such a file

@@ -11,13 +11,13 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.annotating import annotate
-from onnxzip.exporting.metadata import PREFIX, check_outputs, entries_of, read_origins, read_tails, to_json
+from onnxzip.exporting.metadata import PREFIX, check_outputs, read_origins, read_tails, to_json
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.sayings import Said, said_by_task
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.in_front import AXES
 from onnxzip.loading.inputs import partly_had
-from onnxzip.runtime import fields_of, needed_nodes, put_fields, read_by, rename_values
+from onnxzip.runtime import entries_of, fields_of, needed_nodes, put_fields, read_by, rename_values
 
 
 def split_model(model: ModelProto, task: str, where: str) -> ModelProto:

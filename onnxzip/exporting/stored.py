@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from onnxzip.loading.half_ports import names_in
 from onnxzip.loading.stored import as_tensor, read_floats
-from onnxzip.net import Names, Net
+from onnxzip.net import Net
 from onnxzip.runtime import put_nodes, to_model
 
 
@@ -20,7 +21,7 @@ def stored_model(net: Net) -> ModelProto:
     if kind == TensorProto.FLOAT:
         return model
     graph = model.graph
-    names = Names({v for n in graph.node for v in (*n.input, *n.output, n.name)} | {t.name for t in graph.initializer})
+    names = names_in(graph)
     wide: dict[str, str] = {}
     for tensor in graph.initializer:
         array = numpy_helper.to_array(tensor)

@@ -22,7 +22,7 @@ SAME = 1e-5  # of two graphs of the same numbers in one runtime: it may add them
 TINY, LEAST = float(np.finfo(np.float32).tiny), 0.1
 
 
-def trial_feeds(ports: Iterable[Port], rng: np.random.Generator, samples: int = TRIALS) -> dict[str, np.ndarray]:
+def trial_feeds(ports: Iterable[Port], rng: np.random.Generator, samples: int) -> dict[str, np.ndarray]:
     """Inputs for a trial: normal noise where floats are read; 0 and 1 elsewhere, which are indices and masks of any net."""
     found = {}
     for port in ports:

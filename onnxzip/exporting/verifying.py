@@ -162,7 +162,8 @@ def compare(
     for source in sources:
         tasks = [t for t in source.tasks if t in originals]
         names = tuple(n for t in tasks for n in originals[t][1].outputs.values())
-        sessions = {t: opened(str(originals[t][0]), originals[t][0], device, originals[t][1].axes) for t in tasks}
+        mine = {t: originals[t] for t in tasks}
+        sessions = {t: opened(str(file), file, device, o.axes, o.fixed) for t, (file, o) in mine.items()}
         work = [_Comparison(t, originals[t][1], sessions[t], classes[t]) for t in tasks]
         for part in _batches(source, np.flatnonzero(rows(source)), 1 if any(one.classes.loose for one in work) else BATCH):
             feeds = {k: v[part] for k, v in source.inputs.items()}
@@ -209,7 +210,7 @@ def run_rows(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.
 def _in_own_floats(session: Session, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Samples of floats in the type that a net takes: a net of float16 may have been merged with one of float32."""
     found = dict(feeds)
-    for port in session.inner.get_inputs():
+    for port in session.inputs:
         if port.type in _FLOATS and port.name in found and found[port.name].dtype.kind == "f":
             found[port.name] = found[port.name].astype(_FLOATS[port.type], copy=False)
     return found

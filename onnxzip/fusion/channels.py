@@ -12,8 +12,7 @@ from onnxzip.analysis.steps import channels_at
 from onnxzip.fusion.duplicates import equal_rows
 from onnxzip.fusion.keeping import by_leaders, emphasis
 from onnxzip.fusion.problem import Reads, original_channels
-from onnxzip.fusion.restoring import restored
-from onnxzip.fusion.spread import spread_of_channels
+from onnxzip.fusion.restoring import restored, spread_of_channels
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.moments import ChannelMoments
 from onnxzip.linalg.ridge import Fit, Quality, fit_diagonal

@@ -20,9 +20,8 @@ from onnxzip.fusion.channels import fit_channels
 from onnxzip.fusion.duplicates import equal_rows, reads_exactly
 from onnxzip.fusion.keeping import by_leaders, emphasis
 from onnxzip.fusion.problem import Reads, member_rows, original_rows, row_positions, to_params
-from onnxzip.fusion.restoring import restored
+from onnxzip.fusion.restoring import restored, spread_of
 from onnxzip.fusion.solving import Chosen, fit_linear
-from onnxzip.fusion.spread import spread_of
 from onnxzip.fusion.work import Exact, Work, by_owners
 from onnxzip.linalg.rectified import Sampled, refit_rectified
 from onnxzip.linalg.ridge import Fit, Quality

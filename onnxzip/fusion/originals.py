@@ -53,9 +53,9 @@ class OriginalStatistics:
         """Statistics of one task over the columns that a strand reads."""
         found = self.inner.of(task, self.apart_reads[task], group)
         at = self.columns(task, reads, group)
-        if found.rows is not None and found.held_rows is not None:
-            some, held = ((_chosen(z, at), p) for z, p in (found.rows, found.held_rows))
-            return replace(found, rows=some, held_rows=held)
+        if found.rows is not None:
+            some, held = ((_chosen(z, at), p) for z, p in found.rows)
+            return replace(found, rows=(some, held))
         own = original_rows(self.plan, self.step, reads, group, task, self.matches)
         return TaskStatistics(self._shrunk(found.train, at, own), self._shrunk(found.held, at, own))
 

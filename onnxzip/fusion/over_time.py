@@ -191,7 +191,7 @@ class StepInTime:
             found = session.run({str(self.node.inputs[0]): gates, **{v: a[None] for v, a in now.items()}})
             states = found[made[0]][:, 0]
             ends.append([found[v][0] for v in made[1:]])
-            first = now[str(self.node.inputs[5])] if 1 in begins_of(self.node) else ZERO
+            first = now.get(begins_of(self.node).get(1, ""), ZERO)
             before = np.concatenate([self._before(states, first), *heard], axis=2)
             for part in systems:
                 read = self._read(part, before, gates, rows).astype(np.float32)

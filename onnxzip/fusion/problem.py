@@ -83,6 +83,12 @@ def _reads(plan: Plan, step: Step, key: Owners, weights: Sequence[Weights]) -> R
     return Reads(key, key & tasks if key & tasks else tasks, tuple(blocks), groups, tuple(names), bias)
 
 
+def pieces_read(plan: Plan, step: Step, reads: Reads) -> list[Piece]:
+    """The pieces that the rows of a strand read, and those that are added to what these make."""
+    skips = [plan.layout.pieces[laid].get(reads.key) for laid in step.skips]
+    return [*(b.piece for b in reads.blocks), *(piece for piece in skips if piece is not None)]
+
+
 def check_finite(plan: Plan, step: Step, reads: Sequence[Reads]) -> None:
     """Refuse to fit strands some of whose rows are infinite on any samples, by a bias.
 
@@ -105,8 +111,7 @@ def row_positions(plan: Plan, step: Step, key: Owners, task: str, matches: Match
     """Which original output channel each fused one of a strand stands for (negative: none): first members of groups, second
     ones, and so on."""
     expr = channels_at(plan.overlay, step.parts[0], task, step.parts[0].outputs[0])
-    keys = next(p.keys for k, p in plan.layout.pieces[step.parts[0].outputs[0]].items() if k == key)
-    return located_all(plan.overlay, expr, task, keys, matches)
+    return located_all(plan.overlay, expr, task, plan.layout.pieces[step.parts[0].outputs[0]][key].keys, matches)
 
 
 def member_rows(rows: np.ndarray, places: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +169,7 @@ def original_channels(plan: Plan, step: Step, key: Owners, task: str, matches: M
         bias = params[name].astype(np.float64).reshape(matrix.shape[:2])
     whole = np.concatenate([matrix, bias[:, :, None]], axis=2)
     expr = channels_at(plan.overlay, part, task, part.outputs[0])
-    keys = next(p.keys for k, p in plan.layout.pieces[part.outputs[0]].items() if k == key)
+    keys = plan.layout.pieces[part.outputs[0]][key].keys
     total, members = np.zeros(()), np.zeros(())
     for at in located_all(plan.overlay, expr, task, keys, matches):
         at = at.reshape(-1, matrix.shape[1])  # of a channel, rows may stand in an order of their own

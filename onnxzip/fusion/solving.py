@@ -63,8 +63,8 @@ def _stacked(chosen: Sequence[Chosen]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     parts: list[list[np.ndarray]] = [[], [], [], []]
     unit = power_of_two(max(c.weight * c.emphasis for c in chosen))
     for c in chosen:
-        assert c.stats.rows is not None and c.stats.held_rows is not None
-        for k, (z, p) in enumerate((c.stats.rows, c.stats.held_rows)):
+        assert c.stats.rows is not None
+        for k, (z, p) in enumerate(c.stats.rows):
             root = np.float32(np.sqrt(c.weight * c.emphasis / max(len(z), 1)) / unit)
             parts[2 * k].append(z * root)
             parts[2 * k + 1].append(p[:, c.at] * root)

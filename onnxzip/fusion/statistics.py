@@ -32,13 +32,12 @@ class TaskStatistics:
 
     Attributes:
         train, held: moments of fitted and of held-out rows; zp has all original outputs of the group.
-        rows, held_rows: (z, p) of the same, kept where columns outnumber rows; the moments then hold p's squares only.
+        rows: (z, p) of both, kept where columns outnumber rows; the moments then hold p's squares only.
     """
 
     train: Moments
     held: Moments
-    rows: tuple[np.ndarray, np.ndarray] | None = None
-    held_rows: tuple[np.ndarray, np.ndarray] | None = None
+    rows: tuple[Equations, Equations] | None = None
 
     def products_with(self, at: np.ndarray) -> np.ndarray:
         """Mean of z p' over all rows, for some of the original outputs: [columns, len(at)]."""
@@ -118,7 +117,7 @@ class StepStatistics:
             return TaskStatistics(train, held)
         kept = source.kept[group]
         z, p = _some_columns(kept.z, at), kept.p[:, targets]
-        return TaskStatistics(train, held, (z[: kept.fitted], p[: kept.fitted]), (z[kept.fitted :], p[kept.fitted :]))
+        return TaskStatistics(train, held, ((z[: kept.fitted], p[: kept.fitted]), (z[kept.fitted :], p[kept.fitted :])))
 
     def sampled(self, task: str, reads: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows of one task, fitted and held out: z over the columns that one strand reads, and p; only where `kept`."""

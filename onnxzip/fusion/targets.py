@@ -83,7 +83,7 @@ def summed(q: np.ndarray, mine: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _explained(stats: Mapping[str, TaskStatistics], weight: Mapping[str, float], damping: float) -> Explained:
     """(task, task) -> C' (G + l d I)^-1 C over all targets."""
-    kept = {t: s.rows for t, s in stats.items() if s.rows is not None}
+    kept = {t: s.rows[0] for t, s in stats.items() if s.rows is not None}
     if not kept:
         zz = reduce(add, [weight[t] * s.train.zz for t, s in stats.items()])
         zp = np.concatenate([weight[t] * s.train.zp for t, s in stats.items()], axis=1)

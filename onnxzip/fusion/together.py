@@ -26,7 +26,7 @@ from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step, linear_of
 from onnxzip.analysis.strands import Owners
 from onnxzip.fusion.fitting import StepResult, fit_step
-from onnxzip.fusion.problem import Reads, original_channels, original_rows, reads_of, row_positions
+from onnxzip.fusion.problem import Reads, original_channels, original_rows, pieces_read, reads_of, row_positions
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.fusion.tied import origins_of
 from onnxzip.fusion.work import Exact, Statistics, Work
@@ -120,8 +120,7 @@ def _go_together(plan: Plan, uses: Sequence[Use], exact: Exact, matches: Matches
 
 def _is_known(plan: Plan, use: Use, exact: Exact) -> bool:
     """Whether all that a use reads is known."""
-    skips = [p for laid in use.step.skips for k, p in plan.layout.pieces[laid].items() if k == use.reads.key]
-    return all(p.name in exact for p in (*(b.piece for b in use.reads.blocks), *skips))
+    return all(piece.name in exact for piece in pieces_read(plan, use.step, use.reads))
 
 
 def _alike(plan: Plan, uses: Sequence[Use], task: str, matches: Matches) -> bool:
@@ -155,8 +154,11 @@ class _Part:
         found, by = self.stats.of(task, self.reads, group), self._by(group)
         if not by.any():
             return found
-        rows, held = (None if side is None else (side[0], side[1] - by) for side in (found.rows, found.held_rows))
-        return TaskStatistics(_less(found.train, by, found.rows), _less(found.held, by, found.held_rows), rows, held)
+        if found.rows is None:
+            return TaskStatistics(_less(found.train, by, None), _less(found.held, by, None))
+        rows, held = found.rows
+        less = (rows[0], rows[1] - by), (held[0], held[1] - by)
+        return TaskStatistics(_less(found.train, by, rows), _less(found.held, by, held), less)
 
     def sampled(self, task: str, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of one task."""
@@ -186,13 +188,13 @@ class _Together:
     def of(self, task: str, _: Reads, group: int) -> TaskStatistics:
         """Of one task: means over the rows of all uses; of those alone that have moments, where not all have kept rows."""
         found = [part.of(task, group) for part in self.parts]
-        rows = [(f.rows, f.held_rows) for f in found if f.rows is not None and f.held_rows is not None]
+        rows = [f.rows for f in found if f.rows is not None]
         if len(rows) < len(found):
             found = [f for f in found if f.rows is None]
             return TaskStatistics(_mean([f.train for f in found]), _mean([f.held for f in found]))
         train, held = (tuple(np.concatenate(x) for x in zip(*side, strict=True)) for side in zip(*rows, strict=True))
         means = _mean([f.train for f in found]), _mean([f.held for f in found])
-        return TaskStatistics(*means, (train[0], train[1]), (held[0], held[1]))
+        return TaskStatistics(*means, ((train[0], train[1]), (held[0], held[1])))
 
     def sampled(self, task: str, _: Reads, group: int) -> tuple[np.ndarray, np.ndarray]:
         """All rows of one task, use by use."""

@@ -17,7 +17,7 @@ from onnxzip.fusion.fitting import fit_step
 from onnxzip.fusion.frames import frames_of
 from onnxzip.fusion.over_time import StepInTime
 from onnxzip.fusion.pairing import pair_channels, pair_inside, same_channels
-from onnxzip.fusion.problem import Reads, check_finite, reads_of
+from onnxzip.fusion.problem import Reads, check_finite, pieces_read, reads_of
 from onnxzip.fusion.sharing import agreed
 from onnxzip.fusion.statistics import StepStatistics
 from onnxzip.fusion.tables import Counts, pair_waiting, waiting_params
@@ -27,7 +27,7 @@ from onnxzip.fusion.turning import may_turn, turned
 from onnxzip.fusion.units import units_in_time
 from onnxzip.fusion.work import Statistics, Work
 from onnxzip.linalg.ridge import Quality
-from onnxzip.matching.match import Members, given_members, in_order_of_first, in_place, members_of
+from onnxzip.matching.match import Members, given_members, in_order_of_first, in_place, members_of, ordered_groups
 from onnxzip.matching.methods import Method, Rows
 from onnxzip.matching.parts import in_parts
 from onnxzip.matching.twins import same_of_twins
@@ -143,7 +143,7 @@ class Zip:
         fitted = [r for r in reads if (r not in tied or len(r.owners) > 1) and self.needs_fit(step, r)]
         if self.frontier is not None and self.method.needs_targets:
             check_finite(self.plan, step, [r for r in fitted if len(r.owners) > 1 or step.diagonal or r in tied])
-        new, inside = ([n for n in some if not any(k == n for k, _ in self.members)] for some in (step.spaces, step.inside))
+        new, inside = self.undecided(step), [n for n in step.inside if not any(k == n for k, _ in self.members)]
         work = Work(self.plan, step, reads, None, self.method)
         same = {n: same_channels(work, self.plan.spaces[n], self.exact, self.members) for n in new}
         self.same |= {n: len(groups) + same_of_twins(self.plan.spaces[n]) for n, groups in same.items()}
@@ -171,6 +171,20 @@ class Zip:
         self.members |= made
         self.fits[step.name] = {key: fits for f in found for key, fits in f.fits.items()}
         self.touched |= {name: tasks for f in found for name, tasks in f.touched.items()}
+
+    def undecided(self, step: Step) -> list[int]:
+        """Spaces whose channels are to be matched at a step; those of tasks that others make later, and without them, stay."""
+        found = []
+        for space in (self.plan.spaces[n] for n in step.spaces):
+            if all((space.number, s.key) in self.members for s in space.strands):
+                continue
+            shared = [o for o in space.counts if len(o) > 1]
+            if shared and all(o.isdisjoint(step.tasks) for o in shared):
+                own = members_of(space, ordered_groups(space))
+                self.members |= in_parts(self.plan, {k: m for k, m in own.items() if k[1] <= frozenset(step.tasks)})
+            else:
+                found.append(space.number)
+        return found
 
     def turn(self, work: Work, space: SpacePlan, fitted: Sequence[Reads]) -> Work:
         """Bring a space whose basis is free along its principal axes, and look at the step again."""
@@ -204,9 +218,7 @@ class Zip:
             return True
         if not (self.method.refit or self.method.restore):
             return False
-        pieces = [b.piece for b in reads.blocks]
-        pieces += [p for laid in step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
-        return any(t not in self.exact[p.name] for p in pieces for t in reads.owners)
+        return any(t not in self.exact[p.name] for p in pieces_read(self.plan, step, reads) for t in reads.owners)
 
     def walk(self) -> None:
         """Take over params whose channels are matched, and follow which values are still exact."""
@@ -236,4 +248,6 @@ class Zip:
         task = next(t for t in self.plan.tasks if t in taken.owners)
         known = {*self.plan.spaces, *self.plan.overlay.inside}
         numbers = {a for e in self.plan.overlay.exprs(taken.laid, task) for a in e.atoms() if a in known}
-        return not taken.keys or numbers <= {n for n, _ in self.members}
+        strands = {(n, s.key) for n in numbers if n in self.plan.spaces for s in self.plan.spaces[n].strands}
+        ahead = {key for _, key in strands - self.members.keys()}  # of tasks that are matched in a later step
+        return not taken.keys or (numbers <= {n for n, _ in self.members} and ahead.isdisjoint(taken.keys))

@@ -16,7 +16,7 @@ from onnxzip.fusion.keeping import by_leaders
 from onnxzip.fusion.work import by_owners
 from onnxzip.matching.match import Matches, leads_along, located
 from onnxzip.net import BATCH, Node
-from onnxzip.ops.recurrent import GATES, takes_gates
+from onnxzip.ops.recurrent import GATES, STATES, takes_gates
 from onnxzip.ops.selecting import ORDER
 
 
@@ -112,7 +112,7 @@ class Units:
     def begins_outside(self) -> bool:
         """Whether what they begin with is what the caller feeds back to them."""
         made = {v: p.node for p in self.plan.layout.placed for v in p.node.outputs}
-        begins = [v for v in self.placed.node.inputs[5:7] if v is not None]
+        begins = [v for k in STATES if (v := self.placed.node.input(k)) is not None]
         return bool(begins) and all(v in made and made[v].attrs.get(ORDER) for v in begins)
 
     @cached_property

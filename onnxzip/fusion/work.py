@@ -11,7 +11,8 @@ import numpy as np
 from onnxzip.analysis import Plan
 from onnxzip.analysis.steps import Step
 from onnxzip.analysis.strands import SpacePlan
-from onnxzip.fusion.problem import Reads, original_rows
+from onnxzip.fusion.keeping import by_leaders
+from onnxzip.fusion.problem import Reads, original_rows, pieces_read
 from onnxzip.fusion.statistics import TaskStatistics
 from onnxzip.linalg.moments import ChannelMoments, Moments
 from onnxzip.matching.match import Matches
@@ -88,8 +89,7 @@ class Work:
 
     def is_exact(self, reads: Reads, task: str, exact: Exact) -> bool:
         """Whether a task's original rows, applied to what the strand reads, give what they gave in the original net."""
-        skips = [p for laid in self.step.skips for k, p in self.plan.layout.pieces[laid].items() if k == reads.key]
-        return all(task in exact[p.name] for p in [*(b.piece for b in reads.blocks), *skips])
+        return all(task in exact[p.name] for p in pieces_read(self.plan, self.step, reads))
 
 
 def shared_reads(work: Work, space: SpacePlan) -> Reads:
@@ -101,10 +101,10 @@ def shared_reads(work: Work, space: SpacePlan) -> Reads:
 
 def propagated(stats: TaskStatistics, rows: np.ndarray) -> TaskStatistics:
     """The same with the original rows' own products as targets: p = w z."""
-    if stats.rows is None or stats.held_rows is None:
+    if stats.rows is None:
         return TaskStatistics(_products(stats.train, rows), _products(stats.held, rows))
-    train, held = ((z, (z @ rows.T).astype(z.dtype)) for z, _ in (stats.rows, stats.held_rows))
-    return TaskStatistics(_energies(stats.train, train[1]), _energies(stats.held, held[1]), train, held)
+    train, held = ((z, (z @ rows.T).astype(z.dtype)) for z, _ in stats.rows)
+    return TaskStatistics(_energies(stats.train, train[1]), _energies(stats.held, held[1]), (train, held))
 
 
 def _products(moments: Moments, rows: np.ndarray) -> Moments:
@@ -118,9 +118,5 @@ def _energies(moments: Moments, p: np.ndarray) -> Moments:
 
 def by_owners(at: Mapping[str, np.ndarray]) -> dict[tuple[str, ...], np.ndarray]:
     """Rows by the tasks that have a channel there (`at` is not negative): owners -> int indices."""
-    tasks = list(at)
-    codes = sum(((at[t] >= 0).astype(np.int64) << k for k, t in enumerate(tasks)), np.zeros((), np.int64))
-    return {
-        tuple(t for k, t in enumerate(tasks) if code >> k & 1): np.flatnonzero(codes == code)
-        for code in np.unique(codes) if code
-    }
+    rows = np.arange(len(next(iter(at.values()), ())))
+    return {owners: mine for owners, mine in by_leaders(list(at), [a >= 0 for a in at.values()], rows) if owners}

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import Report, number_table, percent
+from onnxzip.inspection.tables import Report, fixed_lines, number_table, percent
 
 
 def diff_tables(report: Report) -> Iterator[RenderableType]:
@@ -22,6 +22,7 @@ def diff_tables(report: Report) -> Iterator[RenderableType]:
         f"{channels['shared']:,} shared, {channels['own']:,} own, {channels['moved']:,} at another place; params changed by "
         f"{percent(summary['change'])}, {percent(summary['dropped'])} dropped."
     )
+    yield from fixed_lines({report["task"]: original})
     yield _nodes(report)
 
 

@@ -22,6 +22,7 @@ from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change,
 from onnxzip.loading import load_model, look_at
 from onnxzip.loading.dims import bound, recorded
 from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.loading.fixing import with_fixed
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.recurrence import with_layers_for_gates
 from onnxzip.net import Axis, Net, Node, in_file, place_in_file
@@ -61,7 +62,8 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
     own = trace.origins[name].inputs
     same = {Axis(own[axis.value], axis.dim): size for axis, size in recorded(read, name).items() if axis.value in own}
     same = {place_in_file(axis, trace.origins[name].axes.get(axis.value, 0)): size for axis, size in same.items()}
-    net = _as_merged(in_file(load_model(bound(source, same), file, name, model.opset)), model, own)
+    source = bound(with_fixed(source, trace.origins[name].fixed), same)
+    net = _as_merged(in_file(load_model(source, file, name, model.opset)), model, own)
     nodes = [_node(net, node, model, trace, name) for node in net.nodes]
     return {
         "schema_version": DIFF_VERSION,

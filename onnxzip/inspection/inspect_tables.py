@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnxzip.inspection.tables import Report, in_bytes, number_table, percent, place_tables, size_cells
+from onnxzip.inspection.tables import Report, fixed_lines, in_bytes, number_table, percent, place_tables, size_cells
 
 
 def inspect_tables(report: Report) -> Iterator[RenderableType]:
@@ -26,6 +26,7 @@ def inspect_tables(report: Report) -> Iterator[RenderableType]:
     merged = report["kind"] == "merged"
     if merged:
         yield _cost_table(report)
+        yield from fixed_lines(report["tasks"])
         yield _owner_table(report)
         if report["switches"]:
             yield _switch_table(report)

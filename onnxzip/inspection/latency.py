@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxzip.loading.fixing import NONE_FIXED, Fixed
 from onnxzip.net import Axis
 from onnxzip.runtime import Session, open_file
 
@@ -15,18 +16,21 @@ SECONDS, MOST, LEAST, WARM_UP = 1.0, 200, 9, 3
 NO_SIZES: Mapping[Axis, int] = {}
 
 
-def median_milliseconds(name: str, content: Path | bytes, sizes: Mapping[Axis, int] = NO_SIZES) -> tuple[float, int]:
+def median_milliseconds(
+    name: str, content: Path | bytes, sizes: Mapping[Axis, int] = NO_SIZES, fixed: Fixed = NONE_FIXED
+) -> tuple[float, int]:
     """Median time of a run for one sample, in milliseconds, and of how many runs.
 
     Args:
         name: for messages.
         content: a file, or what is in it.
         sizes: of axes of inputs that have no number, as of `noise`.
+        fixed: inputs that are one number, and this.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot run it, or numpy does not know the type of an input.
     """
-    session = open_file(name, content, "cpu", 1)
+    session = open_file(name, content, "cpu", 1).fixed_at(fixed)
     feeds = noise(session, sizes)
     for _ in range(WARM_UP):
         session.run(feeds)
@@ -42,7 +46,7 @@ def noise(session: Session, sizes: Mapping[Axis, int] = NO_SIZES) -> dict[str, n
     """
     rng = np.random.default_rng(0)
     found, dtypes = {}, session.dtypes()
-    for port in session.inner.get_inputs():
+    for port in session.inputs:
         dtype = dtypes[port.name]
         shape = [d if isinstance(d, int) else sizes.get(Axis(port.name, k), 1) for k, d in enumerate(port.shape)]
         drawn = rng.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)

@@ -107,6 +107,7 @@ def _task(trace: Trace, needs: Needs, task: str, alone: int) -> Entry:
         "source": origin.source,
         "sha256": origin.sha256,
         "outputs": dict(origin.outputs),
+        "fixed": dict(origin.fixed),
         "original": {"params": origin.params, "bytes": origin.bytes, "macs": origin.macs} if known else None,
         "alone": {"params": cost["params"], "bytes": alone, "macs": cost["macs"]},
         "own": needs.cost([(task,)]),

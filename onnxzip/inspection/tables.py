@@ -24,6 +24,7 @@ def merge_tables(report: Report) -> Iterator[RenderableType]:
     yield _task_table(report)
     yield from _small_lines(report)
     yield _size_table(report)
+    yield from fixed_lines(report["tasks"])
     yield from _type_line(report)
     if report["spaces"]:
         yield _space_table(report, fitted=True)
@@ -38,6 +39,7 @@ def plan_tables(report: Report) -> Iterator[RenderableType]:
     if report["spaces"]:
         yield _space_table(report, fitted=False)
     yield _size_table(report)
+    yield from fixed_lines(report["tasks"])
     yield from _type_line(report)
     yield from _size_lines(report)
     for note in report["notes"]:
@@ -50,6 +52,7 @@ def verify_tables(report: Report) -> Iterator[RenderableType]:
     yield from noise_line(report, "Compared")
     yield _task_table(report)
     yield from _small_lines(report)
+    yield from fixed_lines(report["tasks"])
 
 
 def retrain_tables(report: Report) -> Iterator[RenderableType]:
@@ -57,6 +60,7 @@ def retrain_tables(report: Report) -> Iterator[RenderableType]:
     yield from noise_line(report, "Retrained")
     yield _task_table(report)
     yield from _small_lines(report)
+    yield from fixed_lines(report["tasks"])
     yield _retrain_table(report["retrain"])
 
 
@@ -95,6 +99,14 @@ def _type_line(report: Report) -> Iterator[Text]:
     if others:
         told = "; ".join(f"{kind} in {', '.join(tasks)}" for kind, tasks in others.items())
         yield Text(f"Weights are {merged} in the fused file ({told}). Convert or quantise it to make it smaller.")
+
+
+def fixed_lines(tasks: Mapping[str, Report]) -> Iterator[Text]:
+    """Which inputs are constants, and what they are; of tasks, or originals, by name."""
+    fixed = [(task, name, number) for task, entry in tasks.items() for name, number in entry["fixed"].items()]
+    for what, places in by_reason((task, f"{name} is fixed at {number}") for task, name, number in fixed).items():
+        told = f"Input {what} ({', '.join(places)})"
+        yield Text(f"{told}: a constant of the fused file, which lacks what only other numbers need.")
 
 
 def _size_lines(report: Report) -> Iterator[Text]:

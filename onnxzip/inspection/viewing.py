@@ -11,11 +11,13 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxzip.errors import InvalidDataError
-from onnxzip.exporting.metadata import entries_of, own_version, read_origins
+from onnxzip.exporting.metadata import own_version, read_origins
 from onnxzip.exporting.report import versions
 from onnxzip.exporting.splitting import split_model
 from onnxzip.inspection.latency import median_milliseconds
+from onnxzip.loading.fixing import NONE_FIXED
 from onnxzip.net import Axis
+from onnxzip.runtime import entries_of
 
 Originals = Mapping[str, str | PathLike[str]]
 SAME: Mapping[str, str] = {}
@@ -44,11 +46,12 @@ def page_report(
     for task in report.get("tasks", {}):
         alone = split_model(model, task, str(file)).SerializeToString()
         contents.append(({"name": f"{task} alone", "task": task, "original": False}, alone))
-    called = {task: origin.inputs for task, origin in read_origins(entries_of(model), str(file)).items()} if against else {}
+    origins = read_origins(entries_of(model), str(file)) if against else {}
     runs = []
     for entry, content in contents:
-        sizes = _sizes(report, called[str(entry["task"])] if entry["original"] else SAME)
-        milliseconds, count = median_milliseconds(entry["name"], content, sizes)
+        origin = origins[str(entry["task"])] if entry["original"] else None
+        sizes, fixed = _sizes(report, origin.inputs if origin else SAME), origin.fixed if origin else NONE_FIXED
+        milliseconds, count = median_milliseconds(entry["name"], content, sizes, fixed)
         runs.append(entry | {"milliseconds": milliseconds, "runs": count})
         tick(1)
     least = min(run["runs"] for run in runs)

@@ -221,22 +221,33 @@ def fit_dual(
         z: [samples, columns] and p: [samples, rows], each scaled by the root of its weight; held_z, held_p likewise.
         centre: [rows, columns].
     """
-    residual = (p - z @ centre.T).astype(np.float64)
-    kernel = (z @ z.T).astype(np.float64)
-    held_residual = (held_p - held_z @ centre.T).astype(np.float64)
-    cross = (held_z @ z.T).astype(np.float64)
-    mean = np.trace(kernel) / z.shape[1]
-    scale = mean * z.shape[0] / max(float(np.trace(kernel)), TINY)
-    energy = float((held_p.astype(np.float64) ** 2).sum())
+    at = np.arange(0, len(centre), -(-len(centre) // PROBED) if len(grid) > 1 else 1)
+    residual, held_residual = (_residual(*rows, centre[at]) for rows in ((z, p[:, at]), (held_z, held_p[:, at])))
+    kernel, cross = ((rows @ z.T).astype(np.float64) for rows in (z, held_z))
+    energy = float((held_p[:, at].astype(np.float64) ** 2).sum())
 
     def attempt(damping: float) -> tuple[float, Float]:
-        alpha = solve_damped(kernel, residual, damping * scale)
+        alpha = solve_damped(kernel, residual, damping * len(z) / z.shape[1])
         return _relative(float(((held_residual - cross @ alpha) ** 2).sum()), energy), alpha
 
     damping, error, alpha = best_damping(grid, attempt, worth)
+    if len(grid) > 1:
+        z, p = (_joined(*parts) for parts in ((z, held_z), (p, held_p)))
+        alpha = solve_damped((z @ z.T).astype(np.float64), _residual(z, p, centre), damping * len(z) / z.shape[1])
     rows = alpha.T @ z
     rows += centre
     return Fit(rows, damping, error)
+
+
+def _joined(train: Float, held: Float) -> Float:
+    """Fitted and held-out rows, each scaled by the root of what all of them count."""
+    return np.concatenate([train * np.float32(np.sqrt(1 - HELD_SHARE)), held * np.float32(np.sqrt(HELD_SHARE))])
+
+
+def _residual(z: Float, p: Float, centre: Float) -> Float:
+    """What rows leave of targets: float64 [samples, rows]."""
+    left: Float = (p - z @ centre.T).astype(np.float64)
+    return left
 
 
 def fit_diagonal(

@@ -1,21 +1,26 @@
 """Files to nets in canonical form.
 
-    files      read, with every check of a file (repairing: made valid; checking: what was changed; mapped: large params that
-               stay in files of their own)
-    halves     half types as float32 (half_ports: inputs and outputs of them; weights: what a file's weights are, and of
-               which type)
-    preparing  functions inlined, vendors' fused operators taken apart, one opset, names for all
+    files      read, with every check of a file (repairing: made valid; mapped: large params that stay in files of their own;
+               beside: these files)
+    halves     half types as float32 (half_ports: inputs and outputs of them; stored: where params stand, and in which bits;
+               weights: what a file's weights are, and of which type)
+    preparing  functions inlined, one opset, names for all (vendor: fused operators taken apart; branches: Ifs as Wheres)
     dims       axes that may have any size
+    fixing     inputs that are one number, as constants
     in_front   samples in front, wherever the file has them
-    families   nets that are merged, and their free axes (sized: loaded for several sizes; varying: constants that differ)
+    families   nets that are merged, and their free axes (inputs: which are one; sized: loaded for several sizes; varying:
+               constants that differ; computed: those that follow from shapes)
     tails      the end that cannot be analysed, cut off
-    shapes     folded and inferred for two batch sizes (taken: branches that these choose; one_batch: where one works alone)
+    shapes     folded and inferred for two batch sizes (subgraphs: branches and bodies; lookups: by indices that grow with the
+               batch; growing: what is made for each sample; overwritten: in place; one_batch: where one works alone)
     freeing    nets for one sample as nets for any number
     importing  as a Net (portions: which cuts where the batch does)
     canonical  attributes in one form each (windows: of convolutions and pools)
     removal    nodes that compute nothing
-    spelled_out  what exporters write node by node: Gelu, HardSwish, norms; what converted opsets do: Softmax
-    linear     Gemm and MatMul
+    spelled_out  what exporters write node by node: Gelu, HardSwish, norms; what converted opsets do: Softmax (patterns: trees
+               of operators; local_response: LRN)
+    linear     Gemm and MatMul (contractions: Einsums that are; params: changed without changing others' params)
+    repeated   params that go through layers of their own before they meet data
     normalising what is done to the input before the first layer (normed: behind norms of it)
     levelling  what is done to it in different ways by the nets of a merge
     folding    per-channel affine maps, BatchNormalization among them (canon: all steps one after the other)
@@ -25,6 +30,7 @@
     numbers    constants of one entry, for a merge
     recurrence recurrent nodes as a layer and steps in time, for a merge (carried: states that come back from these, and frames
                of calls before; giving_back: which outputs give them back)
+    faithful   a file as the net that it is, to be trained and put back (masks: params that hide, and are no weights)
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ from onnxzip.loading.canon import ANY_FLOAT, mergeable, net_of
 from onnxzip.loading.dims import at_usual_sizes
 from onnxzip.loading.families import LARGE_BYTES, Family, Numbers, family
 from onnxzip.loading.files import opset_of, read_mapped
+from onnxzip.loading.fixing import check_fixed
 from onnxzip.loading.halves import computing_in_float32
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
@@ -98,8 +105,10 @@ def load_family(nets: Family, wanted: Mapping[str, Numbers] | None = None) -> Lo
         wanted: task -> sizes; None for the files' own numbers, and usual ones for the rest.
 
     Raises:
-        InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data.
+        InvalidModelError, UnsupportedError: as `load`; a net does not work at the size of its data, or has an input that is
+            one number, which nobody has said.
     """
+    check_fixed(nets.models)
     found = settled(load_sized(nets, wanted))
     if sum(a.nbytes for net in found.at[0].nets for a in net.params.values()) > LARGE_BYTES:
         gc.collect()

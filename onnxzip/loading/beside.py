@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo
+
+from onnxzip.runtime import parts_of
 
 
 def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
@@ -44,15 +46,4 @@ def _outside(path: Path) -> list[TensorProto]:
         model = onnx.load(path, format="protobuf", load_external_data=False) if os.path.isfile(path) else onnx.ModelProto()
     except (OSError, DecodeError):
         return []  # whoever reads the file says what is wrong with it
-    return [tensor for tensor in tensors_in(model) if tensor.external_data]
-
-
-def tensors_in(message: Message) -> Iterator[TensorProto]:
-    """Every tensor at any depth of a message: initializers, attributes, branches, functions."""
-    if isinstance(message, TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for part in value if isinstance(value, Iterable) else [value]:
-                yield from tensors_in(part)
+    return [tensor for tensor in parts_of(model, TensorProto) if tensor.external_data]

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from copy import deepcopy
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxzip.runtime import put_nodes
+from onnxzip.runtime import graphs_in, needed_values, numbers_read_by, operator_of, put_nodes
 
 Dims = tuple[int, ...]
-_SHAPES_ONLY = frozenset({"Shape", "Size"})
 
 
 def without_plain_branches(model: ModelProto) -> None:
@@ -30,19 +29,10 @@ def without_plain_branches(model: ModelProto) -> None:
 
 def _chooses_by_data(graph: GraphProto, node: NodeProto) -> bool:
     """Whether a node is an If whose condition is computed from what the net reads."""
-    if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+    if operator_of(node) != "If":
         return False
-    maker = {v: n for n in graph.node for v in n.output}
     read = {p.name for p in graph.input} - {t.name for t in graph.initializer}
-    seen, stack = set[str](), [node.input[0]]
-    while stack:
-        value = stack.pop()
-        if value in read:
-            return True
-        if value in maker and value not in seen and maker[value].op_type not in _SHAPES_ONLY:
-            seen.add(value)
-            stack.extend(maker[value].input)
-    return False
+    return not read.isdisjoint(needed_values(graph, node.input[:1], numbers_read_by))
 
 
 def _replaced(node: NodeProto, taken: set[str]) -> list[NodeProto]:
@@ -78,8 +68,7 @@ def _shapes(graph: GraphProto) -> list[tuple[int, Dims]] | None:
 
 
 def _is_plain(graph: GraphProto) -> bool:
-    graphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-    return not graph.sparse_initializer and all(a.type not in graphs for n in graph.node for a in n.attribute)
+    return not graph.sparse_initializer and not any(True for n in graph.node for _ in graphs_in(n))
 
 
 def _fresh_names(graph: GraphProto, prefix: str, taken: set[str]) -> dict[str, str]:

@@ -26,10 +26,8 @@ import numpy as np
 from onnxzip.loading.giving_back import MOST, MOVING, Order, Place, moved, orders_back
 from onnxzip.loading.removal import without_idle_nodes
 from onnxzip.net import Names, Net, Node, Port, State, bind_batch, pruned, renamed
-from onnxzip.ops.recurrent import takes_gates
+from onnxzip.ops.recurrent import STATES, takes_gates
 from onnxzip.ops.selecting import ORDER
-
-_BEGINS = (5, 6)  # inputs of a recurrent node that are its first states; the output four places before one is what it ends as
 
 
 def with_orders(net: Net) -> Net:
@@ -68,7 +66,7 @@ def _places(net: Net, port: Port) -> tuple[Place, ...]:
             layers = _made_by_layers(net)
             made = any(v in layers for k, v in enumerate(node.inputs) if k not in ks)
             found.append(Place(node, ks, node.outputs[0], _axes_beside(net, node) if made else ()))
-        elif all(k in _BEGINS and takes_gates(node.op, node.inputs) and _last(node, k) for k in ks):
+        elif all(k in STATES and takes_gates(node.op, node.inputs) and _last(node, k) for k in ks):
             found += [Place(node, (k,), _last(node, k), (len(net.shapes[_last(node, k)]) - 1,)) for k in ks]
         else:
             return ()
@@ -84,7 +82,7 @@ def _axes_beside(net: Net, node: Node) -> tuple[int, ...]:
 
 def _last(node: Node, k: int) -> str:
     """What a node ends as, of a state that it begins with; "" where nobody reads that."""
-    return node.outputs[k - 4] if k - 4 < len(node.outputs) else ""
+    return node.outputs[STATES[k]] if STATES[k] < len(node.outputs) else ""
 
 
 def _made_by_layers(net: Net) -> set[str]:

@@ -18,15 +18,16 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.canonical import canonical_attributes
+from onnxzip.loading.growing import GROWING
 from onnxzip.loading.halves import widened
 from onnxzip.loading.importing import to_net
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.preparing import prepare
 from onnxzip.loading.removal import without_idle_nodes
-from onnxzip.loading.shapes import BATCHES, GROWING, Runs, folded_for
-from onnxzip.net import Net
+from onnxzip.loading.shapes import BATCHES, Runs, folded_for
+from onnxzip.net import Net, renamed
 from onnxzip.ops import find
-from onnxzip.runtime import put_nodes
+from onnxzip.runtime import needed_values, numbers_read_by, put_nodes
 
 OWN = ".sized"  # behind the names of nodes that come to stand beside those of the file
 
@@ -49,7 +50,7 @@ def computing(path: Path, model: ModelProto, names: Mapping[str, np.dtype], opse
     _cut(prepared.graph, names)
     _count_by_sums(prepared.graph)
     kept = _growers(prepared.graph, names) - {name.removesuffix(OWN) for name in still}
-    graph = folded_for(path, prepared, mapped_params(path, model), BATCHES[0], kept)
+    graph = folded_for(path, prepared, large_params(path, model), BATCHES[0], kept)
     net = to_net(path, "constants", prepared, Runs(graph, graph))
     return _renamed(without_idle_nodes(canonical_attributes(net)), names)
 
@@ -61,18 +62,9 @@ def _cut(graph: GraphProto, names: Mapping[str, np.dtype]) -> None:
     graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items())
 
 
-def _constants(graph: GraphProto) -> dict[str, np.ndarray]:
-    found = {t.name: numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) < 2 and not t.external_data}
-    for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.name == "value":
-                found[node.output[0]] = numpy_helper.to_array(attribute.t)
-    return found
-
-
 def _count_by_sums(graph: GraphProto) -> None:
     """Range in steps of 1 as a sum of ones, cut where it does not begin at 0."""
-    known = _constants(graph)
+    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) < 2 and not t.external_data}
     nodes: list[NodeProto] = []
     for node in graph.node:
         start, step = (known.get(node.input[k]) for k in (0, 2)) if node.op_type == "Range" else (None, None)
@@ -109,33 +101,21 @@ def _ones_summed(graph: GraphProto, node: NodeProto, one: np.ndarray, cut: bool)
 
 def _growers(graph: GraphProto, names: Collection[str]) -> frozenset[str]:
     """The expanding nodes above some values, but for those that only shapes and settings come from."""
-    makers: Mapping[str, NodeProto] = {v: n for n in graph.node for v in n.output}
-    found, seen, waiting = set(), set(), list(names)
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in GROWING:
-            found.add(node.name)
+
+    def read(node: NodeProto) -> list[str]:
         operator = find(node.op_type)
         settings = operator.constants if operator is not None else {}
-        waiting.extend(v for k, v in enumerate(node.input) if k not in settings and node.op_type not in ("Shape", "Size"))
-    return frozenset(found)
+        return [v for k, v in enumerate(numbers_read_by(node)) if k not in settings]
+
+    needed = needed_values(graph, names, read)
+    return frozenset(n.name for n in graph.node if n.op_type in GROWING and not needed.isdisjoint(n.output))
 
 
 def _renamed(net: Net, names: Collection[str]) -> Net:
     """The net with names of its own, but for what it computes."""
-
-    def own(value: str) -> str:
-        return value if value in names else value + OWN
-
-    nodes = tuple(
-        replace(n, name=n.name + OWN, inputs=tuple(None if v is None else own(v) for v in n.inputs),
-                outputs=tuple(own(v) for v in n.outputs))
-        for n in net.nodes
-    )
+    own = {value: value if value in names else value + OWN for value in net.shapes}
+    nodes = tuple(replace(renamed(n, own), name=n.name + OWN) for n in net.nodes)
     return replace(
-        net, inputs=(), nodes=nodes, params={own(k): a for k, a in net.params.items()},
-        shapes={own(k): s for k, s in net.shapes.items()}, dtypes={own(k): t for k, t in net.dtypes.items()},
+        net, inputs=(), nodes=nodes, params={own[k]: a for k, a in net.params.items()},
+        shapes={own[k]: s for k, s in net.shapes.items()}, dtypes={own[k]: t for k, t in net.dtypes.items()},
     )

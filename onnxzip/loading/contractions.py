@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import BATCH, Names, Net, Node, Shape, consumers
+from onnxzip.net import BATCH, Names, Net, Node, Shape, consumers, with_values
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Writer:
 
 def layers_from_einsum(net: Net) -> Net:
     """The net with such Einsums as MatMuls."""
-    params, names = Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes))
+    params, names = Params.of(net), Names.beside(net)
     readers, outputs = consumers(net.nodes), {p.name for p in net.outputs}
     nodes, shapes, gone = list[Node](), dict[str, Shape](), set[str]()
     for node in net.nodes:
@@ -99,8 +99,7 @@ def layers_from_einsum(net: Net) -> Net:
             writer.end(made)
         nodes += writer.nodes
         shapes |= writer.shapes
-    dtypes = {**net.dtypes, **dict.fromkeys(shapes, np.dtype(np.float32))}
-    return with_params(replace(net, nodes=tuple(nodes), shapes={**net.shapes, **shapes}, dtypes=dtypes), params)
+    return with_params(with_values(net, nodes, shapes, np.dtype(np.float32)), params)
 
 
 def _layer(net: Net, node: Node) -> _Layer | None:

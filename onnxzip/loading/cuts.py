@@ -30,7 +30,7 @@ def with_splits(net: Net) -> Net:
 
     Requires canonical attributes and known shapes.
     """
-    names = Names({n.name for n in net.nodes} | set(net.shapes))
+    names = Names.beside(net)
     shapes, dtypes, instead = dict(net.shapes), dict(net.dtypes), dict[str, list[Node]]()
     for value, cuts in _families(net):
         axis, parts = cuts[0].axis, sorted({(c.start, c.end) for c in cuts})

@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.net import Axis, common_name
+from onnxzip.runtime import entries_of
 
 RECORDED, TASKS = "onnxzip.sizes", "onnxzip.tasks"  # in the metadata of a fused file: task -> [input, axis, size] of free axes
 USUAL_IMAGES, USUAL_OTHERS = (224, 256, 128, 64, 32), (128, 64, 32, 16, 8)
@@ -60,8 +61,8 @@ def bound(model: ModelProto, numbers: Mapping[Axis, int]) -> ModelProto:
 
 def recorded(model: ModelProto, task: str | None = None) -> dict[Axis, int]:
     """The sizes at which a task of a fused file was calibrated; those of its first task where None is asked for."""
-    entries = {p.key: p.value for p in model.metadata_props if p.key in (RECORDED, TASKS)}
-    if len(entries) < 2:
+    entries = entries_of(model)
+    if not entries.keys() >= {RECORDED, TASKS}:
         return {}
     by_task, tasks = json.loads(entries[RECORDED]), json.loads(entries[TASKS])
     return {Axis(name, int(axis)): int(size) for name, axis, size in by_task.get(tasks[0] if task is None else task, [])}

@@ -9,7 +9,7 @@ an operator without a record reads, numbers without an axis in Constant nodes, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from onnxzip.loading.dims import at_usual_sizes, bound, free_axes
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
 from onnxzip.loading.freeing import with_free_batch
 from onnxzip.loading.halves import float32_throughout
-from onnxzip.loading.importing import to_net
+from onnxzip.loading.importing import operator_in, to_net
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
 from onnxzip.loading.masks import masks_of
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET, prepare
@@ -32,11 +32,10 @@ from onnxzip.loading.shapes import Runs, fold_for_both_batches
 from onnxzip.loading.stored import held_by, holders, read_floats
 from onnxzip.net import Axis, Net
 from onnxzip.ops import find
-from onnxzip.runtime import operator_of, put_nodes
+from onnxzip.runtime import needed_values, numbers_read_by, operator_of, put_nodes
 
 LARGEST_FILE = 2**31 - 1
 _COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
-_SHAPES_ONLY = frozenset({"Shape", "Size"})
 IN_MEMORY = Path("<net in memory>")
 
 
@@ -164,24 +163,13 @@ def _as_inputs(graph: GraphProto, values: Mapping[str, np.ndarray]) -> tuple[str
 
 def _settings(graph: GraphProto) -> set[str]:
     """Every value that a constant input of an operator, or an operator without a record, is computed from."""
-    before = {value: node for node in graph.node for value in node.output}
-    found: set[str] = set()
-    stack = [value for node in graph.node for value in _constant_inputs(node)]
-    while stack:
-        value = stack.pop()
-        if value in found:
-            continue
-        found.add(value)
-        node = before.get(value)
-        if node is not None and node.op_type not in _SHAPES_ONLY:
-            stack.extend(node.input)
-    return found
+    return needed_values(graph, [v for node in graph.node for v in _constant_inputs(node)], numbers_read_by)
 
 
-def _constant_inputs(node: NodeProto) -> list[str]:
+def _constant_inputs(node: NodeProto) -> Sequence[str]:
     record = find(operator_of(node))
     if record is None:
-        return [] if node.op_type in _SHAPES_ONLY else list(node.input)
+        return numbers_read_by(node)
     return [node.input[at] for at in record.constants if at < len(node.input)]
 
 
@@ -189,8 +177,7 @@ def _refuse_unknown(where: Path, runs: Runs) -> None:
     """Before types and shapes are asked for, which an unknown operator may not have."""
     found: dict[str, list[str]] = {}
     for node in runs.first.nodes:
-        op = f"{node.domain}.{node.op}" if node.domain else str(node.op)
-        if find(op) is None:
+        if find(op := operator_in(node)) is None:
             found.setdefault(op, []).append(repr(node.name))
     if found:
         listed = "; ".join(f"{op} (node {', '.join(names)})" for op, names in found.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -18,6 +18,7 @@ from onnxzip.loading.canon import mergeable
 from onnxzip.loading.carried import with_orders
 from onnxzip.loading.dims import batch_name, bound, free_axes, no_usual_size, ports_of_graph, recorded, summed, usual_sizes
 from onnxzip.loading.files import opset_of, read_mapped
+from onnxzip.loading.fixing import Fixed, Models, asked_numbers, check_fixed, lone_inputs, with_fixed
 from onnxzip.loading.freeing import freed, is_fixed, is_free
 from onnxzip.loading.half_ports import with_float32_input
 from onnxzip.loading.in_front import axes_of, placed, with_samples_in_front
@@ -25,10 +26,10 @@ from onnxzip.loading.inputs import Given, Laid, laid_inputs, names_of, partly_ha
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.preparing import OLDEST_CANONICAL_OPSET
 from onnxzip.net import Axis, Net, common_name, place_in_file
-from onnxzip.runtime import BATCH_NAME
+from onnxzip.pairs import Fixes
+from onnxzip.runtime import BATCH_NAME, entries_of
 
 LARGE_BYTES = 16 << 20  # of params; beyond it garbage is collected: tensors of graphsurgeon hold themselves and their values
-Models = Mapping[str, tuple[Path, ModelProto]]  # task -> file and what is in it
 Numbers = Mapping[str, int]  # name of a size -> the size
 Dim = tuple[int, str]  # number (0: none) and name
 Named = tuple[tuple[Axis, ...], str]  # axes of one size, and its name
@@ -64,6 +65,7 @@ class Family:
         inputs: task -> input of the fused net -> its own.
         groups: free axes.
         opset: of all nets.
+        fixed: task -> input of its file that is a constant of the model -> its number.
     """
 
     models: Models
@@ -71,10 +73,30 @@ class Family:
     inputs: Laid
     groups: tuple[Group, ...]
     opset: int
+    fixed: Mapping[str, Fixed]
 
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.models)
+
+    @property
+    def lone(self) -> dict[str, list[ValueInfoProto]]:
+        """The inputs of nets that are one number, which nobody has said yet."""
+        found = {task: lone_inputs(model) for task, (_, model) in self.models.items()}
+        return {task: ports for task, ports in found.items() if ports}
+
+    def fixed_at(self, numbers: Mapping[str, Fixed]) -> Family:
+        """The nets with constants in the place of inputs that are one number.
+
+        Args:
+            numbers: by task.
+
+        Raises:
+            UnsupportedError: there are others.
+        """
+        models = {t: (path, with_fixed(model, numbers.get(t, {}))) for t, (path, model) in self.models.items()}
+        check_fixed(models)
+        return replace(self, models=models, fixed={t: {**known, **numbers.get(t, {})} for t, known in self.fixed.items()})
 
     def declared(self, task: str) -> dict[str, int]:
         """The free sizes for which a net's own file has a number."""
@@ -115,7 +137,7 @@ class Family:
         return freed(path, model, net, lambda free: self._net(path, net.name, free))
 
     def _net(self, path: Path, task: str, model: ModelProto) -> Net:
-        return placed(mergeable(path, task, model, self.opset), self.axes[task])
+        return replace(placed(mergeable(path, task, model, self.opset), self.axes[task]), fixed=self.fixed[task])
 
     def usual(self) -> tuple[dict[str, int], tuple[Net, ...]]:
         """Sizes for nets without data, and the nets: numbers of the files, else the first usual ones at which all nets work.
@@ -172,19 +194,24 @@ class Family:
         return tuple(Axis(mine[a.value], a.dim) for a in group.axes if a.value in mine)
 
 
-def family(files: Mapping[str, Path], opset: int | None = None, apart: Sequence[str] = ()) -> Family:
+def family(
+    files: Mapping[str, Path], opset: int | None = None, apart: Sequence[str] = (), fix: Fixes = ()
+) -> Family:
     """Read files that are merged.
 
     Args:
         opset: of all nets; None for the highest of theirs.
         apart: globs over names of inputs that are each net's own.
+        fix: inputs, of all nets or as TASK:INPUT, that are one number, and that number.
 
     Raises:
         InvalidModelError, UnsupportedError: a file is no valid ONNX net, or none that can be merged; two have no input in
             common.
-        UsageError: a glob fits no input.
+        UsageError: a glob fits no input, or an input that is to be fixed cannot be.
     """
     models: Models = {name: (path, read_mapped(path)) for name, path in files.items()}
+    fixed = asked_numbers(models, fix)
+    models = {name: (path, with_fixed(model, fixed[name])) for name, (path, model) in models.items()}
     axes = {name: axes_of(model) for name, (_, model) in models.items()}
     models = {name: (path, with_samples_in_front(model, axes[name])) for name, (path, model) in models.items()}
     inputs = _laid(models, apart)
@@ -194,13 +221,13 @@ def family(files: Mapping[str, Path], opset: int | None = None, apart: Sequence[
     batch = common_name(batch_name(model) for _, model in models.values()) or BATCH_NAME
     samples = {fused: axes[t].get(own, 0) for t in reversed(tuple(models)) for fused, own in inputs[t].items()}
     groups = _named(_groups(dims, inputs), batch, samples)
-    return Family(models, axes, inputs, groups, opset)
+    return Family(models, axes, inputs, groups, opset, fixed)
 
 
 def _laid(models: Models, apart: Sequence[str]) -> Laid:
     """What the fused net calls the inputs of each net; float16 and float32 are one type."""
-    ports = {t: [_given(p) for p in ports_of_graph(model)] for t, (_, model) in models.items()}
-    partly = {t: partly_had({e.key: e.value for e in model.metadata_props}) for t, (_, model) in models.items()}
+    ports = {t: [_given(p) for p in ports_of_graph(model) if p.type.tensor_type.shape.dim] for t, (_, model) in models.items()}
+    partly = {t: partly_had(entries_of(model)) for t, (_, model) in models.items()}
     return laid_inputs(ports, apart, partly)
 
 

@@ -13,14 +13,13 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.beside import is_linked, tensors_in, with_external_data
-from onnxzip.loading.checking import check_changed
+from onnxzip.loading.beside import is_linked, with_external_data
 from onnxzip.loading.dims import TASKS
 from onnxzip.loading.halves import computed_type
 from onnxzip.loading.mapped import read_small
-from onnxzip.loading.repairing import put_right
+from onnxzip.loading.repairing import check_changed, put_right
 from onnxzip.loading.stored import HALVES
-from onnxzip.runtime import newest_versions
+from onnxzip.runtime import entries_of, newest_versions, parts_of
 
 OLDEST_OPSET = 7
 _LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})  # domains of ONNX Runtime's own layouts of images
@@ -45,7 +44,7 @@ def read(path: Path) -> ModelProto:
 
 
 def read_mapped(path: Path) -> ModelProto:
-    """As `read`, but large external data stay outside: `mapped_params` has them."""
+    """As `read`, but large external data stay outside: `large_params` has them."""
     model = _read(path, read_small)
     _refuse_number_formats(path, model)
     return model
@@ -66,13 +65,7 @@ def read_any_float(path: Path) -> ModelProto:
 
 def _read(path: Path, load: Callable[[Path, ModelProto], None]) -> ModelProto:
     _refuse_unreadable(path)
-    try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except DecodeError as error:
-        raise InvalidModelError(f"{path}: not an ONNX file, or a truncated one. Export or copy it again.") from error
-    if not model.graph.node:
-        raise InvalidModelError(f"{path}: holds no ONNX graph with nodes. Export the net again.")
-    _refuse_versions(path, model)
+    model = _decoded(path, lambda: onnx.load(path, format="protobuf", load_external_data=False))
     _refuse_layouts(path, model)
     try:
         if put_right(path, model):
@@ -98,20 +91,25 @@ def parse(content: bytes, where: Path) -> ModelProto:
         InvalidModelError: it is no ONNX net, is refused by onnx's checker, or has params outside of it.
         UnsupportedError: it is newer or older than what can be handled.
     """
-    model = ModelProto()
-    try:
-        model.ParseFromString(content)
-    except DecodeError as error:
-        raise InvalidModelError(f"{where}: not an ONNX file, or a truncated one. Export or copy it again.") from error
-    if not model.graph.node:
-        raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
-    _refuse_versions(where, model)
+    model = _decoded(where, lambda: ModelProto.FromString(content))
     if has_external_data(model):
         raise InvalidModelError(f"{where}: its params lie in other files. Give the path of the .onnx file.")
     try:
         onnx.checker.check_model(model if put_right(where, model) else content)
     except onnx.checker.ValidationError as error:
         raise InvalidModelError(f"{where}: refused by onnx's checker: {plain(error)}. Export the net again.") from error
+    return model
+
+
+def _decoded(where: Path, decode: Callable[[], ModelProto]) -> ModelProto:
+    """The model that a file holds, if it is one of a version that is known."""
+    try:
+        model = decode()
+    except DecodeError as error:
+        raise InvalidModelError(f"{where}: not an ONNX file, or a truncated one. Export or copy it again.") from error
+    if not model.graph.node:
+        raise InvalidModelError(f"{where}: holds no ONNX graph with nodes. Export the net again.")
+    _refuse_versions(where, model)
     return model
 
 
@@ -151,7 +149,7 @@ def _refuse_unreadable(path: Path) -> None:
 
 def _refuse_lost(path: Path, model: ModelProto) -> None:
     """Refuse places of external data that onnx takes for others: it shortens `a/../b` to `b`, the system looks for `a`."""
-    outside = [t for t in tensors_in(model) if uses_external_data(t)]
+    outside = [t for t in parts_of(model, TensorProto) if uses_external_data(t)]
     places = {entry.value for t in outside for entry in t.external_data if entry.key == "location"}
     for place in sorted(places):
         if not (path.parent / place).is_file():
@@ -187,7 +185,7 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
         if _QUANTISED.search(node.op_type):
             raise UnsupportedError(
                 f"{path}: node {node.name or node.output[0]!r} ({node.op_type}) is quantised. "
-                + ("Give the float file, and quantise what comes of it." if _is_fused(model) else
+                + ("Give the float file, and quantise what comes of it." if TASKS in entries_of(model) else
                    "Merge the float nets first and quantise the result.")
             )
     _refuse_sparse(path, model)
@@ -195,10 +193,6 @@ def _refuse_number_formats(path: Path, model: ModelProto) -> None:
     kinds = [(t.name, t.data_type) for t in model.graph.initializer if not (halves and t.data_type == TensorProto.DOUBLE)]
     kinds += [(p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)]
     _refuse_other_floats(path, kinds)
-
-
-def _is_fused(model: ModelProto) -> bool:
-    return any(entry.key == TASKS for entry in model.metadata_props)
 
 
 def _refuse_sparse(path: Path, model: ModelProto) -> None:

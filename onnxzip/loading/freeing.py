@@ -17,7 +17,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.stored import step_of
+from onnxzip.loading.dims import ports_of_graph
+from onnxzip.loading.stored import step_of, tensors_of
 from onnxzip.net import BATCH, Net, bind_batch
 from onnxzip.runtime import open_session
 
@@ -69,15 +70,12 @@ def with_free_batch(model: ModelProto) -> ModelProto:
     """A copy of a model whose inputs, and shapes that begin with the one sample, leave the number of samples open."""
     new = deepcopy(model)
     graph = new.graph
-    params = {t.name: t for t in graph.initializer}
-    for port in graph.input:
-        if port.name not in params:
-            port.type.tensor_type.shape.dim[0].dim_param = "N"
+    for port in ports_of_graph(new):
+        port.type.tensor_type.shape.dim[0].dim_param = "N"
     for port in graph.output:
         port.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    constants = {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
-    known = {**constants, **params}
+    known = tensors_of(graph)
     for k, node in enumerate(graph.node):
         if node.op_type == "Reshape" and node.input[1] in known:
             _free_reshape(new, node, known[node.input[1]], f"{node.input[1]}.free.{k}")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from copy import deepcopy
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -32,11 +32,9 @@ def with_half_ports(graph: GraphProto, inputs: Collection[str], outputs: Collect
         elif value in makers:
             last[value] = names.fresh(f"{value}.float32")
     rename_values(graph.node, first | last)
-    put_around(
-        graph,
-        [_cast(old, new, TensorProto.FLOAT) for old, new in first.items()],
-        [_cast(new, old, TensorProto.FLOAT16) for old, new in last.items()],
-    )
+    before = [_cast(old, new, TensorProto.FLOAT) for old, new in first.items()]
+    behind = [_cast(new, old, TensorProto.FLOAT16) for old, new in last.items()]
+    put_nodes(graph, (*before, *graph.node, *behind))
 
 
 def with_float32_input(model: ModelProto, name: str) -> ModelProto:
@@ -49,7 +47,7 @@ def with_float32_input(model: ModelProto, name: str) -> ModelProto:
     for port in copy.graph.input:
         if port.name == name:
             port.type.tensor_type.elem_type = TensorProto.FLOAT
-    put_around(copy.graph, [_cast(name, inner, TensorProto.FLOAT16)], [])
+    put_nodes(copy.graph, (_cast(name, inner, TensorProto.FLOAT16), *copy.graph.node))
     return copy
 
 
@@ -72,7 +70,3 @@ def _gives_float32(node: NodeProto) -> bool:
 
 def _cast(old: str, new: str, to: int) -> NodeProto:
     return helper.make_node("Cast", [old], [new], name=f"{old}.cast", to=to)
-
-
-def put_around(graph: GraphProto, before: Iterable[NodeProto], behind: Iterable[NodeProto]) -> None:
-    put_nodes(graph, (*before, *graph.node, *behind))

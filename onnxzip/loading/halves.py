@@ -10,7 +10,7 @@ has more digits than come in or go out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.loading.dims import ports_of_graph
 from onnxzip.loading.half_ports import with_half_ports
 from onnxzip.loading.stored import HALVES, as_tensor, held_by, read_floats
+from onnxzip.runtime import parts_of
 
 _TYPES = frozenset({"to", "dtype", "stash_type", "output_dtype", "output_datatype", "softmax_precision"})  # attributes
 
@@ -61,14 +62,14 @@ def computed_type(model: ModelProto) -> int:
 
 def float32_throughout(model: ModelProto, kinds: Collection[int] = HALVES) -> ModelProto:
     """Some types of floats, half types unless others are named, become float32 in place, ports too."""
-    for node in _nodes(model):
+    for node in parts_of(model, NodeProto):
         for attribute in node.attribute:
             if attribute.name in _TYPES and attribute.type == AttributeProto.INT and attribute.i in kinds:
                 attribute.i = TensorProto.FLOAT
-    for tensor in _tensors(model):
+    for tensor in parts_of(model, TensorProto):
         if tensor.data_type in kinds:
             tensor.CopyFrom(as_tensor(_in_range(read_floats(tensor)), TensorProto.FLOAT, tensor.name))
-    for value in _values(model):
+    for value in parts_of(model, ValueInfoProto):
         _widen_type(value.type, kinds)
     return model
 
@@ -96,7 +97,7 @@ def _mentions_halves(kind: TypeProto) -> bool:
 
 
 def _holds_halves(model: ModelProto) -> bool:
-    return any(t.data_type in HALVES for t in _tensors(model)) or next(_computing(model), None) is not None
+    return any(t.data_type in HALVES for t in parts_of(model, TensorProto)) or next(_computing(model), None) is not None
 
 
 def _computing(model: ModelProto) -> Iterator[tuple[int, str]]:
@@ -104,9 +105,10 @@ def _computing(model: ModelProto) -> Iterator[tuple[int, str]]:
     for port in (*ports_of_graph(model), *model.graph.output):
         for kind in {_kind_of(port)} & HALVES:
             yield kind, repr(port.name)
-    held = {t.name: t.data_type for g in _graphs(model) for t in g.initializer}
-    held |= {n.output[0]: t.data_type for n in _nodes(model) if isinstance(t := held_by(n), TensorProto)}
-    for node in _nodes(model):
+    held = {t.name: t.data_type for g in parts_of(model, GraphProto) for t in g.initializer}
+    nodes = list(parts_of(model, NodeProto))
+    held |= {n.output[0]: t.data_type for n in nodes if isinstance(t := held_by(n), TensorProto)}
+    for node in nodes:
         if node.op_type == "Constant":
             continue
         kinds = {a.i for a in node.attribute if a.name in _TYPES and a.type == AttributeProto.INT}
@@ -117,7 +119,7 @@ def _computing(model: ModelProto) -> Iterator[tuple[int, str]]:
 
 
 def _refuse_bits(path: Path, model: ModelProto) -> None:
-    for node in _nodes(model):
+    for node in parts_of(model, NodeProto):
         if node.op_type == "BitCast":
             raise UnsupportedError(
                 f"{path}: node {node.name or node.output[0]!r} (BitCast) looks at the bits of numbers in a net that computes "
@@ -134,45 +136,3 @@ def _refuse_bits(path: Path, model: ModelProto) -> None:
 def _kind_of(port: ValueInfoProto) -> int:
     """The type of the numbers of a port that is a tensor; 0 for any other."""
     return int(port.type.tensor_type.elem_type)
-
-
-def _graphs(model: ModelProto) -> Iterator[GraphProto]:
-    """The main graph and all that stand inside of nodes."""
-    yield model.graph
-    yield from _inside(model.graph.node)
-    for function in model.functions:
-        yield from _inside(function.node)
-
-
-def _inside(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-            for graph in inner:
-                yield graph
-                yield from _inside(graph.node)
-
-
-def _nodes(model: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    for graph in _graphs(model):
-        yield from graph.initializer
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _values(model: ModelProto) -> Iterator[ValueInfoProto]:
-    for graph in _graphs(model):
-        for part in (graph.input, graph.output, graph.value_info):
-            yield from part
-    for function in model.functions:
-        yield from function.value_info

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, ModelProto, helper
+from onnx import AttributeProto, ModelProto
 
 from onnxzip.errors import UnsupportedError
-from onnxzip.loading.mapped import is_mapped
+from onnxzip.loading.files import opset_of
 from onnxzip.loading.portions import with_fixed_cuts
-from onnxzip.loading.preparing import metadata_of, opset_imports
+from onnxzip.loading.preparing import opset_imports
 from onnxzip.loading.shapes import Runs, joined
 from onnxzip.loading.subgraphs import subgraphs_of
 from onnxzip.net import Net, Node, Port, Shape
 from onnxzip.ops import find
-from onnxzip.runtime.lowering import BATCHED_CONSTANTS
+from onnxzip.runtime import entries_of, value_of
+from onnxzip.runtime.lowering import BATCHED_CONSTANTS, known_schema
 
 Arrays = dict[str, np.ndarray]
 
@@ -47,7 +47,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
     constants = {n: t.values for n, t in first.items() if isinstance(t, gs.Constant)}
     others = {n: t.values for n, t in second.items() if isinstance(t, gs.Constant)}
     opsets = opset_imports(model)
-    opset = next(int(o.version) for o in model.opset_import if not o.domain)
+    opset = opset_of(model)
     nodes = tuple(
         _node(path, node, other, constants, others, opset, opsets)
         for node, other in zip(graph.nodes, runs.second.nodes, strict=True)
@@ -68,7 +68,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
         opset=opset,
         opsets=opsets,
         ir_version=model.ir_version,
-        metadata=metadata_of(model),
+        metadata=entries_of(model),
     )
     return with_fixed_cuts(path, net, runs)
 
@@ -76,7 +76,7 @@ def to_net(path: Path, name: str, model: ModelProto, runs: Runs, floats: Contain
 def _node(
     path: Path, node: gs.Node, other: gs.Node, constants: Arrays, others: Arrays, opset: int, opsets: dict[str, int]
 ) -> Node:
-    domain, op = node.domain or "", _operator(node)
+    domain, op = node.domain or "", operator_in(node)
     inner = subgraphs_of(path, node, other)
     attrs = _defaults(node.op, domain, opset, opsets) | {k: _plain(v) for k, v in node.attrs.items() if k not in inner} | inner
     inputs: list[str | None] = [t.name or None for t in node.inputs]
@@ -94,27 +94,16 @@ def _node(
     return Node(node.name, op, tuple(inputs), tuple(t.name for t in node.outputs), attrs)
 
 
-def _operator(node: gs.Node) -> str:
+def operator_in(node: gs.Node) -> str:
+    """As `runtime.operator_of`, of a node of graphsurgeon's."""
     return f"{node.domain}.{node.op}" if node.domain else str(node.op)
 
 
 def _defaults(op: str, domain: str, opset: int, opsets: dict[str, int]) -> dict[str, Any]:
     """What the operator's schema says of attributes that a file leaves out."""
-    try:
-        schema = onnx.defs.get_schema(op, opsets.get(domain, 1) if domain else opset, domain)
-    except onnx.defs.SchemaError:
-        return {}
-    found = {}
-    for key, attribute in schema.attributes.items():
-        default = attribute.default_value
-        if default.type != AttributeProto.UNDEFINED:
-            value = helper.get_attribute_value(default)
-            found[key] = tuple(_decoded(v) for v in value) if isinstance(value, list) else _decoded(value)
-    return found
-
-
-def _decoded(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+    schema = known_schema(op, domain, opsets.get(domain, 1) if domain else opset)
+    defaults = {} if schema is None else {key: attribute.default_value for key, attribute in schema.attributes.items()}
+    return {key: value_of(value) for key, value in defaults.items() if value.type != AttributeProto.UNDEFINED}
 
 
 def _plain(value: Any) -> Any:
@@ -133,7 +122,7 @@ def _attribute_from(path: Path, node: gs.Node, key: str, first: np.ndarray, seco
         return _tuples(first.tolist())
     if (node.op, key) in _BOUNDS and not node.domain:
         return _tuples(first.tolist())
-    if first.ndim != 1 or first.dtype.kind not in "iu" or _operator(node) not in _SHAPED:
+    if first.ndim != 1 or first.dtype.kind not in "iu" or operator_in(node) not in _SHAPED:
         raise _batch_dependent_setting(path, node, key)
     return joined(path, node.name, tuple(first.tolist()), tuple(second.tolist()))
 
@@ -144,23 +133,19 @@ def _tuples(value: Any) -> Any:
 
 def _param(path: Path, name: str, first: np.ndarray, second: np.ndarray, floats: Container[np.dtype]) -> np.ndarray:
     if first is not second and not np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
-        raise _batch_dependent(path, name)
+        raise UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
     if first.dtype.kind not in "fiub" or (first.dtype.kind == "f" and first.dtype not in floats):
         raise _not_float32(path, "constant", name, first.dtype)
-    return first if is_mapped(first) else np.array(first, order="C")
+    return np.asanyarray(first, order="C")
 
 
 def _not_float32(path: Path, kind: str, name: str, dtype: np.dtype) -> UnsupportedError:
     return UnsupportedError(f"{path}: {kind} {name!r} is {dtype}; only float32 nets can be merged. Convert it to float32.")
 
 
-def _batch_dependent(path: Path, name: str) -> UnsupportedError:
-    return UnsupportedError(f"{path}: constant {name!r} depends on the batch size. Export the net with a fixed batch of 1.")
-
-
 def _batch_dependent_setting(path: Path, node: gs.Node, key: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{path}: {key!r} of node {node.name!r} ({_operator(node)}) depends on the batch size. Export the net with a fixed "
+        f"{path}: {key!r} of node {node.name!r} ({operator_in(node)}) depends on the batch size. Export the net with a fixed "
         "batch of 1."
     )
 
@@ -174,7 +159,7 @@ def _refuse_constant_outputs(path: Path, graph: gs.Graph, values: Container[str]
 def _shape(path: Path, first: gs.Tensor, second: gs.Tensor) -> Shape:
     for tensor in (first, second):
         if tensor.shape is None or not all(isinstance(d, int) for d in tensor.shape):
-            node = f"node {tensor.inputs[0].name!r} ({_operator(tensor.inputs[0])})" if tensor.inputs else "the graph"
+            node = f"node {tensor.inputs[0].name!r} ({operator_in(tensor.inputs[0])})" if tensor.inputs else "the graph"
             raise UnsupportedError(
                 f"{path}: value {tensor.name!r} of {node} has no static shape; it may depend on the data, or its operator "
                 "is not known. Export the net with fixed sizes, or cut that part off."

@@ -20,15 +20,14 @@ from onnx import ModelProto, NodeProto, ValueInfoProto, helper, shape_inference
 
 from onnxzip.errors import InvalidModelError
 from onnxzip.loading.dims import TASKS, batch_name, ports_of_graph
-from onnxzip.loading.half_ports import names_in, put_around
+from onnxzip.loading.half_ports import names_in
 from onnxzip.net import BATCH, Axis, Names, Net, Node, Port, common_name, order_in_file, order_in_front, renamed
-from onnxzip.ops.recurrent import GATES
-from onnxzip.runtime import rename_values
+from onnxzip.ops.recurrent import GATES, STATES
+from onnxzip.runtime import entries_of, operator_of, put_nodes, rename_values
 
 AXES = "onnxzip.axes"  # in the metadata of a fused file: input or output -> axis of its samples, where it is not the first
 SAMPLES, FRONT, STATE = "samples", "front", "state"
 _SHAPE_LIKE = 1024
-_READ, _STATES = 0, (5, 6)  # what a recurrent node reads, and what it begins with, among its inputs
 Dims = tuple[int | str | None, ...]  # None: nobody knows
 
 
@@ -39,8 +38,8 @@ def axes_of(model: ModelProto) -> dict[str, int]:
     Raises:
         InvalidModelError: the entry that tells so is damaged.
     """
-    entries = {e.key: e.value for e in model.metadata_props if e.key in (AXES, TASKS)}
-    if not entries:
+    entries = entries_of(model)
+    if entries.keys().isdisjoint((AXES, TASKS)):
         return _axes_of_inputs(model)
     ranks = {p.name: len(p.type.tensor_type.shape.dim) for p in (*model.graph.input, *model.graph.output)}
     try:
@@ -71,7 +70,7 @@ def with_samples_in_front(model: ModelProto, axes: Mapping[str, int]) -> ModelPr
         perm = order_in_file(len(dims), axis)
         turns.append(helper.make_node("Transpose", [port.name], [own[port.name]], name=own[port.name], perm=perm))
     rename_values(new.graph.node, own)
-    put_around(new.graph, turns, [])
+    put_nodes(new.graph, (*turns, *new.graph.node))
     return new
 
 
@@ -85,7 +84,7 @@ def placed(net: Net, axes: Mapping[str, int]) -> Net:
     inputs, read = {p.name for p in net.inputs}, {v for end in net.made for v in net.roots([end])}
     axes = axes if TASKS in net.metadata else {**axes, **_axes_of_outputs(net, axes)}
     turned = {p.name: p for p in net.outputs if p.name in axes.keys() - inputs - read and p.name in net.ends}
-    names = Names({n.name for n in net.nodes} | set(net.shapes))
+    names = Names.beside(net)
     own = {name: names.fresh(f"{name}.in_file") for name in turned}
     shapes, dtypes, nodes = dict(net.shapes), dict(net.dtypes), [renamed(n, own) for n in net.nodes]
     for name, port in turned.items():
@@ -151,19 +150,19 @@ def _roles(model: ModelProto, free: Sequence[Axis], single: Sequence[Axis]) -> d
     Args:
         free: axes without a number; single: axes of 1, which shape inference loses more easily when they are given a name.
     """
-    nodes = [n for n in model.graph.node if n.op_type in GATES and n.domain in ("", "ai.onnx")]
+    nodes = [n for n in model.graph.node if operator_of(n) in GATES]
     found: dict[Axis, set[str]] = {axis: set() for axis in (*free, *single)}
     for axes in (free, (*free, *single)) if nodes else ():
         called = {f"{a.value}:{a.dim}": a for a in axes}
         shapes = _inferred(model, {a: name for name, a in called.items()})
         for node in nodes:
             front = next((a.i for a in node.attribute if a.name == "layout"), 0)
-            for at in (_READ, *_STATES):
+            for at in (0, *STATES):
                 shape = shapes.get(node.input[at], ()) if at < len(node.input) else ()
                 for place, role in ((1 - front, SAMPLES), (front, FRONT)):
                     axis = called.get(str(shape[place])) if len(shape) == 3 else None
                     if axis is not None:
-                        found[axis] |= {role, STATE} if at in _STATES else {role}
+                        found[axis] |= {role, STATE} if at in STATES else {role}
     return found if any(STATE in some for some in found.values()) else {}
 
 

@@ -53,9 +53,8 @@ def laid_inputs(
 
     Raises:
         UsageError: a glob fits no input.
-        UnsupportedError: there is no input that all nets have in common, or one without any axis.
+        UnsupportedError: there is no input that all nets have in common.
     """
-    _check_axes(nets)
     check_apart(apart, [p.name for ports in nets.values() for p in ports])
     own = {t: {p.name for p in ports if fits(p.name, apart)} | {*partly.get(t, ())} for t, ports in nets.items()}
     common = {t: [p for p in ports if p.name not in own[t]] for t, ports in nets.items()}
@@ -139,14 +138,6 @@ def _agree(first: Given, other: Given) -> bool:
         (first.name, first.kind, len(first.shape)) == (other.name, other.kind, len(other.shape))
         and all(a == b or min(a, b) < 1 for a, b in sizes)
     )
-
-
-def _check_axes(nets: Mapping[str, Sequence[Given]]) -> None:
-    for task, port in ((t, p) for t, ports in nets.items() for p in ports if not p.shape):
-        raise UnsupportedError(
-            f"input {port.name!r} of {task!r} is one number for all samples. Make it a constant: take it out of the graph's "
-            f"inputs, and put a tensor of that name with its value (a sample rate, say) into the graph's initializers."
-        )
 
 
 def _check_common(nets: Mapping[str, Sequence[Given]], groups: Sequence[Mapping[str, str]]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from onnxzip.loading.inputs import Laid, names_of
 from onnxzip.loading.normalising import AffineMap, chain_of, maps_of, placed, turned
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, Shape, consumers, macs, pruned
+from onnxzip.net import Names, Net, Node, Shape, consumers, macs, pruned, with_values
 
 ONES = 1.0
 
@@ -120,7 +120,7 @@ def _ones_beside(value: str, readers: Mapping[str, list[Node]]) -> str | None:
 
 def _with_ones(begun: _Beginning) -> Net:
     """The net whose first layers read its input and a channel of ones."""
-    net, value, names = begun.net, begun.value, Names({*begun.net.shapes, *(n.name for n in begun.net.nodes)})
+    net, value, names = begun.net, begun.value, Names.beside(begun.net)
     part, ones, both = (names.fresh(f"{value}.{what}") for what in ("first", "ones", "both"))
     shape = net.shapes[value]
     one: Shape = (shape[0], 1, *shape[2:])
@@ -134,10 +134,7 @@ def _with_ones(begun: _Beginning) -> Net:
     changed = {n.name: _widened(n, both, begun.found, params) for n in begun.layers}
     nodes = [changed.get(n.name, n) for n in net.nodes]
     at = next((k + 1 for k, n in enumerate(nodes) if value in n.outputs), 0)
-    whole = replace(
-        net, nodes=(*nodes[:at], *new, *nodes[at:]), shapes={**net.shapes, **shapes},
-        dtypes={**net.dtypes, **dict.fromkeys(shapes, net.dtypes[value])},
-    )
+    whole = with_values(net, (*nodes[:at], *new, *nodes[at:]), shapes, net.dtypes[value])
     found = pruned(with_params(whole, params))
     return replace(found, more_macs=net.more_macs + macs(found) - macs(net))
 

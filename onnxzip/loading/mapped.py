@@ -1,6 +1,7 @@
-"""Params that lie in files of their own: mapped, not read, so that a net of many gigabytes is planned without loading it.
+"""Large params: those in files of their own are mapped, not read, so that a net of many gigabytes is planned without loading
+it; those in the model itself are copied out of it once, not by every look at the graph.
 
-A model keeps its references to them; whoever needs their numbers finds them here, by name, as read-only arrays on the file.
+A model keeps its references to mapped ones; whoever needs their numbers finds them here, by name, as read-only arrays.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from onnxzip.errors import InvalidModelError
@@ -37,15 +38,17 @@ def read_small(path: Path, model: ModelProto) -> None:
             del tensor.external_data[:]
 
 
-def mapped_params(path: Path, model: ModelProto) -> dict[str, np.ndarray]:
-    """All params that are still outside of a model, by name.
+def large_params(path: Path, model: ModelProto) -> dict[str, np.ndarray]:
+    """All params that are still outside of a model, and large ones of floats in it, by name: read-only arrays.
 
     Raises:
         InvalidModelError: a file is too short.
     """
     found: dict[str, np.ndarray] = {}
     for tensor in model.graph.initializer:
-        if uses_external_data(tensor):
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) >= SMALLEST:
+            found[tensor.name] = numpy_helper.to_array(tensor)
+        elif uses_external_data(tensor):
             info = ExternalDataInfo(tensor)
             dtype, shape = _dtype(tensor), tuple(tensor.dims)
             try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxzip.loading.folding import affine_of, per_channel
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, consumers, pruned
+from onnxzip.net import Names, Net, Node, consumers, pruned, renamed_inputs, with_values
 
 _MAPS = frozenset({"Mul", "Div", "Add", "Sub", "BatchNormalization"})
 _PLACING = frozenset({"Cast", "CenterCropPad", "Gather", "Pad", "Resize", "Slice", "Transpose"})
@@ -86,10 +86,8 @@ def _rewired(net: Net, turn: Node, name: str, first: str, moved: Mapping[str, No
     """The net with a Transpose of an input, and maps of what it gives."""
     new = [first, *(n.outputs[0] for n in moved.values())]
     shapes = dict.fromkeys(new, net.shapes[turn.outputs[0]])
-    dtypes = dict.fromkeys(new, net.dtypes[name])
     nodes = (replace(turn, inputs=(name,), outputs=(first,)), *(moved.get(n.name, n) for n in net.nodes if n is not turn))
-    gone = replace(net, nodes=nodes, shapes={**net.shapes, **shapes}, dtypes={**net.dtypes, **dtypes})
-    return pruned(with_params(gone, params))
+    return pruned(with_params(with_values(net, nodes, shapes, net.dtypes[name]), params))
 
 
 def maps_of(net: Net, name: str, readers: Mapping[str, list[Node]]) -> list[Node]:
@@ -115,13 +113,9 @@ def folded_maps(net: Net, name: str) -> Net:
     joined = found.beside
     changed = {n.name: _absorbed(n, name if joined is None else joined.outputs[0], found, params) for n in hosts}
     if joined is not None:
-        changed[joined.name] = replace(joined, inputs=_instead(joined, _before(net, name, readers), name))
+        changed[joined.name] = renamed_inputs(joined, {_before(net, name, readers): name})
     nodes = tuple(changed.get(n.name, n) for n in net.nodes)
     return pruned(with_params(replace(net, nodes=nodes), params))
-
-
-def _instead(node: Node, old: str, new: str) -> tuple[str | None, ...]:
-    return tuple(new if v == old else v for v in node.inputs)
 
 
 def _before(net: Net, name: str, readers: Mapping[str, list[Node]]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxzip.loading.normalising import folded_maps
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node
+from onnxzip.net import Names, Net, Node, with_values
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
@@ -38,7 +38,7 @@ def _without_gain(net: Net, node: Node) -> Net:
     value, (gain, *shift) = node.outputs[0], node.inputs[1:]
     if len(node.outputs) > 1 or any(v is None or v not in net.params or net.params[v].ndim != 1 for v in (gain, *shift)):
         return net
-    params, names = Params.of(net), Names({*net.shapes, *(n.name for n in net.nodes)})
+    params, names = Params.of(net), Names.beside(net)
     normed, ones = names.fresh(f"{value}.normed"), params.added(f"{node.name}.ones", np.ones_like(net.params[str(gain)]))
     zeros = [params.added(f"{node.name}.zeros", np.zeros_like(net.params[str(v)])) for v in shift]
     scaled = names.fresh(f"{value}.scaled") if shift else value
@@ -46,9 +46,7 @@ def _without_gain(net: Net, node: Node) -> Net:
     new.append(Node(names.fresh(f"{node.name}.gain"), "Mul", (normed, gain), (scaled,), {}))
     new += [Node(names.fresh(f"{node.name}.shift"), "Add", (scaled, v), (value,), {}) for v in shift]
     at, made = next(k for k, n in enumerate(net.nodes) if n is node), (normed, scaled)
-    shapes = {**net.shapes, **dict.fromkeys(made, net.shapes[value])}
-    dtypes = {**net.dtypes, **dict.fromkeys(made, net.dtypes[value])}
-    nodes = (*net.nodes[:at], *new, *net.nodes[at + 1 :])
-    parted = with_params(replace(net, nodes=nodes, shapes=shapes, dtypes=dtypes), params)
+    nodes, shapes = (*net.nodes[:at], *new, *net.nodes[at + 1 :]), dict.fromkeys(made, net.shapes[value])
+    parted = with_params(with_values(net, nodes, shapes, net.dtypes[value]), params)
     folded = folded_maps(parted, normed)
     return net if folded is parted else folded

@@ -36,7 +36,7 @@ def with_fixed_cuts(path: Path, net: Net, runs: Runs) -> Net:
     """
     if runs.fixed:
         return net
-    names = Names({*net.shapes, *(node.name for node in net.nodes)})
+    names = Names.beside(net)
     nodes, shapes, dtypes = list[Node](), dict(net.shapes), dict(net.dtypes)
     for node, first, second in zip(net.nodes, runs.first.nodes, runs.second.nodes, strict=True):
         made: Made = ((node,), {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from onnxzip.errors import UnsupportedError, UsageError
 from onnxzip.loading.branches import without_plain_branches
 from onnxzip.loading.files import opset_of, plain
 from onnxzip.loading.vendor import take_apart
-from onnxzip.runtime import newest_versions, put_nodes
+from onnxzip.runtime import newest_versions, parts_of, put_nodes
 
 OLDEST_CANONICAL_OPSET = 13
 _COORDINATE_MODES_OPSET = 11
@@ -69,7 +68,7 @@ def _scale_from_the_corner(model: ModelProto) -> None:
 
     How nearest rounded has no name: up it was floor, down ceil. An empty name stands for it, in ONNX Runtime too.
     """
-    for node in _nodes(model.graph):
+    for node in parts_of(model.graph, NodeProto):
         if node.op_type == "Resize" and not node.domain:
             node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             if all(a.s == b"nearest" for a in node.attribute if a.name == "mode"):
@@ -82,15 +81,6 @@ def _plain_domains(model: ModelProto) -> None:
             item.domain = ""
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """All nodes, those of subgraphs behind the node that holds them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
-
-
 def _one_name_each(graph: GraphProto) -> None:
     """An Identity of a param is that param: so torch writes one that two layers read."""
     params, outputs = {t.name for t in graph.initializer}, {p.name for p in graph.output}
@@ -99,7 +89,7 @@ def _one_name_each(graph: GraphProto) -> None:
         if node.op_type == "Identity" and not node.domain and node.output[0] not in outputs:
             name = same.get(node.input[0], node.input[0])
             same |= {node.output[0]: name} if name in params else {}
-    for node in _nodes(graph):
+    for node in parts_of(graph, NodeProto):
         for at, value in enumerate(node.input):
             node.input[at] = same.get(value, value)
     for node in [n for n in graph.node if n.output[:1] and n.output[0] in same]:
@@ -108,7 +98,7 @@ def _one_name_each(graph: GraphProto) -> None:
 
 def _name_everything(model: ModelProto) -> None:
     """`Op_k` for nodes without a name; names that occur twice get a number; empty inner outputs get a name."""
-    nodes = list(_nodes(model.graph))
+    nodes = list(parts_of(model.graph, NodeProto))
     taken = {node.name for node in nodes if node.name}
     seen: set[str] = set()
     for k, node in enumerate(nodes):
@@ -130,7 +120,7 @@ def _plain_constants(model: ModelProto) -> None:
     Those of the graph itself become initializers, as what PaddlePaddle writes has all its weights in Constant nodes.
     """
     types = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    for node in _nodes(model.graph):
+    for node in parts_of(model.graph, NodeProto):
         for attribute in node.attribute if node.op_type == "Constant" and not node.domain else ():
             if attribute.name in types:
                 value = np.array(helper.get_attribute_value(attribute), types[attribute.name])
@@ -179,8 +169,3 @@ def opset_imports(model: ModelProto) -> dict[str, int]:
     """Versions of the domains other than the default one that the nodes use."""
     used = {node.domain for node in model.graph.node}
     return {o.domain: int(o.version) for o in model.opset_import if o.domain and o.domain in used}
-
-
-def metadata_of(model: ModelProto) -> dict[str, str]:
-    """The model's metadata_props."""
-    return {entry.key: entry.value for entry in model.metadata_props}

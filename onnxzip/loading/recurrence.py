@@ -9,15 +9,14 @@ them side by side, they are so from the start. States that begin with zeros are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxzip.loading.params import Params, with_params
-from onnxzip.net import Names, Net, Node, Shape, consumers, producers, pruned
-from onnxzip.ops.recurrent import GATES
+from onnxzip.net import Names, Net, Node, Shape, consumers, producers, pruned, with_values
+from onnxzip.ops.recurrent import GATES, STATES
 
-_STATES = (5, 6)  # positions of the first states among a node's inputs
 _SAME_EVERYWHERE = frozenset({"Expand", "Slice", "Identity", "Tile", "Reshape", "Unsqueeze"})
 
 
@@ -51,7 +50,7 @@ def with_layers_for_gates(net: Net) -> Net:
     """The net with such nodes taken apart: those with weights of their own, in ONNX's usual order of axes."""
     if not any(node.op in GATES for node in net.nodes):
         return net
-    writer = _Writer(net, Params.of(net), Names({n.name for n in net.nodes} | set(net.shapes)))
+    writer = _Writer(net, Params.of(net), Names.beside(net))
     whole = (n for n in net.nodes if _has_weights(net, n, writer.params.readers))
     states = {n.name: s for n in whole if (s := _states(net, n)) is not None}
     rows = {name: pair for name, pair in _rows_of_both(net).items() if name in states}
@@ -62,9 +61,7 @@ def with_layers_for_gates(net: Net) -> Net:
             _take_apart(writer, node, states[node.name], rows.get(node.name))
         else:
             writer.nodes.append(node)
-    dtypes = {**net.dtypes, **dict.fromkeys(writer.shapes, np.dtype(np.float32))}
-    parted = replace(net, nodes=tuple(writer.nodes), shapes={**net.shapes, **writer.shapes}, dtypes=dtypes)
-    return pruned(with_params(parted, writer.params))
+    return pruned(with_params(with_values(net, writer.nodes, writer.shapes, np.dtype(np.float32)), writer.params))
 
 
 def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:
@@ -78,17 +75,24 @@ def _has_weights(net: Net, node: Node, readers: Mapping[str, int]) -> bool:
 def _states(net: Net, node: Node) -> list[str | None] | None:
     """What a node's states begin with, nothing for zeros; None where a node of two directions has something that would have to
     be dealt out."""
-    found = [v if v is not None and not _is_zero(net, v) else None for k in _STATES for v in [node.input(k)]]
+    found = [v if v is not None and not _is_zero(net, v) else None for k in STATES for v in [node.input(k)]]
     dealt = any(found) or any(node.attrs.get(k) for k in ("activation_alpha", "activation_beta"))
     return None if node.attrs["direction"] == "bidirectional" and dealt else found
 
 
 def _is_zero(net: Net, value: str) -> bool:
     """Whether a value is nothing but zeros, whatever the net reads."""
-    made = producers(net.nodes)
-    while value in made and made[value].op in _SAME_EVERYWHERE:
-        value = str(made[value].inputs[0])
-    return value in net.params and not np.any(net.params[value])
+    made, stack = producers(net.nodes), [value]
+    while stack:
+        value = stack.pop()
+        node = made.get(value)
+        if node is not None and node.op in _SAME_EVERYWHERE:
+            stack.append(str(node.inputs[0]))
+        elif node is not None and node.op == "Concat":
+            stack.extend(node.read)
+        elif value not in net.params or np.any(net.params[value]):
+            return False
+    return True
 
 
 def _rows_of_both(net: Net) -> dict[str, tuple[Node, Node]]:

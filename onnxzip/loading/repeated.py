@@ -2,8 +2,9 @@
 
     Expand(q) -> MatMul -> Add -> Reshape  =  Expand(q'),   q' = Reshape(q W + b)
 
-Exporters write the left side where a module wants its queries with a batch (torch's MultiheadAttention). What these layers
-make is the same for all samples, and no data tell how to fit them: it is computed here, once.
+Exporters write the left side where a module wants its queries with a batch (torch's MultiheadAttention), with a Tile where it
+repeats them (SigLIP). What these layers make is the same for all samples, and no data tell how to fit them: it is computed
+here, once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxzip.net import BATCH, Names, Net, Node, Port, Shape, consumers, pruned
+from onnxzip.loading.growing import GROWING
+from onnxzip.net import BATCH, Names, Net, Node, Port, Shape, bind_batch, consumers, pruned, with_more_params
 from onnxzip.ops import find
 from onnxzip.runtime import open_session
 
@@ -52,25 +54,21 @@ def _last(net: Net, inside: dict[str, Node]) -> set[str]:
 
 def _repeats(net: Net, node: Node) -> bool:
     """Whether a node gives each sample the same param."""
-    if node.op != "Expand" or node.inputs[0] not in net.params:
+    if node.op not in GROWING or node.inputs[0] not in net.params:
         return False
     given, made = net.shapes[str(node.inputs[0])], net.shapes[node.outputs[0]]
-    one = _for_one(made)
+    one = bind_batch(made, 1)
     return _batch_alone(made) and (1,) * (len(one) - len(given)) + given == one
 
 
 def _one(net: Net, node: Node) -> np.ndarray:
     """What the first sample is given, as a batch."""
-    return net.params[str(node.inputs[0])].reshape(_for_one(net.shapes[node.outputs[0]]))
-
-
-def _for_one(shape: Shape) -> Shape:
-    return tuple(1 if d == BATCH else d for d in shape)
+    return net.params[str(node.inputs[0])].reshape(bind_batch(net.shapes[node.outputs[0]], 1))
 
 
 def _batch_alone(shape: Shape) -> bool:
     """Whether one axis is the batch, and no other one has to do with it."""
-    return shape.count(BATCH) == 1 and min(_for_one(shape)) > 0
+    return [d for d in shape if d < 1] == [BATCH]
 
 
 def _with_params(net: Net, starts: dict[str, np.ndarray], last: list[str]) -> Net:
@@ -88,8 +86,4 @@ def _with_params(net: Net, starts: dict[str, np.ndarray], last: list[str]) -> Ne
         if n.outputs[0] in arrays else n
         for n in net.nodes
     )
-    made = dict(arrays.values())
-    return pruned(replace(
-        net, nodes=nodes, params={**net.params, **made}, shapes={**net.shapes, **{k: a.shape for k, a in made.items()}},
-        dtypes={**net.dtypes, **{k: a.dtype for k, a in made.items()}},
-    ))
+    return pruned(with_more_params(net, nodes, dict(arrays.values())))

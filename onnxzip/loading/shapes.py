@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +21,22 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
-from onnxzip.loading.counting import without_counting_gathers
+from onnxzip.loading.dims import ports_of_graph
 from onnxzip.loading.files import plain
-from onnxzip.loading.mapped import mapped_params
-from onnxzip.loading.of_samples import with_rows_of_samples
+from onnxzip.loading.growing import growers
+from onnxzip.loading.lookups import with_rows_of_samples, without_counting_gathers
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.one_batch import as_of_one_batch
-from onnxzip.loading.subgraphs import with_state_shapes
-from onnxzip.loading.taken import with_taken_branches
+from onnxzip.loading.overwritten import without_overwriting
+from onnxzip.loading.subgraphs import with_state_shapes, with_taken_branches
 from onnxzip.net import Shape
-from onnxzip.runtime import quiet
+from onnxzip.runtime import SHAPES_ONLY, parts_of, quiet
 
 BATCHES = (2, 3)
 _SHAPE_LIKE = 1024
 _SHAPED_AS_READ = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
-_OF_SHAPES, _OF_TYPES = frozenset({"Shape", "Size"}), frozenset({"Cast", "CastLike"})
-GROWING = frozenset({"Expand", "Tile"})
+_OF_TYPES = frozenset({"Cast", "CastLike"})
+_MADE_PLAIN = frozenset({"CastLike", "ScatterND"})  # other nodes take their place once enough is known
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,17 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
             the batch.
     """
     _refuse_other_kinds(path, model)
-    batched, mapped = _batched_inputs(path, model), mapped_params(path, model)
-    if not batched:
-        graph = _folded(path, model, mapped, {}, frozenset())
+    fold = partial(folded_for, path, model, large_params(path, model))
+    if not _batched_inputs(path, model):
+        graph = fold(1)
         return Runs(graph, graph)
-
-    def fold(batch: int) -> gs.Graph:
-        return _folded(path, model, mapped, dict.fromkeys(batched, batch), frozenset())
-
     try:
         runs = Runs(*map(fold, BATCHES))
     except InvalidModelError as error:
         raise as_of_one_batch(path, model, fold, error) from error.__cause__
-    kept = frozenset(_growers(model, _grown_constants(runs)))
+    kept = frozenset(growers(model, _grown_constants(runs)))
     while kept:
-        runs = Runs(*(_folded(path, model, mapped, dict.fromkeys(batched, b), kept) for b in BATCHES))
+        runs = Runs(*(fold(batch, kept) for batch in BATCHES))
         growing = kept & _growing(runs)
         if growing == kept:
             break
@@ -83,17 +81,6 @@ def fold_for_both_batches(path: Path, model: ModelProto) -> Runs:
     if [(n.op, n.name) for n in runs.first.nodes] != [(n.op, n.name) for n in runs.second.nodes]:
         raise UnsupportedError(f"{path}: which nodes it has depends on the batch size. Export it with a fixed batch of 1.")
     return runs
-
-
-def folded_for(
-    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batch: int, kept: frozenset[str]
-) -> gs.Graph:
-    """A prepared model folded for one batch size, but for some nodes that grow.
-
-    Raises:
-        InvalidModelError, UnsupportedError: as `fold_for_both_batches`.
-    """
-    return _folded(path, model, mapped, dict.fromkeys(_batched_inputs(path, model), batch), kept)
 
 
 def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
@@ -117,7 +104,7 @@ def joined(path: Path, name: str, first: Shape, second: Shape) -> Shape:
 
 
 def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
-    """Only tensors are known, no sequences, maps or optional values."""
+    """Only tensors are known: no sequences, maps, optional values."""
     for kind, ports in (("input", model.graph.input), ("output", model.graph.output)):
         for port in ports:
             if port.type.WhichOneof("value") != "tensor_type":
@@ -128,11 +115,8 @@ def _refuse_other_kinds(path: Path, model: ModelProto) -> None:
 
 
 def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
-    params = {t.name for t in model.graph.initializer}
     batched = []
-    for port in model.graph.input:
-        if port.name in params:
-            continue
+    for port in ports_of_graph(model):
         if not port.type.tensor_type.HasField("shape"):
             raise UnsupportedError(f"{path}: input {port.name!r} has no shape. Export the net with its input shapes.")
         dynamic = [k for k, dim in enumerate(port.type.tensor_type.shape.dim) if dim.dim_value <= 0]
@@ -147,11 +131,15 @@ def _batched_inputs(path: Path, model: ModelProto) -> tuple[str, ...]:
     return tuple(batched)
 
 
-def _folded(
-    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batches: Mapping[str, int], kept: frozenset[str]
+def folded_for(
+    path: Path, model: ModelProto, mapped: Mapping[str, np.ndarray], batch: int, kept: frozenset[str] = frozenset()
 ) -> gs.Graph:
-    """Infer and fold until nothing changes any more, with the first axis of the given inputs bound."""
-    graph = gs.import_onnx(model)
+    """A prepared model inferred and folded for one batch size until nothing changes any more, but for some nodes that grow.
+
+    Raises:
+        InvalidModelError, UnsupportedError: as `fold_for_both_batches`.
+    """
+    graph, batches = gs.import_onnx(model), dict.fromkeys(_batched_inputs(path, model), batch)
     for tensor in graph.tensors().values():
         if tensor.name in mapped:
             tensor.values = mapped[tensor.name]
@@ -170,6 +158,7 @@ def _folded(
             with_taken_branches(graph)
         elif not first:
             break
+        without_overwriting(graph)
         graph.cleanup().toposort()
         _plain_casts(graph)
         with_state_shapes(graph)
@@ -192,7 +181,7 @@ def _refuse_other_counts(path: Path, graph: gs.Graph) -> None:
 def _may_fold(graph: gs.Graph) -> bool:
     """Whether there can be anything to fold but Casts: looking for it takes longer than all else that loading does."""
     return any(
-        (n.op in _OF_SHAPES and n.inputs[0].shape is not None) or n.op == "CastLike" or any(n.subgraphs())
+        (n.op in SHAPES_ONLY and n.inputs[0].shape is not None) or n.op in _MADE_PLAIN or any(n.subgraphs())
         or all(map(_is_constant, n.inputs)) for n in graph.nodes
     )
 
@@ -252,11 +241,10 @@ def _as_identities(model: ModelProto) -> None:
 
 def _undeclared(graph: GraphProto) -> None:
     """Without what subgraphs say of the shapes of their values: some exporters write wrong ones, which no runtime minds."""
-    for inner in (a.g for node in graph.node for a in node.attribute if a.HasField("g")):
+    for inner in (g for node in graph.node for g in parts_of(node, GraphProto)):
         del inner.value_info[:]
         for port in inner.output:
             port.type.tensor_type.ClearField("shape")
-        _undeclared(inner)
 
 
 def _grown_constants(runs: Runs) -> set[str]:
@@ -280,19 +268,3 @@ def _growing(runs: Runs) -> set[str]:
 
 def _is_static(shape: list[object] | None) -> bool:
     return shape is not None and all(isinstance(d, int) for d in shape)
-
-
-def _growers(model: ModelProto, grown: set[str]) -> set[str]:
-    """The expanding nodes nearest above the given values."""
-    producers = {out: node for node in model.graph.node for out in node.output}
-    found, seen, stack = set(), set(), list(grown)
-    while stack:
-        node = producers.get(stack.pop())
-        if node is None or node.name in seen:
-            continue
-        seen.add(node.name)
-        if node.op_type in GROWING:
-            found.add(node.name)
-        else:
-            stack.extend(node.input)
-    return found

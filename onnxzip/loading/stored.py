@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxzip.errors import InvalidDataError
+from onnxzip.runtime import operator_of
 
 Holder = TensorProto | AttributeProto
 
@@ -24,6 +25,14 @@ _BITS: dict[int, np.dtype] = {
 }
 _FIELDS: dict[int, str] = {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data"}
 HALVES: frozenset[int] = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def tensors_of(graph: GraphProto) -> dict[str, TensorProto]:
+    """The constants of a graph by name: initializers, and what Constant nodes hold as tensors."""
+    nodes = [n for n in graph.node if n.op_type == "Constant"]
+    return {t.name: t for t in graph.initializer} | {
+        n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"
+    }
 
 
 def holders(model: ModelProto) -> Iterator[tuple[str, Holder]]:
@@ -38,7 +47,7 @@ def holders(model: ModelProto) -> Iterator[tuple[str, Holder]]:
 
 def held_by(node: NodeProto) -> Holder | None:
     """What holds the floats of a Constant node; None for any other node."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if operator_of(node) != "Constant":
         return None
     for attribute in node.attribute:
         held: Holder = attribute.t if attribute.name == "value" else attribute

@@ -37,7 +37,7 @@ def without_synonyms(net: Net) -> Net:
 
     Requires canonical attributes and known shapes.
     """
-    names, shapes = Names({n.name for n in net.nodes} | set(net.shapes)), dict(net.shapes)
+    names, shapes = Names.beside(net), dict(net.shapes)
     nodes, made, same = list[Node](), dict[str, Node](), dict[str, str]()
     for old in net.nodes:
         joined = _joined(net, renamed_inputs(old, same), made, shapes)

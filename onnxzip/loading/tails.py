@@ -15,20 +15,19 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.dims import ports_of_graph
-from onnxzip.loading.mapped import mapped_params
+from onnxzip.loading.mapped import large_params
 from onnxzip.loading.shapes import BATCHES, folded_for
 from onnxzip.net import Tail
 from onnxzip.ops import find, why_unknown
 from onnxzip.ops.listed import COUNTED, OTHER
-from onnxzip.runtime import needed_nodes, operator_of, read_by
+from onnxzip.runtime import SHAPES_ONLY, needed_nodes, operator_of, read_by
+from onnxzip.runtime.lowering import known_schema
 
-_SHAPES_ONLY = frozenset({"Shape", "Size"})
 _REWRITTEN = frozenset({"CastLike"})  # loading leaves none, and their shapes are known
 KEPT = "it is kept as it is, with all that reads it"
 
@@ -44,7 +43,7 @@ def parted(path: Path, model: ModelProto) -> tuple[ModelProto, Tail | None]:
         return model, None
     unlike = {n.name: OTHER for n in model.graph.node if _gives_no_tensor(model, n)}
     before = _without_other_kinds(model, _behind(model.graph, unlike)) if unlike else model
-    graph = folded_for(path, before, mapped_params(path, model), BATCHES[0], frozenset())
+    graph = folded_for(path, before, large_params(path, model), BATCHES[0])
     unlike |= {n.name: why for n in graph.nodes if (why := _why_odd(n)) is not None}
     if not unlike:
         return model, None
@@ -68,7 +67,7 @@ def _may_have_tail(model: ModelProto) -> bool:
     data = {p.name for p in ports_of_graph(model)}
     for node in model.graph.node:
         read = [v in data for v in node.input]
-        given = node.op_type not in _SHAPES_ONLY and not data.isdisjoint(read_by(node))
+        given = node.op_type not in SHAPES_ONLY and not data.isdisjoint(read_by(node))
         if not (given or _gives_no_tensor(model, node)):
             continue
         data.update(node.output)
@@ -83,11 +82,9 @@ def _may_have_tail(model: ModelProto) -> bool:
 def _gives_no_tensor(model: ModelProto, node: NodeProto) -> bool:
     """Whether an operator gives sequences, maps or optional values, whatever it reads."""
     version = next((int(o.version) for o in model.opset_import if o.domain == node.domain), 1)
-    try:
-        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-    except onnx.defs.SchemaError:
-        return False
-    return any(o.types and not any(t.startswith("tensor(") for t in o.types) for o in schema.outputs)
+    schema = known_schema(node.op_type, node.domain, version)
+    outputs = schema.outputs if schema is not None else ()
+    return any(o.types and not any(t.startswith("tensor(") for t in o.types) for o in outputs)
 
 
 def _why_odd(node: gs.Node) -> str | None:
@@ -132,7 +129,7 @@ def _numbers(
     found = {k: a for k, a in found.items() if set(_taken(model.graph, (), variables, [k])[1]) - ports - known}
     if not found:
         return {}
-    second = folded_for(path, before, mapped_params(path, model), BATCHES[1], frozenset()).tensors()
+    second = folded_for(path, before, large_params(path, model), BATCHES[1]).tensors()
     return {k: a for k, a in found.items() if isinstance(t := second.get(k), gs.Constant) and np.array_equal(a, t.values)}
 
 
@@ -178,7 +175,7 @@ def _tail(
 def _put_inside(path: Path, model: ModelProto, tensor: TensorProto) -> None:
     """Let a constant that lies in another file stand in the graph."""
     if tensor.data_location == TensorProto.EXTERNAL:
-        tensor.CopyFrom(numpy_helper.from_array(np.asarray(mapped_params(path, model)[tensor.name]), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(large_params(path, model)[tensor.name]), tensor.name))
 
 
 def _before(model: ModelProto, late: Container[str]) -> ModelProto:

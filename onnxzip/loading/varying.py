@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.loading.computed import computing
 from onnxzip.loading.dims import bound
-from onnxzip.loading.mapped import mapped_params
-from onnxzip.loading.shapes import GROWING
+from onnxzip.loading.growing import GROWING
+from onnxzip.loading.mapped import large_params
+from onnxzip.loading.stored import tensors_of
 from onnxzip.net import Axis, Net, Node
 from onnxzip.runtime import open_session
 
@@ -159,18 +160,13 @@ def _slice(name: str, axis: int, end: int) -> Node:
 
 def _tables(path: Path, model: ModelProto, dtype: np.dtype, width: int, least: int) -> Iterator[np.ndarray]:
     """Initializers of so many entries in rows of a width, as numbers of a type."""
-    mapped: Mapping[str, np.ndarray] = mapped_params(path, model)
-    for tensor in _tensors(model):
+    mapped: Mapping[str, np.ndarray] = large_params(path, model)
+    for tensor in tensors_of(model.graph).values():
         rows, rest = divmod(math.prod(tensor.dims), max(width, 1))
         if not rest and rows >= least:
             array = mapped[tensor.name] if tensor.name in mapped else numpy_helper.to_array(tensor)
             if array.dtype.kind in "fiub" and (array.dtype.kind == dtype.kind or array.dtype == dtype):
                 yield np.asarray(array, dtype)
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    yield from (a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value")
 
 
 def _with(net: Net, which: int, names: Sequence[str], made: Sequence[_Made]) -> Net:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import ModelProto, NodeProto, helper, parser
+from onnx import ModelProto, NodeProto, parser
 
-from onnxzip.runtime import put_nodes
+from onnxzip.runtime import put_nodes, value_of
 
-DOMAIN = "com.microsoft"
+VENDOR = "com.microsoft"
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
@@ -138,29 +138,24 @@ def _quick_gelu(call: _Call) -> str:
     return f"{angle} c = Sigmoid (b) o0 = Mul (i0, c)"
 
 
-def _summed(total: str, bias: str, call: _Call) -> str:
-    """The sum of both first inputs, and of a bias: that of the layer that one of them comes from."""
-    if not bias:
-        return f"{total} = Add (i0, i1)"
-    branch, other = ("i1", "i0") if call.products[1] and not call.products[0] else ("i0", "i1")
-    return f"s0 = Add ({branch}, {bias}) {total} = Add (s0, {other})"
+def _norm_of_sum(call: _Call, bias: int, norm: Callable[[str], str]) -> str | None:
+    """Of both first inputs, and of a bias: that of the layer that one of them comes from. Statistics, outputs of their own,
+    are not given."""
+    if call.gives(1) or call.gives(2):
+        return None
+    total = "o3" if call.gives(3) else "s"
+    if call.has(bias):
+        branch, other = ("i1", "i0") if call.products[1] and not call.products[0] else ("i0", "i1")
+        return f"s0 = Add ({branch}, i{bias}) {total} = Add (s0, {other}) {norm(total)}"
+    return f"{total} = Add (i0, i1) {norm(total)}"
 
 
 def _skip_layer_norm(call: _Call) -> str | None:
-    """Its statistics, outputs of their own, are not given."""
-    if call.gives(1) or call.gives(2):
-        return None
-    total = "o3" if call.gives(3) else "s"
-    summed = _summed(total, "i4" if call.has(4) else "", call)
-    return f"{summed} {_layer_norm(total, 'i2', 'i3' if call.has(3) else '', 'o0', call)}"
+    return _norm_of_sum(call, 4, lambda x: _layer_norm(x, "i2", "i3" if call.has(3) else "", "o0", call))
 
 
 def _skip_rms_norm(call: _Call) -> str | None:
-    if call.gives(1) or call.gives(2):
-        return None
-    total = "o3" if call.gives(3) else "s"
-    summed = _summed(total, "i3" if call.has(3) else "", call)
-    return f"{summed} {_rms_norm(total, 'i2', 'o0', call)}"
+    return _norm_of_sum(call, 3, lambda x: _rms_norm(x, "i2", "o0", call))
 
 
 def _plain_rms_norm(call: _Call) -> str | None:
@@ -235,16 +230,16 @@ def take_apart(model: ModelProto, opset: int) -> None:
 
 
 def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] | None:
-    form = _FORMS.get(node.op_type) if node.domain == DOMAIN else None
+    form = _FORMS.get(node.op_type) if node.domain == VENDOR else None
     if form is None:
         return None
-    attrs = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
+    attrs = {a.name: value_of(a) for a in node.attribute}
     made = tuple(v in products for v in node.input)
     text = form(_Call(attrs, tuple(map(bool, node.input)), tuple(map(bool, node.output)), opset, made))
     if text is None:
         return None
     read, written = ([f"{k}{at}" for at in range(len(side))] for k, side in (("i", node.input), ("o", node.output)))
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> form ({", ".join(read)}) => ({", ".join(written)})'
+    header = f'<domain: "{VENDOR}", opset_import: ["": {opset}]> form ({", ".join(read)}) => ({", ".join(written)})'
     parts = list(parser.parse_function(f"{header} {{ {text} }}").node)
     names = dict(zip(read, node.input, strict=True)) | dict(zip(written, node.output, strict=True))
     prefix = node.name or node.output[0]
@@ -254,7 +249,3 @@ def _parts(node: NodeProto, opset: int, products: Set[str]) -> list[NodeProto] |
         part.output[:] = [names.get(v, f"{prefix}.{v}") for v in part.output]
     parts[0].attribute.extend(a for a in node.attribute if a.name in _TAKEN_OVER.get(node.op_type, ()))
     return parts
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxzip.loading.stored import HALVES
+from onnxzip.loading.stored import HALVES, tensors_of
 from onnxzip.net import Node
+from onnxzip.runtime import operator_of, parts_of
 
 FLOAT32 = TensorProto.DataType.Name(TensorProto.FLOAT)
 _HALF_TYPES = frozenset(map(TensorProto.DataType.Name, HALVES))
@@ -33,23 +34,12 @@ _WEIGHTS_AT = {  # operators that compute with integers -> where their weights a
 def weights_by_type(model: ModelProto) -> Counter[str]:
     """How many numbers the weights of a model have, those in branches and bodies too, by ONNX's name of their type."""
     found: Counter[str] = Counter()
-    for graph in _graphs(model.graph):
-        constants = {t.name: t for t in graph.initializer}
-        nodes = [n for n in graph.node if n.op_type == "Constant"]
-        constants |= {n.output[0]: a.t for n in nodes for a in n.attribute if a.name == "value"}
+    for graph in parts_of(model.graph, GraphProto):
         begun = made_into_floats(nodes_of(graph))
-        for name, tensor in constants.items():
+        for name, tensor in tensors_of(graph).items():
             if tensor.data_type in _FLOATS or (tensor.data_type in _INTEGERS and name in begun):
                 found[TensorProto.DataType.Name(tensor.data_type)] += math.prod(tensor.dims)
     return found
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph, and those inside of its nodes."""
-    yield graph
-    for attribute in (a for node in graph.node for a in node.attribute):
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _graphs(inner)
 
 
 def stored_type(model: ModelProto) -> str:
@@ -84,14 +74,13 @@ def made_into_floats(nodes: Iterable[Node]) -> set[str]:
 
 
 def nodes_of(graph: GraphProto) -> list[Node]:
-    """The nodes of a graph with what tells whether they make floats of numbers."""
+    """The nodes of a graph; of their attributes the type alone that a Cast gives."""
     return [_as_node(node) for node in graph.node]
 
 
 def _as_node(node: NodeProto) -> Node:
-    op = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
     attrs = {a.name: int(a.i) for a in node.attribute if a.name == "to"}
-    return Node(node.name, op, tuple(v or None for v in node.input), tuple(node.output), attrs)
+    return Node(node.name, operator_of(node), tuple(v or None for v in node.input), tuple(node.output), attrs)
 
 
 def _begins_with(node: Node) -> tuple[int, ...]:

@@ -231,5 +231,9 @@ def inner_places(plan: Plan, expr: Expr, space: SpacePlan, number: int | None, t
 
 def _others(plan: Plan, expr: Expr, space: SpacePlan) -> dict[int, np.ndarray]:
     """No channels of the spaces that stand beside a space in a concatenation."""
-    nothing = np.zeros(0, np.int64)
-    return {a: nothing for a in expr.atoms() if a != space.number and expr.kind in ("sum", "woven") and a in plan.spaces}
+    nothing, beside, factors = np.zeros(0, np.int64), set[int](), set[int]()
+    for whole in expr.walk():
+        others = {a for p in whole.parts if space.number not in p.atoms() for a in p.atoms()}
+        if any(space.number in p.atoms() for p in whole.parts):
+            (factors if whole.kind == "product" else beside).update(others)
+    return {a: nothing for a in beside - factors if a in plan.spaces}

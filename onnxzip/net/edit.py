@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from onnxzip.net.records import Net, Node
+import numpy as np
+
+from onnxzip.net.records import Net, Node, Shape
 from onnxzip.net.walk import reachable
 
 
@@ -23,6 +25,19 @@ def pruned(net: Net, outputs: Iterable[str] | None = None) -> Net:
         shapes={k: v for k, v in net.shapes.items() if k in alive},
         dtypes={k: v for k, v in net.dtypes.items() if k in alive},
     )
+
+
+def with_values(net: Net, nodes: Iterable[Node], shapes: Mapping[str, Shape], dtype: np.dtype) -> Net:
+    """The net with other nodes, and with values of one type that these make."""
+    dtypes = {**net.dtypes, **dict.fromkeys(shapes, dtype)}
+    return replace(net, nodes=tuple(nodes), shapes={**net.shapes, **shapes}, dtypes=dtypes)
+
+
+def with_more_params(net: Net, nodes: Iterable[Node], arrays: Mapping[str, np.ndarray]) -> Net:
+    """The net with other nodes, and with params that these read."""
+    shapes = {**net.shapes, **{name: a.shape for name, a in arrays.items()}}
+    dtypes = {**net.dtypes, **{name: a.dtype for name, a in arrays.items()}}
+    return replace(net, nodes=tuple(nodes), params={**net.params, **arrays}, shapes=shapes, dtypes=dtypes)
 
 
 def renamed_inputs(node: Node, names: Mapping[str, str]) -> Node:

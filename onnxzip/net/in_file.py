@@ -73,7 +73,7 @@ def _turns(node: Node, perm: Sequence[int]) -> bool:
 
 
 def _fresh(net: Net, port: Port) -> str:
-    return Names({n.name for n in net.nodes} | set(net.shapes)).fresh(f"{port.name}.in_front")
+    return Names.beside(net).fresh(f"{port.name}.in_front")
 
 
 def _with(net: Net, port: Port, nodes: Sequence[Node], names: Mapping[str, str], front: str) -> Net:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxzip.net.records import Net
+
 
 def output_name(task: str, original: str) -> str:
     """What the fused net calls an output of a task."""
@@ -15,6 +17,11 @@ class Names:
     """Deterministic fresh names: the wished one, or that with a number behind it."""
 
     taken: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def beside(net: Net) -> Names:
+        """Those of a net's values and nodes are taken."""
+        return Names({*net.shapes, *(n.name for n in net.nodes)})
 
     def fresh(self, wish: str) -> str:
         """A name that is not taken, and is from now on."""

@@ -191,6 +191,7 @@ class Net:
         tail: what stands behind the nodes; None for most nets.
         more_macs: multiply-accumulates per sample that loading has added to those of the file.
         states: inputs that begin recurrent nodes, or are frames of calls before, and come back from these.
+        fixed: input of its file that is a constant of the net -> its number.
     """
 
     name: str
@@ -213,11 +214,12 @@ class Net:
     tail: Tail | None = None
     more_macs: int = 0
     states: tuple[State, ...] = ()
+    fixed: Mapping[str, int | float | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for array in self.params.values():
             array.setflags(write=False)
-        for name in ("params", "shapes", "dtypes", "opsets", "metadata", "fields", "docs"):
+        for name in ("params", "shapes", "dtypes", "opsets", "metadata", "fields", "docs", "fixed"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property

@@ -13,7 +13,6 @@ from typing import Any
 
 from onnxzip.errors import UnsupportedError
 from onnxzip.net import BATCH, Net, Node, Shape, bind_batch, pruned
-from onnxzip.ops.lazy import torch
 from onnxzip.ops.reading import ints
 from onnxzip.ops.registry import find
 
@@ -111,24 +110,6 @@ def program_of(net: Net, outputs: Iterable[str] | None = None) -> Program:
         for node in wanted.nodes
     ]
     return Program(net.name, {name: slots[name] for name in sources}, tuple(steps), results, len(slots) + 1)
-
-
-def evaluate(net: Net, feeds: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The net's outputs by name.
-
-    Args:
-        net: in canonical form.
-        feeds: a tensor for each graph input.
-        params: tensors in place of the net's params, by name: those that are trained.
-
-    Raises:
-        UnsupportedError: some operators have no record (all of them are named), or give fewer outputs than the net reads.
-    """
-    program = program_of(net)
-    device = next((x.device for x in feeds.values()), "cpu")
-    given = {} if params is None else params
-    constants = {k: torch.tensor(v, device=device) for k, v in net.params.items() if k not in given}
-    return program.run({**constants, **given, **feeds})
 
 
 def check_runnable(net: Net) -> None:

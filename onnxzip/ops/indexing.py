@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxzip.net import Shape
 from onnxzip.ops.lazy import torch
-from onnxzip.ops.reading import first, names, text
+from onnxzip.ops.reading import apart_along, first, names, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
@@ -25,9 +25,7 @@ def _elements_line(view: View) -> Line:
     shape, taken = first(view), _indices(view)
     axis = int(view.attrs["axis"]) % len(shape)
     apart = [k for k, (a, b) in enumerate(zip(shape, taken, strict=True)) if k == axis or a != b]
-    left = [f"i{k}" if k in apart else a for k, a in enumerate(names(len(shape)))]
-    right = [f"o{k}" if k in apart else a for k, a in enumerate(names(len(shape)))]
-    pinned = frozenset(t for k in apart for t in (f"i{k}", f"o{k}"))
+    left, right, pinned = apart_along(apart, len(shape))
     return Line(text([left, right], [right]), pinned=pinned, symmetry=Symmetry.PERMUTATION)
 
 
@@ -45,9 +43,7 @@ def _scatter_line(view: View) -> Line:
     shape, taken = first(view), _indices(view)
     axis = int(view.attrs["axis"]) % len(shape)
     apart = [k for k, (a, b) in enumerate(zip(shape, taken, strict=True)) if k == axis or a != b]
-    data = [f"i{k}" if k in apart else a for k, a in enumerate(names(len(shape)))]
-    written = [f"o{k}" if k in apart else a for k, a in enumerate(names(len(shape)))]
-    pinned = frozenset(t for k in apart for t in (f"i{k}", f"o{k}"))
+    data, written, pinned = apart_along(apart, len(shape))
     return Line(text([data, written, written], [data]), pinned=pinned, symmetry=Symmetry.PERMUTATION)
 
 

@@ -5,7 +5,7 @@ Axis k of a value is called `a{k}` in the lines that the records write; numpy br
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,12 @@ from onnxzip.ops.records import View
 def names(rank: int, prefix: str = "a") -> list[str]:
     """One name per axis."""
     return [f"{prefix}{k}" for k in range(rank)]
+
+
+def apart_along(axes: Collection[int], rank: int) -> tuple[list[str], list[str], frozenset[str]]:
+    """One name per axis before a node and behind it, the same but along some axes; and the names along these."""
+    left, right = ([f"{side}{k}" if k in axes else name for k, name in enumerate(names(rank))] for side in "io")
+    return left, right, frozenset(f"{side}{k}" for k in axes for side in "io")
 
 
 def text(inputs: Iterable[Sequence[str]], outputs: Iterable[Sequence[str]]) -> str:

@@ -26,6 +26,7 @@ from onnxzip.ops.registry import register
 
 State = tuple[Any, ...]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+STATES = {5: 1, 6: 2}  # what a node begins with, among its inputs -> what that ends as, among its outputs
 _LSTM_FUNCTIONS, _GRU_FUNCTIONS = ("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh")
 # activation -> what alpha and beta are where a node gives none; a missing entry means that it takes none
 _ALPHA = {"Affine": 1.0, "LeakyRelu": 0.01, "ThresholdedRelu": 1.0, "ScaledTanh": 1.0, "HardSigmoid": 0.2, "Elu": 1.0}

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxzip.net import Node, Shape
 from onnxzip.ops.lazy import torch
-from onnxzip.ops.reading import first, floats, ints, names, positive_axes, text
+from onnxzip.ops.reading import apart_along, first, floats, ints, positive_axes, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
@@ -145,14 +145,10 @@ def _line(view: View) -> Line:
     shape, out = first(view), view.outputs[0]
     changed = set(_resized(shape, view.attrs)) | {k for k in range(len(shape)) if shape[k] != out[k]}
     changed -= {k for k, d in enumerate(shape) if d < 0 and d == out[k]}
-    left = [f"i{k}" if k in changed else a for k, a in enumerate(names(len(shape)))]
-    right = [f"o{k}" if k in changed else a for k, a in enumerate(names(len(shape)))]
+    left, right, pinned = apart_along(changed, len(shape))
     filled = bool(changed) and view.attrs["coordinate_transformation_mode"] == "tf_crop_and_resize"
-    return Line(
-        text([left], [right]),
-        pinned=frozenset(t for k in changed for t in (f"i{k}", f"o{k}")),
-        symmetry=Symmetry.PERMUTATION if filled and view.attrs["extrapolation_value"] else Symmetry.LINEAR,
-    )
+    bound = Symmetry.PERMUTATION if filled and view.attrs["extrapolation_value"] else Symmetry.LINEAR
+    return Line(text([left], [right]), pinned=pinned, symmetry=bound)
 
 
 def _adapt(

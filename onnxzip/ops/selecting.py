@@ -1,7 +1,8 @@
 """Operators that take some channels: Slice, Gather, and Pad, which may also take some away.
 
     n (p1+q1+r1) *s -> n q1 *s         Slice of a run of channels; empty parts are left out
-    n i1 *s -> n o1 *s                 a stride, a choice by index, a padded axis: order and meaning are fixed, but for
+    n (m1 k1) *s -> n m1 *s            every k-th of channels in groups of k
+    n i1 *s -> n o1 *s                 any other stride, a choice by index, a padded axis: order and meaning are fixed, but for
                                        channels that constants are added to
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 from onnxzip.net import Node, Shape
 from onnxzip.ops.lazy import torch
-from onnxzip.ops.reading import first, floats, ints, names, positive_axes, text
+from onnxzip.ops.reading import apart_along, first, floats, ints, names, positive_axes, text
 from onnxzip.ops.records import Line, Operator, Symmetry, View
 from onnxzip.ops.registry import register
 
@@ -34,6 +35,10 @@ def _slice_line(view: View) -> Line:
     for axis, cut in _slices(view.attrs, len(shape)).items():
         start, stop, step = cut.indices(abs(shape[axis]))
         if shape[axis] < 0 and shape[axis] == out[axis] and step == 1:
+            continue
+        if shape[axis] == out[axis] * step and 0 <= start < step > 1:
+            left[axis], right[axis], sizes[f"k{axis}"] = f"(m{axis} k{axis})", f"m{axis}", step
+            pinned.add(f"k{axis}")
             continue
         if shape[axis] < 0 or step != 1 or stop <= start:
             left[axis], right[axis] = f"i{axis}", f"o{axis}"
@@ -63,11 +68,12 @@ def _slice(x: Any, *, starts: Any, ends: Any, axes: Any = None, steps: Any = Non
 def _adapt_slice(
     node: Node, inputs: tuple[Shape | None, ...], outputs: tuple[Shape, ...], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Begin behind the channels left of what stands before; end behind those left of what is taken."""
+    """Begin behind the channels left of what stands before; end behind those left of what is taken, or of the last group."""
     assert inputs[0] is not None
     cuts = _slices(node.attrs, len(inputs[0]))
     starts = {a: sizes.get(f"p{a}", 0) if f"q{a}" in sizes else cut.start for a, cut in cuts.items()}
     ends = {a: starts[a] + sizes[f"q{a}"] if f"q{a}" in sizes else cut.stop for a, cut in cuts.items()}
+    ends |= {a: sizes[f"m{a}"] * cut.step for a, cut in cuts.items() if f"m{a}" in sizes}
     steps = tuple(cut.step for cut in cuts.values())
     return {"starts": tuple(starts.values()), "ends": tuple(ends.values()), "axes": tuple(cuts), "steps": steps}
 
@@ -105,9 +111,8 @@ def _pads(pads: Any, axes: Any, rank: int) -> dict[int, tuple[int, int]]:
 def _pad_line(view: View) -> Line:
     rank = len(first(view))
     padded = _pads(view.attrs["pads"], view.attrs.get("axes"), rank)
-    left = [f"i{k}" if k in padded else a for k, a in enumerate(names(rank))]
-    right = [f"o{k}" if k in padded else a for k, a in enumerate(names(rank))]
-    pinned, constant = frozenset(t for k in padded for t in (f"i{k}", f"o{k}")), view.attrs["mode"] == "constant"
+    left, right, pinned = apart_along(padded, rank)
+    constant = view.attrs["mode"] == "constant"
     added = {f"i{k}": (f"o{k}", *counts) for k, counts in padded.items() if constant and min(counts) >= 0}
     filled = constant and any(floats(view.attrs.get("constant_value")))
     bound = Symmetry.PERMUTATION if filled else Symmetry.LINEAR

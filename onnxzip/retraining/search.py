@@ -26,7 +26,6 @@ start's. Trials have warm-up and decay of their own, and are taken off the steps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,23 +39,8 @@ HARMLESS = 1.1
 Asked = Callable[[], bool]
 
 
-@dataclass(frozen=True)
-class Found:
-    """A learning rate.
-
-    Attributes:
-        rate: what to train with.
-        steps: what finding it has cost.
-        trials: held-out loss at the end over that at the start, by rate.
-    """
-
-    rate: float
-    steps: int
-    trials: dict[float, float]
-
-
-def find_rate(job: Job, steps: int, batch: int, asked: Asked, tick: Callable[[int], None]) -> Found:
-    """The rate for a course of about so many steps; the job's weights are as before.
+def find_rate(job: Job, steps: int, batch: int, asked: Asked, tick: Callable[[int], None]) -> tuple[float, int]:
+    """The rate for a course of about so many steps, and the steps that finding it has cost; the job's weights are as before.
 
     The usual rate is tried, then lower ones until one does no harm; with too few steps for trials the usual one is taken.
 
@@ -67,18 +51,15 @@ def find_rate(job: Job, steps: int, batch: int, asked: Asked, tick: Callable[[in
         asked: whether to stop early.
         tick: called with the number of steps done.
     """
-    length = min(LONGEST_TRIAL, int(PART * steps))
-    trials: dict[float, float] = {}
-
-    def harmless(rate: float) -> bool:
-        trials[rate] = _trial(job, rate, length, asked)
-        tick(length)
-        return trials[rate] <= HARMLESS
-
+    length, cost = min(LONGEST_TRIAL, int(PART * steps)), 0
     rate = usual_rate([judged.relative_error for judged in job.start.values()], steps, batch)
-    while length >= LEAST_TRIAL and rate > LOWEST and not asked() and not harmless(rate):
+    while length >= LEAST_TRIAL and rate > LOWEST and not asked():
+        cost, loss = cost + length, _trial(job, rate, length, asked)
+        tick(length)
+        if loss <= HARMLESS:
+            break
         rate *= FALL
-    return Found(rate, length * len(trials), trials)
+    return rate, cost
 
 
 def usual_rate(errors: Sequence[float], steps: int, batch: int) -> float:

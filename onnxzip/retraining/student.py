@@ -36,7 +36,7 @@ from onnxzip.retraining.loop import Course, Job, begun, resumed
 from onnxzip.retraining.losses import Judgement, Losses, as_close, as_low, judge
 from onnxzip.retraining.module import TorchNet, read_for_batches, write_params
 from onnxzip.retraining.objective import Criterion, Distillation, called, custom_loss
-from onnxzip.retraining.search import Found, find_rate
+from onnxzip.retraining.search import find_rate
 from onnxzip.retraining.varying import can_vary
 from onnxzip.signals import ENDING
 
@@ -278,10 +278,10 @@ def _begun(
         course, trials = resumed(job, state), int(state["trials"])
         progress.advance(course.step + trials)
         return course, trials
-    found = Found(options.learning_rate, 0, {}) if options.learning_rate is not None else find_rate(
+    rate, cost = (options.learning_rate, 0) if options.learning_rate is not None else find_rate(
         job, steps, options.batch, wish.asked, progress.advance
     )
-    return begun(job, found.rate, steps - found.steps), found.steps
+    return begun(job, rate, steps - cost), cost
 
 
 def _complete(course: Course, trials: int, keeper: Keeper, wish: Wish, progress: Progress) -> None:

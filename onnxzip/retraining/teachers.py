@@ -61,7 +61,7 @@ def teachers_of(originals: Teaching, device: str) -> dict[str, Teacher]:
         UnsupportedError: ONNX Runtime cannot run one of them.
     """
     names = {t: origin.source if isinstance(file, bytes) else str(file) for t, (file, origin) in originals.items()}
-    return {t: Teacher(t, origin, opened(names[t], file, device, origin.axes)) for t, (file, origin) in originals.items()}
+    return {t: Teacher(t, o, opened(names[t], file, device, o.axes, o.fixed)) for t, (file, o) in originals.items()}
 
 
 class Answers:

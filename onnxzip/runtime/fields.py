@@ -1,5 +1,4 @@
-"""What a model says of itself outside of its metadata_props: doc_string, domain, model_version, doc_string of its graph and of
-its ports."""
+"""What a model says of itself: metadata_props, doc_string, domain, model_version, doc_string of its graph and of its ports."""
 
 from __future__ import annotations
 
@@ -9,6 +8,11 @@ from onnx import ModelProto
 
 TEXTS, NUMBER, GRAPH = ("doc_string", "domain"), "model_version", "graph.doc_string"
 LARGEST = (1 << 63) - 1
+
+
+def entries_of(model: ModelProto) -> dict[str, str]:
+    """The model's metadata_props."""
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def fields_of(model: ModelProto) -> dict[str, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from onnx import AttributeProto, GraphProto, NodeProto
+from onnx import GraphProto, NodeProto
 
 from onnxzip.net import Node, Subgraph
+from onnxzip.runtime.nodes import graphs_in
 
 NOTHING: Mapping[str, str] = {}
 
@@ -47,6 +48,5 @@ def _rename(node: NodeProto, prefix: str, names: Mapping[str, str]) -> None:
     node.name = prefix + node.name
     node.input[:] = [names.get(v, v) for v in node.input]
     node.output[:] = [names.get(v, v) for v in node.output]
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            attribute.g.CopyFrom(renamed_graph(attribute.g, f"{node.name}.", names))
+    for graph in graphs_in(node):
+        renamed_graph(graph, f"{node.name}.", names)

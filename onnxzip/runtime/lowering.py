@@ -33,14 +33,18 @@ def split_domain(op: str) -> tuple[str, str]:
     return domain, name
 
 
-def schema_of(op: str, net: Net) -> onnx.defs.OpSchema | None:
-    """The operator's schema at the net's opset; None where onnx does not know it."""
-    domain, name = split_domain(op)
-    version = net.opsets.get(domain, 1) if domain else net.opset
+def known_schema(op: str, domain: str, version: int) -> onnx.defs.OpSchema | None:
+    """The operator's schema at a version of its domain; None where onnx does not know it."""
     try:
-        return onnx.defs.get_schema(name, version, domain)
+        return onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def schema_of(op: str, net: Net) -> onnx.defs.OpSchema | None:
+    """As `known_schema`, at the net's opset."""
+    domain, name = split_domain(op)
+    return known_schema(name, domain, net.opsets.get(domain, 1) if domain else net.opset)
 
 
 def lower(net: Net, node: Node, names: Names) -> Lowered:

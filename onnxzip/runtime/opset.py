@@ -15,6 +15,7 @@ from onnxzip.errors import UnsupportedError
 from onnxzip.net import Net, Node
 from onnxzip.ops import find
 from onnxzip.runtime.lowering import schema_of
+from onnxzip.runtime.nodes import value_of
 
 OLDEST = 13  # Softmax and its kin mean something else before
 
@@ -53,6 +54,4 @@ def _check(node: Node, net: Net, older: Net, where: str) -> None:
 
 
 def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:
-    value = attribute.default_value
-    found = helper.get_attribute_value(value) if value.name else None
-    return found.decode() if isinstance(found, bytes) else tuple(found) if isinstance(found, list) else found
+    return value_of(attribute.default_value) if attribute.default_value.name else None

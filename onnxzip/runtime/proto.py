@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -23,11 +23,12 @@ def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "")
     Args:
         outside: params that are not to stand in the model -> where in the file of that location they begin.
     """
-    names = Names({*net.shapes, *(n.name for n in net.nodes)})
+    names = Names.beside(net)
     lowered = [lower(net, node, names) for node in net.nodes]
     constants = [c for part in lowered for c in part.constants]
     params = [
-        _reference(name, a, location, outside[name]) if name in outside
+        tensor_outside(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape, location, outside[name], a.nbytes)
+        if name in outside
         else numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), name)
         for name, a in net.params.items()
     ]
@@ -42,21 +43,18 @@ def to_model(net: Net, outside: Mapping[str, int] = NOTHING, location: str = "")
     return _model(net, graph)
 
 
-def _reference(name: str, array: np.ndarray, location: str, offset: int) -> TensorProto:
-    """A param whose numbers lie in another file."""
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(array.nbytes))):
-        tensor.external_data.add(key=key, value=value)
+def tensor_outside(name: str, kind: int, dims: Iterable[int], location: str, offset: int, length: int) -> TensorProto:
+    """A tensor whose numbers lie in another file, from one of its bytes on, so many bytes."""
+    tensor = TensorProto(name=name, data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
     return tensor
 
 
 def _model(net: Net, graph: GraphProto) -> ModelProto:
     opsets = [helper.make_opsetid("", net.opset), *(helper.make_opsetid(d, v) for d, v in sorted(net.opsets.items()))]
     model = helper.make_model(graph, opset_imports=opsets, producer_name="onnxzip", ir_version=net.ir_version)
-    for key, value in sorted(net.metadata.items()):
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    helper.set_model_props(model, dict(sorted(net.metadata.items())))
     put_fields(model, net.fields)
     return model
 

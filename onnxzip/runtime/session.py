@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,6 +15,7 @@ from onnx import IR_VERSION, TensorProto, defs, helper
 
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, order_in_front, pruned
+from onnxzip.runtime.builds import refuse_two_builds
 from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
@@ -43,6 +43,7 @@ class Session:
         provider: ONNX Runtime's execution provider that runs it.
         outputs: names of what it computes.
         axes: input or output -> axis along which the net has the samples, where callers of `run` have them in front.
+        fixed: inputs that every run is fed with, none of those that callers know of.
     """
 
     name: str
@@ -50,6 +51,18 @@ class Session:
     outputs: tuple[str, ...]
     inner: ort.InferenceSession
     axes: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def fixed_at(self, numbers: Mapping[str, int | float | bool]) -> Session:
+        """The net with some of its inputs, of one number each, fed by itself."""
+        shapes, dtypes = self.shapes(), self.dtypes() if numbers else {}
+        fixed = {name: np.full((1,) * len(shapes[name]), number, dtypes[name]) for name, number in numbers.items()}
+        return replace(self, fixed={**self.fixed, **fixed})
+
+    @property
+    def inputs(self) -> list[ort.NodeArg]:
+        """The inputs that callers feed."""
+        return [port for port in self.inner.get_inputs() if port.name not in self.fixed]
 
     @property
     def device(self) -> str:
@@ -63,7 +76,7 @@ class Session:
             UnsupportedError: numpy does not know one.
         """
         found = {}
-        for port in self.inner.get_inputs():
+        for port in self.inputs:
             kind = port.type.removeprefix("tensor(").removesuffix(")")
             try:
                 found[port.name] = np.dtype(_KINDS.get(kind, kind))
@@ -74,7 +87,7 @@ class Session:
 
     def shapes(self) -> dict[str, tuple[int | str | None, ...]]:
         """Shapes of the inputs as callers of `run` have them; names, or None, stand for any size."""
-        ports = {p.name: p.shape for p in self.inner.get_inputs()}
+        ports = {p.name: p.shape for p in self.inputs}
         return {name: tuple(d[k] for k in order_in_front(len(d), self.axes.get(name, 0))) for name, d in ports.items()}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -87,7 +100,7 @@ class Session:
         silent.log_severity_level = _FATAL_ONLY
         try:
             given = {name: np.moveaxis(a, 0, self.axes[name]) if name in self.axes else a for name, a in feeds.items()}
-            found = dict(zip(self.outputs, self.inner.run(list(self.outputs), given, silent), strict=True))
+            found = dict(zip(self.outputs, self.inner.run(list(self.outputs), {**given, **self.fixed}, silent), strict=True))
         except _ORT_ERRORS as error:
             raise _failed(f"failed in the net {self.name!r}", error) from error
         return {name: np.moveaxis(a, self.axes[name], 0) if name in self.axes else a for name, a in found.items()}
@@ -167,7 +180,7 @@ def provider_for(device: str) -> str:
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device {device!r} is not known; use auto, cpu or cuda")
-    _refuse_two_builds()
+    refuse_two_builds()
     if device == "cuda" and not cuda_works():
         raise BackendMissingError(
             "device cuda: ONNX Runtime cannot use a CUDA device here "
@@ -260,27 +273,6 @@ def _takes(opset: int, ir_version: int) -> bool:
     try:
         ort.InferenceSession(_probe(opset, ir_version), _options(1, _FATAL_ONLY), providers=[CPU])
     except _ORT_ERRORS:
-        return False
-    return True
-
-
-def installed_builds() -> list[str]:
-    """The builds of ONNX Runtime that are installed; two at once overwrite each other's files."""
-    return [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-
-
-def _refuse_two_builds() -> None:
-    if len(installed_builds()) == 2:
-        raise BackendMissingError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. "
-            "Uninstall both, then install one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-        )
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
         return False
     return True
 

@@ -15,15 +15,16 @@ from onnx import ModelProto
 
 from onnxzip.calibration.checking import Feed
 from onnxzip.errors import UnsupportedError
-from onnxzip.exporting.metadata import check_outputs, entries_of, read_origins
-from onnxzip.exporting.originals import check_no_tail, feeds_for, nodes_of, ports_of
+from onnxzip.exporting.metadata import check_outputs, read_origins
+from onnxzip.exporting.originals import check_no_tail, feeds_for, ports_of
 from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.loading import load_model
 from onnxzip.loading.files import opset_of, plain, read
+from onnxzip.loading.weights import nodes_of
 from onnxzip.net import Net, Port, in_file, within_one
-from onnxzip.runtime import at_older_opset, fixed_batch, to_model
+from onnxzip.runtime import at_older_opset, entries_of, fixed_batch, to_model
 from onnxzip.shipping.records import Tensor
 
 
