@@ -21,12 +21,13 @@ from carrying import Arrays, Enhancer, Packed, Rolled, Tcn, apart, calls, export
 import onnxzip  # noqa: E402
 from onnxzip.analysis import analyse  # noqa: E402
 from onnxzip.analysis.states import notes_on_states  # noqa: E402
-from onnxzip.exporting.metadata import entries_of, read_origins  # noqa: E402
+from onnxzip.exporting.metadata import read_origins  # noqa: E402
 from onnxzip.exporting.returned import Returned, Units  # noqa: E402
 from onnxzip.fusion.frames import Frames  # noqa: E402
 from onnxzip.loading import load_all  # noqa: E402
 from onnxzip.net import Net  # noqa: E402
 from onnxzip.retraining.carried import Feedback  # noqa: E402
+from onnxzip.runtime import entries_of  # noqa: E402
 
 EXACT, WIDTH = 1e-5, carrying.WIDTH
 NET = """<ir_version: 8, opset_import: ["": 17]>
