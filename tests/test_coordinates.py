@@ -184,7 +184,7 @@ class TestCoordinates:
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fused") / "m.onnx"
-    onnxzip.merge(TEACHERS, DATA, samples=200, device="cpu").save(path)
+    onnxzip.merge(TEACHERS, DATA, samples=200, share=0.5, device="cpu").save(path)
     return path
 
 

@@ -44,11 +44,14 @@ def net_of(case: Case, folder: Path) -> Net:
 @pytest.mark.parametrize("case", RUN, ids=lambda case: case.name)
 def test_onnx_cases(case: Case, folder: Path) -> None:
     net = net_of(case, folder)
-    results = evaluate(net, {name: torch.from_numpy(array) for name, array in case.feeds.items()})
+    axes = {port.name: port.axis for port in (*net.inputs, *net.outputs)}
+    feeds = {name: torch.from_numpy(array).movedim(axes[name], 0) if axes[name] else torch.from_numpy(array) for name, array in case.feeds.items()}
+    results = evaluate(net, feeds)
     assert list(results) == [port.name for port in case.model.graph.output]
-    for result, want in zip(results.values(), case.wanted, strict=True):
-        np.testing.assert_allclose(result.numpy(), want, rtol=case.rtol, atol=case.atol)
-        assert result.numpy().dtype == want.dtype
+    for (name, result), want in zip(results.items(), case.wanted, strict=True):
+        found = np.moveaxis(result.numpy(), 0, axes[name]) if axes[name] else result.numpy()
+        np.testing.assert_allclose(found, want, rtol=case.rtol, atol=case.atol)
+        assert found.dtype == want.dtype
 
 
 @pytest.mark.parametrize(("op", "shape", "settings"), [("Gather", (), {"axis": 0}), ("GatherND", (1,), {"batch_dims": 0})])

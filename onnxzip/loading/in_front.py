@@ -4,8 +4,8 @@
 
 The axis is what the file says, where onnxzip has made it; else the one that becomes the second axis of recurrent nodes that
 begin with an input, or that is called as the batch; of an input whose first axis has a number, while others' have none, the
-only one without number and name; else the first. A file for one sample has axes of 1 instead: where the first one of an input
-is longer, the only one of 1. What axes become tells ONNX's shape inference, given a name for each.
+only one without number and name; else the first. A file for one sample has axes of 1 instead, the first ones of some inputs:
+where that of another is longer, the only one of 1. What axes become tells ONNX's shape inference, given a name for each.
 """
 
 from __future__ import annotations
@@ -119,11 +119,12 @@ def _axes_of_inputs(model: ModelProto) -> dict[str, int]:
     roles = _roles(model, free, single)
     found = {name: k for name, some in dims.items() if (k := _traced(name, len(some), roles)) is not None}
     batch = common_name(dims[name][k].dim_param for name, k in found.items()) or batch_name(model)
+    one = not free and any(some and some[0].dim_value == 1 for some in dims.values())  # a file for one sample
     for name, some in dims.items():
         called = [k for k, d in enumerate(some) if batch and d.dim_param == batch]
         left = [k for k, d in enumerate(some) if d.dim_value <= 0 and not d.dim_param]
         alone = left if some and some[0].dim_value > 0 and any(a.dim == 0 for a in free) else []
-        if not free and some and some[0].dim_value > 1:  # of a file for one sample
+        if one and some and some[0].dim_value > 1:
             alone = [k for k, d in enumerate(some) if d.dim_value == 1]
         alone = alone if len(some) > 2 else []
         if name not in found and len(places := called or alone) == 1:
