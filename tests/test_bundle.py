@@ -168,7 +168,7 @@ def test_nothing_is_compared_loosely() -> None:
 
 
 def test_a_task_of_a_bundle_is_retrained_and_split(folder: Path) -> None:
-    """What it reads of the file of weights is written, and counted, with it. Means of weights leave steps something to mend."""
+    """What it reads of the file of weights is written, and counted, with it. Means of weights leave steps much to mend."""
     run("merge", "a.onnx", "b.onnx", "--share", "0.5", "--method", "mtz", "--data", "d.npz", "-o", "m.onnx", "--force")
     run("bundle", "m.onnx", "-o", "parts")
     graph = folder / "parts" / "a.onnx"

@@ -45,7 +45,7 @@ def net_of(case: Case, folder: Path) -> Net:
 def test_onnx_cases(case: Case, folder: Path) -> None:
     net = net_of(case, folder)
     axes = {port.name: port.axis for port in (*net.inputs, *net.outputs)}
-    feeds = {name: torch.from_numpy(array).movedim(axes[name], 0) if axes[name] else torch.from_numpy(array) for name, array in case.feeds.items()}
+    feeds = {name: torch.from_numpy(np.moveaxis(a, axes[name], 0) if axes[name] else a) for name, a in case.feeds.items()}
     results = evaluate(net, feeds)
     assert list(results) == [port.name for port in case.model.graph.output]
     for (name, result), want in zip(results.items(), case.wanted, strict=True):
