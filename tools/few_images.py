@@ -9,18 +9,15 @@ Every seed draws other images; the increase of test error is counted on whole te
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 from bench_cases import PAPER, REPAIRED
 from bench_run import error, whole
-from figures import MODELS, PAIRS, nets_of, put_into_readme, samples_of
+from figures import MODELS, PAIRS, nets_of, samples_of, show
 
 import onnxzip
 
@@ -71,14 +68,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     arguments = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    table = ["| family | pair | " + " | ".join(f"{s} steps" for s in STEPS) + " |", "| --- | --- |" + " --: |" * len(STEPS)]
-    with tempfile.TemporaryDirectory() as folder:
-        for line in lines(arguments.data, arguments.seeds, Path(folder)):
-            print(line, flush=True)
-            table.append(line)
-    if arguments.write:
-        put_into_readme(BEGIN, "\n".join(table), END)
+    head = ["| family | pair | " + " | ".join(f"{s} steps" for s in STEPS) + " |", "| --- | --- |" + " --: |" * len(STEPS)]
+    show(head, lambda folder: lines(arguments.data, arguments.seeds, folder), (BEGIN, END) if arguments.write else None)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ task that the merge has not seen.
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+import torch
 
 import onnxzip
 
@@ -67,6 +70,22 @@ def put_into_readme(begin: str, text: str, end: str) -> None:
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(begin)
     readme.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def show(head: Sequence[str], lines: Callable[[Path], Iterable[str]], ends: tuple[str, str] | None) -> None:
+    """Print the lines of a table as they come, measured in a temporary folder, in as many threads as OMP_NUM_THREADS says.
+
+    Args:
+        ends: the markers in README.md that the table goes between; None to leave that file alone.
+    """
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    table = list(head)
+    with tempfile.TemporaryDirectory() as folder:
+        for line in lines(Path(folder)):
+            print(line, flush=True)
+            table.append(line)
+    if ends:
+        put_into_readme(ends[0], "\n".join(table), ends[1])
 
 
 def merged(family: str, pair: tuple[str, str], seed: int, **options: object) -> Outcome:

@@ -11,16 +11,14 @@ error is the mean of both tasks.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from figures import MODELS, put_into_readme
+from figures import MODELS, show
 from streams import Arrays, data_of
 from torch import Tensor, nn
 from torch.nn import functional
@@ -136,14 +134,8 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="folder that models/fetch.py has written")
     options.add_argument("--write", action="store_true", help="put the table into README.md")
     arguments = options.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    table = ["| rows a call | zip | `mtz` |", "| --: | --: | --: |"]
-    with tempfile.TemporaryDirectory() as folder:
-        for line in lines(arguments.data, Path(folder)):
-            print(line, flush=True)
-            table.append(line)
-    if arguments.write:
-        put_into_readme(BEGIN, "\n".join(table), END)
+    head = ["| rows a call | zip | `mtz` |", "| --: | --: | --: |"]
+    show(head, lambda folder: lines(arguments.data, folder), (BEGIN, END) if arguments.write else None)
 
 
 if __name__ == "__main__":

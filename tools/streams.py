@@ -9,16 +9,13 @@ goes through the test images on states of its own; the increase of test error is
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-import torch
-from figures import MODELS, PAIRS, nets_of, put_into_readme, samples_of
+from figures import MODELS, PAIRS, nets_of, samples_of, show
 from onnx import ModelProto, numpy_helper, parser
 
 import onnxzip
@@ -111,14 +108,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--write", action="store_true", help="put the table into README.md")
     arguments = options.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    table = [f"| rows a call | zip | after {STEPS} steps | `mtz` |", "| --: | --: | --: | --: |"]
-    with tempfile.TemporaryDirectory() as folder:
-        for line in lines(Path(folder)):
-            print(line, flush=True)
-            table.append(line)
-    if arguments.write:
-        put_into_readme(BEGIN, "\n".join(table), END)
+    head = [f"| rows a call | zip | after {STEPS} steps | `mtz` |", "| --: | --: | --: | --: |"]
+    show(head, lines, (BEGIN, END) if arguments.write else None)
 
 
 if __name__ == "__main__":
