@@ -135,6 +135,8 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         give_back_freed()
     with stages.stage("analyse"):
         plan = _planned(loaded, options.plan, progress)
+    if (shelf := shelf_for(plan)) is not None and options.steps.retrain:
+        raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     classes = checked_plan(plan, files, options, peers)
     with stages.stage("data"):
         feeds = feeds_of(plan, classes)
@@ -145,14 +147,11 @@ def merge_files(nets: Files, data: Any, options: Options, progress: Progress, pe
         seen, judging = _parted(given, options)
         samples, judges = seen.drawn(options.data.samples, peers), judging.drawn(ALL)
     peers.begin(lambda: job_of(plan, files, samples, options), lambda: digest_of(samples))
-    shelf = shelf_for(plan)
     with Store(options.zip.memory) as store:
         zipped = _zip(plan, live_plan(plan, method), method, samples, options.run, store, stages, peers, shelf)
     net, origins = described(plan, zipped, files, samples.sources if method.needs_data else (), options, peers)
     originals = {t: (files[t], origins[t]) for t in files}
     content, retrained = checked_bytes(plan, zipped, net, shelf), None
-    if options.steps.retrain and shelf is not None:
-        raise UnsupportedError("a fused net beyond 2 GB cannot be retrained: leave out --retrain, or share more.")
     if options.steps.retrain:
         content, retrained = _retrained(content, originals, given, options, stages, peers)
     rows = partial(part_of, peers=peers)

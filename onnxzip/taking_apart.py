@@ -13,17 +13,18 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxzip.errors import UsageError
-from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled
+from onnxzip.exporting.bundling import MANIFEST, WEIGHTS, Bundle, bundled, write_weights
 from onnxzip.exporting.metadata import read_origins, read_tails
 from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.opening import opened
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.originals import sized_ports
+from onnxzip.exporting.outside import files_of, whole
 from onnxzip.exporting.splitting import split_model
-from onnxzip.exporting.staging import put, staged, write_all
+from onnxzip.exporting.staging import put, staged, write_all, write_together
 from onnxzip.exporting.trial import TRIALS, check_alike, trial_feeds
 from onnxzip.exporting.verifying import as_array, run_rows
-from onnxzip.exporting.write import check_unread, check_writable
+from onnxzip.exporting.write import check_outputs, check_unread, check_writable
 from onnxzip.loading.beside import bytes_read
 from onnxzip.loading.files import read_to_run
 from onnxzip.runtime import Session, entries_of
@@ -38,15 +39,40 @@ def split(fused: Path_, task: str) -> ModelProto:
     Raises:
         InvalidModelError: the file was not made by `merge`.
         UsageError: it has no such task.
+        UnsupportedError: the task alone has more than the 2 GB that one model can hold; as a file it can be written.
         VerificationError: the task alone does not compute what it computes in the fused net.
     """
     path = path_of(fused, "fused net")
     model = read_to_run(path)
-    alone = split_model(model, task, str(fused))
-    before, after = (read_origins(entries_of(m), str(fused))[task] for m in (model, alone))
+    alone = split_model(model, task, str(path))
+    _check_alone(path, model, alone, task)
+    return whole(alone, path.parent, f"Write it with `onnxzip split {path} --task {task} -o FILE.onnx`.")
+
+
+def split_to(fused: Path_, task: str, output: Path, force: bool = False) -> None:
+    """As `split`, written completely or not at all; beyond 2 GB with its large params in `output`.data.
+
+    Params that lie beside the fused file are copied from file to file.
+
+    Raises:
+        InvalidModelError, VerificationError: as `split`.
+        UsageError: there is no such task; a file exists (without force), is one of the fused net's, or cannot be written.
+    """
+    path = path_of(fused, "fused net")
+    check_outputs([output], [path], force=force)
+    model = read_to_run(path)
+    alone = split_model(model, task, str(path))
+    files = files_of(alone, path.parent, output)
+    check_outputs([file for file, _ in files], [path], force=force)
+    _check_alone(path, model, alone, task)
+    write_together(files, force)
+
+
+def _check_alone(path: Path, model: ModelProto, alone: ModelProto, task: str) -> None:
+    """Run one task alone against the fused net; large params are read where they lie."""
+    before, after = (read_origins(entries_of(m), str(path))[task] for m in (model, alone))
     trial = _Trial(path, model)
-    trial.check(task, opened(task, alone.SerializeToString(), DEVICE), before, after)
-    return alone
+    trial.check(task, opened(task, alone.SerializeToString(), DEVICE, folder=path.parent), before, after)
 
 
 def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
@@ -75,11 +101,13 @@ def bundle(fused: Path_, folder: Path_, force: bool = False) -> dict[str, Any]:
         part = stage / place.name
         part.mkdir()
         write_all(part, made.files)
+        write_weights(made, path.parent, part / WEIGHTS)
         for task, name in made.graphs.items():
             after = read_origins(entries_of(read_to_run(part / name)), name)[task]
             trial.check(task, opened(task, part / name, DEVICE), trial.origins[task], after)
         put({part: place})
-    return _report(path, made)
+        total = sum(p.stat().st_size for p in place.iterdir())
+    return _report(path, made, total)
 
 
 def check_folder(folder: Path, force: bool) -> None:
@@ -125,9 +153,8 @@ class _Trial:
         return {name: as_array(output) for name, output in run_rows(session, feeds).items()}
 
 
-def _report(path: Path, made: Bundle) -> dict[str, Any]:
+def _report(path: Path, made: Bundle, total: int) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(made.files[MANIFEST])
-    total = sum(len(content) for content in made.files.values())
     merged = bytes_read(path)
     return described | {"bytes": total, "fused_bytes": merged, "bytes_ratio": total / merged}
 

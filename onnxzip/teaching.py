@@ -28,7 +28,7 @@ from onnxzip.exporting.report import SCHEMA_VERSION, evidence_entry, fused_entry
 from onnxzip.exporting.shown import Teaching, shown
 from onnxzip.exporting.verifying import Evidence, compare
 from onnxzip.exporting.write import check_unread
-from onnxzip.loading.faithful import content_of
+from onnxzip.loading.faithful import content_of, fitting
 from onnxzip.loading.files import read
 from onnxzip.merged import Merged
 from onnxzip.ops.lazy import execute, torch
@@ -105,7 +105,7 @@ def retrain_files(
     nets, beside = _left_alone([path, *files.values()], data, settings.retrain)
     provider_for(run.device)
     with stages.stage("load", len(files)):
-        content = content_of(path, model := read(path))
+        content = content_of(path, model := read(fitting(path)))
         originals = originals_of(path, model, files, "--teacher", _differing(settings.steps.any_teacher, progress))
         _check_complete(read_origins(entries_of(model), str(path)), originals)
     says, teaching = _asked(path, content, originals, settings, peers)

@@ -230,7 +230,7 @@ def test_external_data_come_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ModelProto.FromString(content).graph.node == plain().graph.node
     with pytest.raises(InvalidModelError, match="other files"):
         read_module(path.read_bytes())
-    monkeypatch.setattr("onnxzip.loading.faithful.LARGEST_FILE", 1000)
+    monkeypatch.setattr("onnxzip.loading.beside.LARGEST_FILE", 1000)
     with pytest.raises(UnsupportedError, match="2 GB"):
         onnxzip.to_torch(path)
 

@@ -23,7 +23,7 @@ from onnxzip.inspection.inspecting import inspect_model
 from onnxzip.inspection.overlay import node_data
 from onnxzip.inspection.paging import page_of
 from onnxzip.inspection.viewing import page_report
-from onnxzip.loading.files import read_any_float
+from onnxzip.loading.files import read_to_look
 from onnxzip.progress import Stages
 
 
@@ -51,7 +51,7 @@ def inspect(
     check_outputs(written, [file, *originals.values()], [report] if report is not None else [], force)
     if html is None and (originals or report is not None):
         raise UsageError("--against and --report are for the page; give --html PAGE, too")
-    model = read_any_float(file)
+    model = read_to_look(file)
     found = inspect_model(file, model)
     files: list[tuple[Path, Fill]] = []
     if nodes is not None:

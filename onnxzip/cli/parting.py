@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from onnxzip.cli.frame import Force, Fused, Json, Output, command, emit, printing, put
-from onnxzip.exporting.write import check_outputs, write_atomically
 from onnxzip.inspection import bundle_tables
 from onnxzip.loading.beside import bytes_read
 from onnxzip.taking_apart import bundle as bundle_files
-from onnxzip.taking_apart import split
+from onnxzip.taking_apart import split_to
 from onnxzip.values import folder_of
 
 
@@ -24,10 +23,8 @@ def split_(
     force: Force = False,
 ) -> None:
     """Cut one task out of a fused net, pruned of everything that only others need, and run against it."""
-    check_outputs([output], [fused], force=force)
-    model = split(fused, task)
-    write_atomically(output, model.SerializeToString(deterministic=True), force)
-    sizes = f"{output.stat().st_size:,} of {bytes_read(fused):,} bytes"
+    split_to(fused, task, output, force)
+    sizes = f"{bytes_read(output):,} of {bytes_read(fused):,} bytes"
     with printing():
         put(f"{output}: task {task}, {sizes}\n")
 

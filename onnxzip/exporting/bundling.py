@@ -10,15 +10,14 @@ the page they share, and keeps the bundle of a small net small.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxzip.exporting.metadata import PREFIX, read_origins, to_json
+from onnxzip.exporting.outside import length_of, write_numbers
 from onnxzip.exporting.splitting import split_model
 from onnxzip.loading.beside import with_external_data
 from onnxzip.runtime import entries_of, tensor_outside
@@ -51,14 +50,16 @@ class Bundle:
     """All files of a bundle.
 
     Attributes:
-        files: content by name.
+        files: content by name, of all but the file of weights.
         graphs: task -> name of its file.
-        placed: what lies in the file of weights, by param.
+        placed: what lies in the file of weights, by param, in this order.
+        tensors: these params, as the fused model has them.
     """
 
     files: Mapping[str, bytes]
     graphs: Mapping[str, str]
     placed: Mapping[str, Placed]
+    tensors: Mapping[str, TensorProto]
 
 
 def bundled(model: ModelProto, where: str) -> Bundle:
@@ -69,12 +70,20 @@ def bundled(model: ModelProto, where: str) -> Bundle:
     """
     tasks = list(read_origins(entries_of(model), where))
     alone = {task: split_model(model, task, where) for task in tasks}
-    weights, placed = _weights(alone)
+    tensors, placed = _weights(alone)
     graphs = {task: f"{task}.onnx" for task in tasks}
     files = {graphs[task]: _outside(alone[task], placed) for task in tasks}
-    files[WEIGHTS] = weights
     files[MANIFEST] = _manifest(files, graphs, placed)
-    return Bundle(files, graphs, placed)
+    return Bundle(files, graphs, placed, tensors)
+
+
+def write_weights(bundle: Bundle, folder: Path, path: Path) -> None:
+    """The file of weights, on the disk when it returns.
+
+    Args:
+        folder: of the fused file, beside which params may lie.
+    """
+    write_numbers(bundle.tensors, {name: place.offset for name, place in bundle.placed.items()}, folder, path)
 
 
 def is_bundled(path: Path) -> bool:
@@ -82,42 +91,33 @@ def is_bundled(path: Path) -> bool:
     return path.with_name(WEIGHTS) in with_external_data([path])
 
 
-def _weights(alone: Mapping[str, ModelProto]) -> tuple[bytes, dict[str, Placed]]:
-    """The file of weights, and what lies where."""
+def _weights(alone: Mapping[str, ModelProto]) -> tuple[dict[str, TensorProto], dict[str, Placed]]:
+    """What lies in the file of weights, and where."""
     tensors: dict[str, TensorProto] = {}
     owners: dict[str, list[str]] = {}
     for task, model in alone.items():
         for tensor in model.graph.initializer:
-            tensors.setdefault(tensor.name, tensor)
+            if tensor.name not in tensors:
+                tensors[tensor.name] = TensorProto()
+                tensors[tensor.name].CopyFrom(tensor)
             owners.setdefault(tensor.name, []).append(task)
-    content, placed = bytearray(), {}
+    end, placed = 0, dict[str, Placed]()
     for name in _in_order(tensors, owners, list(alone)):
-        data = _bytes_of(tensors[name])
-        if len(data) <= INSIDE:
+        length = length_of(tensors[name])
+        if length <= INSIDE:
             continue
-        step = PAGE if len(data) >= PAGED else ALIGNED
-        content += bytes(-len(content) % step)
-        placed[name] = Placed(tuple(owners[name]), len(content), len(data))
-        content += data
-    return bytes(content), placed
+        start = end + -end % (PAGE if length >= PAGED else ALIGNED)
+        placed[name] = Placed(tuple(owners[name]), start, length)
+        end = start + length
+    return {name: tensors[name] for name in placed}, placed
 
 
 def _in_order(tensors: Mapping[str, TensorProto], owners: Mapping[str, list[str]], tasks: Sequence[str]) -> Iterator[str]:
     """Params of the same owners side by side, widely shared ones first; among them large ones first, which saves padding."""
     places = {task: k for k, task in enumerate(tasks)}
     yield from sorted(
-        tensors, key=lambda n: (-len(owners[n]), [places[t] for t in owners[n]], -len(_bytes_of(tensors[n])) // PAGED)
+        tensors, key=lambda n: (-len(owners[n]), [places[t] for t in owners[n]], -length_of(tensors[n]) // PAGED)
     )
-
-
-def _bytes_of(tensor: TensorProto) -> bytes:
-    """A param as external data hold it: little-endian, in C order; nothing of texts, which have no such form."""
-    if tensor.data_type == TensorProto.STRING:
-        return b""
-    if tensor.HasField("raw_data"):
-        return bytes(tensor.raw_data)
-    array = np.ascontiguousarray(numpy_helper.to_array(tensor))
-    return (array.byteswap() if sys.byteorder == "big" else array).tobytes()
 
 
 def _outside(model: ModelProto, placed: Mapping[str, Placed]) -> bytes:
@@ -143,5 +143,6 @@ def _manifest(files: Mapping[str, bytes], graphs: Mapping[str, str], placed: Map
         mine = [p for p in placed.values() if task in p.owners]
         own, shared = (sum(p.length for p in mine if (p.owners == (task,)) is alone) for alone in (True, False))
         tasks[task] = {"file": name, "graph_bytes": len(files[name]), "own_bytes": own, "shared_bytes": shared}
-    found = {"schema_version": SCHEMA_VERSION, "weights": WEIGHTS, "weights_bytes": len(files[WEIGHTS]), "tasks": tasks}
+    size = max((p.offset + p.length for p in placed.values()), default=0)
+    found = {"schema_version": SCHEMA_VERSION, "weights": WEIGHTS, "weights_bytes": size, "tasks": tasks}
     return f"{to_json(found)}\n".encode()

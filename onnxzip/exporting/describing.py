@@ -29,14 +29,13 @@ from onnxzip.exporting.tails import attach, with_tails
 from onnxzip.exporting.trial import check_other_size
 from onnxzip.fusion.assembling import assemble
 from onnxzip.fusion.zipped import Zipped
+from onnxzip.loading.beside import fits_one_file
 from onnxzip.loading.dims import RECORDED
 from onnxzip.loading.in_front import AXES
 from onnxzip.loading.weights import FLOAT32
 from onnxzip.net import Axis, Net, in_file, within_one
 from onnxzip.peers import Peers
 from onnxzip.runtime import open_file, open_session, put_docs, to_model
-
-LARGEST_FILE = (1 << 31) - 1
 
 
 def described(
@@ -109,7 +108,7 @@ def _sizes(plan: Plan, net: Net, tasks_of: Callable[[str], Iterable[str]]) -> di
 def shelf_for(plan: Plan) -> Shelf | None:
     """A shelf for the params of a fused net that one file cannot hold."""
     names = [w.name for w in plan.layout.weights] + [t.name for t in plan.layout.taken]
-    large = 4 * sum(math.prod(plan.layout.shapes[n]) for n in names) > LARGEST_FILE
+    large = not fits_one_file(4 * sum(math.prod(plan.layout.shapes[n]) for n in names))
     return Shelf() if large and plan.stored == FLOAT32 else None
 
 
@@ -143,7 +142,7 @@ def to_bytes(net: Net, shelf: Shelf | None = None) -> bytes:
     """
     places = {} if shelf is None else shelf.places(net.params)
     size = sum(a.nbytes for name, a in net.params.items() if name not in places)
-    if size > LARGEST_FILE:
+    if not fits_one_file(size):
         raise UnsupportedError(
             f"the fused net has {size:,} bytes of params: more than the 2 GB that one ONNX file can hold. Share more of them."
         )

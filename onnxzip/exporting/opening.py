@@ -16,7 +16,8 @@ from onnxzip.runtime import Session, open_file
 
 
 def opened(
-    name: str, file: Path | bytes, device: str, axes: Mapping[str, int] | None = None, fixed: Fixed = NONE_FIXED
+    name: str, file: Path | bytes, device: str, axes: Mapping[str, int] | None = None, fixed: Fixed = NONE_FIXED,
+    folder: Path | None = None,
 ) -> Session:
     """A file, or what is in one, in ONNX Runtime.
 
@@ -24,11 +25,12 @@ def opened(
         name: for messages.
         axes: along which the file has its samples; None for what it tells, if it is a fused one.
         fixed: inputs that are one number, which is fed to every run.
+        folder: of what is in a file, where its params lie beside it.
 
     Raises:
         UsageError, BackendMissingError, UnsupportedError: as `open_file`.
     """
-    session = open_file(name, file, device)
+    session = open_file(name, file, device, folder=folder)
     if axes is None and _holds(file, AXES.encode()):
         axes = axes_of(ModelProto.FromString(file) if isinstance(file, bytes) else onnx.load(file, load_external_data=False))
     return replace(session, axes=axes or {}).fixed_at(fixed)

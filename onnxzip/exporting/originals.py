@@ -19,7 +19,7 @@ from onnxzip.exporting.naming import path_of
 from onnxzip.exporting.origin import Origin
 from onnxzip.exporting.report import sha256_of
 from onnxzip.loading.dims import free_axes, recorded, usual_sizes
-from onnxzip.loading.files import read
+from onnxzip.loading.files import read_mapped
 from onnxzip.loading.in_front import axes_of, with_samples_in_front
 from onnxzip.loading.weights import nodes_of
 from onnxzip.net import BATCH, Axis, Classes, Port, classes_of, order_in_front
@@ -65,7 +65,7 @@ def originals_of(
 
 
 def _check_ports(task: str, file: Path, origin: Origin) -> None:
-    graph = read(file).graph
+    graph = read_mapped(file).graph
     for kind, names, have in (
         ("input", (*origin.inputs.values(), *origin.fixed), graph.input),
         ("output", origin.outputs, graph.output),

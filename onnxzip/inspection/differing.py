@@ -21,7 +21,7 @@ from onnxzip.exporting.traces import NodeTrace, Trace, read_trace
 from onnxzip.inspection.weights import Change, Fused, summed_with, taken_change, weights_change
 from onnxzip.loading import load_model, look_at
 from onnxzip.loading.dims import bound, recorded
-from onnxzip.loading.files import read_any_float, read_mapped
+from onnxzip.loading.files import read_mapped, read_to_look
 from onnxzip.loading.fixing import with_fixed
 from onnxzip.loading.levelling import levelled
 from onnxzip.loading.recurrence import with_layers_for_gates
@@ -50,7 +50,7 @@ def diff(original: str | PathLike[str], fused: str | PathLike[str], task: str | 
         UnsupportedError: the fused file does not tell where its channels come from.
     """
     file, path = Path(original), Path(fused)
-    source, read = read_mapped(file), read_any_float(path)
+    source, read = read_mapped(file), read_to_look(path)
     model = with_layers_for_gates(look_at(path, read))
     trace = read_trace(model.metadata, str(path))
     name = _task(trace, file, path, task)

@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from onnxzip.analysis.coupling import couple
 from onnxzip.exporting.metadata import is_fused
+from onnxzip.exporting.outside import size_of, size_with_numbers
 from onnxzip.exporting.report import sha256_of, source_size
 from onnxzip.exporting.splitting import split_model
 from onnxzip.exporting.traces import read_trace
@@ -22,7 +23,7 @@ from onnxzip.inspection.parts import node_entries, output_entries, port_entry
 from onnxzip.inspection.plain import plain_entries
 from onnxzip.loading import look_at
 from onnxzip.loading.dims import free_axes
-from onnxzip.loading.files import opset_of, read_any_float
+from onnxzip.loading.files import opset_of, read_to_look
 from onnxzip.loading.in_front import axes_of, with_samples_in_front
 from onnxzip.net import macs, place_in_file
 from onnxzip.runtime import needed_nodes, read_by
@@ -46,7 +47,7 @@ def inspect(path: str | PathLike[str]) -> dict[str, Any]:
         UnsupportedError: its shapes cannot be found.
     """
     file = Path(path)
-    return inspect_model(file, read_any_float(file))
+    return inspect_model(file, read_to_look(file))
 
 
 def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def inspect_model(file: Path, model: ModelProto) -> dict[str, Any]:
         return report | plain_entries(net, coupling) | {"nodes": nodes}
     trace = read_trace(net.metadata, str(file))
     needs = Needs(net, trace, str(file))
-    alone = {task: int(split_model(model, task, str(file)).ByteSize()) for task in trace.tasks}
+    alone = {task: size_of(split_model(model, task, str(file))) for task in trace.tasks}
     owned = [node | owned_entry(trace, needs, node["name"]) for node in nodes]
     return report | {"kind": "merged"} | merged_entries(net, trace, needs, alone) | {"nodes": owned}
 
@@ -91,5 +92,5 @@ def unused(model: ModelProto) -> dict[str, int]:
     return {
         "nodes": len(graph.node) - len(needed),
         "params": sum(math.prod(tensor.dims) for tensor in idle),
-        "bytes": sum(tensor.ByteSize() for tensor in idle),
+        "bytes": sum(size_with_numbers(tensor) for tensor in idle),
     }

@@ -17,7 +17,8 @@ NO_SIZES: Mapping[Axis, int] = {}
 
 
 def median_milliseconds(
-    name: str, content: Path | bytes, sizes: Mapping[Axis, int] = NO_SIZES, fixed: Fixed = NONE_FIXED
+    name: str, content: Path | bytes, sizes: Mapping[Axis, int] = NO_SIZES, fixed: Fixed = NONE_FIXED,
+    folder: Path | None = None,
 ) -> tuple[float, int]:
     """Median time of a run for one sample, in milliseconds, and of how many runs.
 
@@ -26,11 +27,12 @@ def median_milliseconds(
         content: a file, or what is in it.
         sizes: of axes of inputs that have no number, as of `noise`.
         fixed: inputs that are one number, and this.
+        folder: of what is in a file, where its params lie beside it.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot run it, or numpy does not know the type of an input.
     """
-    session = open_file(name, content, "cpu", 1).fixed_at(fixed)
+    session = open_file(name, content, "cpu", 1, folder).fixed_at(fixed)
     feeds = noise(session, sizes)
     for _ in range(WARM_UP):
         session.run(feeds)

@@ -51,7 +51,7 @@ def page_report(
     for entry, content in contents:
         origin = origins[str(entry["task"])] if entry["original"] else None
         sizes, fixed = _sizes(report, origin.inputs if origin else SAME), origin.fixed if origin else NONE_FIXED
-        milliseconds, count = median_milliseconds(entry["name"], content, sizes, fixed)
+        milliseconds, count = median_milliseconds(entry["name"], content, sizes, fixed, file.parent)
         runs.append(entry | {"milliseconds": milliseconds, "runs": count})
         tick(1)
     least = min(run["runs"] for run in runs)

@@ -119,7 +119,7 @@ def look_at(path: Path, model: ModelProto) -> Net:
     """As `load`, for those who only look: nets of any number format, half types as float32; inputs and outputs as in the file.
 
     Args:
-        model: what is in the file, as `read_any_float` gives it; it is not changed.
+        model: what is in the file, as `read_to_look` gives it; it is not changed.
     """
     opset, axes = max(OLDEST_CANONICAL_OPSET, opset_of(model)), axes_of(model)
     wide = computing_in_float32(with_samples_in_front(model, axes))

@@ -14,6 +14,13 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from onnxzip.runtime import parts_of
 
+LARGEST_FILE = (1 << 31) - 1  # bytes that one ONNX file, which is one message of protobuf, can have
+
+
+def fits_one_file(size: int) -> bool:
+    """Whether one ONNX file can hold so many bytes."""
+    return size <= LARGEST_FILE
+
 
 def with_external_data(nets: Iterable[str | PathLike[str]]) -> list[Path]:
     """Files of nets, each followed by those that hold its external data; of a file that is no net nothing follows."""
@@ -29,9 +36,10 @@ def is_linked(file: Path) -> bool:
 
 
 def bytes_read(net: Path) -> int:
-    """Bytes of a net: of its file, and of what it reads of others, which may hold more."""
+    """Bytes of a net: of its file, and of what it reads of others, which may hold more; of files that are missing none."""
     parts = {(info.location, info.offset or 0, info.length) for info in map(ExternalDataInfo, _outside(net))}
-    sizes = ((net.parent / name).stat().st_size - offset if length is None else length for name, offset, length in parts)
+    places = [(net.parent / name, offset, length) for name, offset, length in parts if (net.parent / name).is_file()]
+    sizes = (file.stat().st_size - offset if length is None else length for file, offset, length in places)
     return net.stat().st_size + sum(sizes)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxzip.errors import UnsupportedError
+from onnxzip.loading.beside import bytes_read, fits_one_file
 from onnxzip.loading.canonical import canonical_attributes
 from onnxzip.loading.dims import at_usual_sizes, bound, free_axes
 from onnxzip.loading.files import has_external_data, opset_of, parse, read_any_float
@@ -34,7 +35,6 @@ from onnxzip.net import Axis, Net
 from onnxzip.ops import find
 from onnxzip.runtime import needed_values, numbers_read_by, operator_of, put_nodes
 
-LARGEST_FILE = 2**31 - 1
 _COMPUTED: frozenset[np.dtype] = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 IN_MEMORY = Path("<net in memory>")
 
@@ -74,7 +74,7 @@ def read_faithfully(
         UnsupportedError: operators in it have no record (all of them are named), or it cannot be brought to one form.
     """
     where = source if isinstance(source, Path) else IN_MEMORY
-    model = read_any_float(source) if isinstance(source, Path) else parse(source, where)
+    model = read_any_float(fitting(source)) if isinstance(source, Path) else parse(source, where)
     content = content_of(source, model)
     axes = axes_of(model)
     lifted = with_samples_in_front(_lifted(model), axes)
@@ -114,21 +114,27 @@ def content_of(source: bytes | Path, model: ModelProto) -> bytes:
     Args:
         source: the file, or what is in it.
         model: what is in it, with its external data.
-
-    Raises:
-        UnsupportedError: one file cannot hold them.
     """
     if isinstance(source, bytes):
         return source
     content = source.read_bytes()
     if not has_external_data(ModelProto.FromString(content)):
         return content
-    size = sum(len(t.raw_data) for t in model.graph.initializer)
-    if size > LARGEST_FILE:
-        raise UnsupportedError(
-            f"{source}: with its external data it has {size:,} bytes: more than the 2 GB that one ONNX file can hold."
-        )
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def fitting(path: Path) -> Path:
+    """A net whose params are to change, or to be taken elsewhere; refused before it is read if one file cannot hold it.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    if path.is_file() and not fits_one_file(size := bytes_read(path)):
+        raise UnsupportedError(
+            f"{path}: with its external data it has {size:,} bytes: more than the 2 GB that one ONNX file can hold, as is "
+            "needed for it to be trained or exported. Take a net that is smaller: share more of it, or `split` off a task."
+        )
+    return path
 
 
 def _lifted(model: ModelProto) -> ModelProto:

@@ -45,17 +45,22 @@ def read(path: Path) -> ModelProto:
 
 def read_mapped(path: Path) -> ModelProto:
     """As `read`, but large external data stay outside: `large_params` has them."""
-    model = _read(path, read_small)
+    model = read_to_look(path)
     _refuse_number_formats(path, model)
     return model
 
 
 def read_to_run(path: Path) -> ModelProto:
-    """As `read`, quantised nets too: for those who cut a net and leave its numbers to ONNX Runtime."""
-    model = read_any_float(path)
+    """As `read_mapped`, quantised nets too: for those who cut a net and leave its numbers to ONNX Runtime."""
+    model = read_to_look(path)
     _refuse_sparse(path, model)
     _refuse_other_floats(path, ((p.name, p.type.tensor_type.elem_type) for p in (*model.graph.input, *model.graph.output)))
     return model
+
+
+def read_to_look(path: Path) -> ModelProto:
+    """As `read_mapped`, whatever types of numbers the file holds."""
+    return _read(path, read_small)
 
 
 def read_any_float(path: Path) -> ModelProto:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from onnxzip.net import Net
 
@@ -36,8 +36,6 @@ class Lent:
     offsets: Mapping[str, int] = field(default_factory=dict)
 
 
-NOTHING_LENT = Lent()
-
 
 def lent_by(net: Net) -> Lent:
     """Params that a session reads where they are, in a net too large for a copy of them."""
@@ -53,10 +51,10 @@ def lent_by(net: Net) -> Lent:
     return Lent(Path(file), {k: a.offset for k, a in mapped.items()})
 
 
-def has_much_beside(path: Path) -> bool:
-    """Whether the params of a file lie in other files, and are many."""
+def has_much_beside(file: Path | bytes) -> bool:
+    """Whether the params of a file, or of what is in one, lie in other files, and are many."""
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = ModelProto.FromString(file) if isinstance(file, bytes) else onnx.load(file, load_external_data=False)
     except (OSError, DecodeError):
         return False  # whoever opens it says so
     outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]

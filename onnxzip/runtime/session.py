@@ -16,7 +16,7 @@ from onnx import IR_VERSION, TensorProto, defs, helper
 from onnxzip.errors import BackendMissingError, UnsupportedError, UsageError
 from onnxzip.net import Net, order_in_front, pruned
 from onnxzip.runtime.builds import refuse_two_builds
-from onnxzip.runtime.lending import NOTHING_LENT, Lent, has_much_beside, lent_by
+from onnxzip.runtime.lending import has_much_beside, lent_by
 from onnxzip.runtime.proto import to_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -151,7 +151,8 @@ def open_session(net: Net, device: str = "auto", threads: int = 0, outputs: Iter
     model = to_model(wanted, lent.offsets, lent.file.name if lent.file is not None else "")
     content = model.SerializeToString(deterministic=True)
     del model  # its weights need not wait beside the session's own
-    inner = _opened(net.name, content, provider, threads, lent)
+    folder = lent.file.parent if lent.file is not None else None
+    inner = _opened(net.name, content, provider, threads, folder, lent.file is not None)
     return Session(net.name, provider, tuple(p.name for p in wanted.outputs), inner)
 
 
@@ -190,19 +191,24 @@ def provider_for(device: str) -> str:
     return CUDA if device != "cpu" and cuda_works() else CPU
 
 
-def open_file(name: str, model: Path | bytes, device: str = "auto", threads: int = 0) -> Session:
+def open_file(
+    name: str, model: Path | bytes, device: str = "auto", threads: int = 0, folder: Path | None = None
+) -> Session:
     """Put a model as it stands in a file into ONNX Runtime.
 
     Args:
         name: for messages.
         model: the file, or what is in it.
         device, threads: as in `open_session`.
+        folder: of what is in a file, where its params lie beside it.
 
     Raises:
         UsageError, BackendMissingError, UnsupportedError: as `open_session`.
     """
-    provider = provider_for(device)
-    inner = _opened(name, model if isinstance(model, bytes) else str(model), provider, threads)
+    provider, content = provider_for(device), model if isinstance(model, bytes) else str(model)
+    where = folder if isinstance(model, bytes) else None  # ONNX Runtime itself looks beside a file
+    mapped = (isinstance(model, Path) or where is not None) and has_much_beside(model)
+    inner = _opened(name, content, provider, threads, where, mapped)
     return Session(name, provider, tuple(p.name for p in inner.get_outputs()), inner)
 
 
@@ -234,17 +240,21 @@ def cuda_works() -> bool:
 
 
 def _opened(
-    name: str, model: bytes | str, provider: str, threads: int, lent: Lent = NOTHING_LENT
+    name: str, model: bytes | str, provider: str, threads: int, folder: Path | None = None, mapped: bool = False
 ) -> ort.InferenceSession:
-    """A session, and no copies of its weights where they are lent to it or come from a large file."""
+    """A session.
+
+    Args:
+        folder: of params that lie beside what is in a file.
+        mapped: whether they are many, and are not to be copied.
+    """
     providers = [CPU] if provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
     options = _options(threads, _ERRORS_ONLY)
-    if lent.file is not None or (isinstance(model, str) and has_much_beside(Path(model))):
+    if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC  # beyond it weights are laid out anew
-    if lent.file is not None:
-        folder = str(lent.file.parent.resolve())
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     try:
         return ort.InferenceSession(model, options, providers=providers)
     except _ORT_ERRORS as error:

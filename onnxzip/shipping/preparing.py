@@ -21,6 +21,7 @@ from onnxzip.exporting.shown import without_tails
 from onnxzip.exporting.splitting import split_model
 from onnxzip.fusion.rejoining import joined_recurrence
 from onnxzip.loading import load_model
+from onnxzip.loading.faithful import fitting
 from onnxzip.loading.files import opset_of, plain, read
 from onnxzip.loading.weights import nodes_of
 from onnxzip.net import Net, Port, in_file, within_one
@@ -82,10 +83,11 @@ def prepare_net(
         oldest: None for the fused file's own.
 
     Raises:
-        InvalidModelError, UnsupportedError: the file was not made by onnxzip, or cannot be brought to that opset.
+        InvalidModelError, UnsupportedError: the file was not made by onnxzip, or cannot be brought to that opset, or has more
+            than the 2 GB that one file can hold.
         UsageError: it has no such task.
     """
-    model = without_tails(read(fused)) if before_end else read(fused)
+    model = without_tails(read(fitting(fused))) if before_end else read(fitting(fused))
     reference = bytes(model.SerializeToString()) if before_end else fused
     before = read_origins(entries_of(model), str(fused))
     wanted = {t: o for t, o in before.items() if task in (None, t)}
