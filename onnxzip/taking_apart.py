@@ -49,10 +49,13 @@ def split(fused: Path_, task: str) -> ModelProto:
     return whole(alone, path.parent, f"Write it with `onnxzip split {path} --task {task} -o FILE.onnx`.")
 
 
-def split_to(fused: Path_, task: str, output: Path, force: bool = False) -> None:
+def split_to(fused: Path_, task: str, output: Path, force: bool = False) -> list[Path]:
     """As `split`, written completely or not at all; beyond 2 GB with its large params in `output`.data.
 
     Params that lie beside the fused file are copied from file to file.
+
+    Returns:
+        The files.
 
     Raises:
         InvalidModelError, VerificationError: as `split`.
@@ -66,6 +69,7 @@ def split_to(fused: Path_, task: str, output: Path, force: bool = False) -> None
     check_outputs([file for file, _ in files], [path], force=force)
     _check_alone(path, model, alone, task)
     write_together(files, force)
+    return [file for file, _ in files]
 
 
 def _check_alone(path: Path, model: ModelProto, alone: ModelProto, task: str) -> None:

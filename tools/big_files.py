@@ -1,7 +1,9 @@
-"""Two nets of 2.5 GB each, planned and merged: how long it takes, and how much memory it needs.
+"""Two nets of 2.5 GB each, planned, merged and taken apart: how long it takes, and how much memory it needs.
 
-    python tools/big_files.py FOLDER                makes the nets there (7.5 GB of disk with the result), merges them
+    python tools/big_files.py FOLDER                makes the nets there (13 GB of disk with all results), and all else
+    python tools/big_files.py FOLDER --layers 14 --share 0.5     a fused net beyond 2 GB, a task of which is one file
     python tools/big_files.py FOLDER --layers 2     a small pair, to try it
+    python tools/big_files.py FOLDER --steps split bundle        of a pair that is merged already
 
 Each net is a chain of 3 x 3 convolutions and Relu, 2,048 wide, with its weights in a file beside it; the second one is the
 first with 3 % of noise on its weights, as if it had been trained further. Each step runs in a process of its own. *Peak* is
@@ -25,7 +27,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 import onnxzip
+from onnxzip.taking_apart import split_to
 
+STEPS = ("plan", "merge", "split", "bundle")
 WIDTH, INPUTS, CLASSES, SIDE = 2048, 16, 10, 3
 SAMPLES = 64
 
@@ -102,13 +106,24 @@ def plan(files: dict[str, Path]) -> dict[str, object]:
     return {"shared": sum(s["shared"] for s in report["spaces"])}
 
 
-def merge(files: dict[str, Path], out: Path) -> dict[str, object]:
+def merge(files: dict[str, Path], out: Path, share: float) -> dict[str, object]:
     """Merge and write."""
     x = np.random.default_rng(5).standard_normal((SAMPLES, INPUTS, SIDE, SIDE)).astype(np.float32)
-    merged = onnxzip.merge(files, x, samples=SAMPLES)
+    merged = onnxzip.merge(files, x, samples=SAMPLES, share=share)
     merged.save(out, force=True)
     errors = {t: e["fidelity"]["relative_error"] for t, e in merged.report["tasks"].items()}
     return {"bytes": merged.report["merged"]["bytes"], "errors": errors, "stages": dict(merged.report["seconds"])}
+
+
+def split(fused: Path) -> dict[str, object]:
+    """Write one task alone."""
+    files = split_to(fused, "first", fused.with_name("split.onnx"), force=True)
+    return {"bytes": sum(file.stat().st_size for file in files), "files": len(files)}
+
+
+def bundle(fused: Path) -> dict[str, object]:
+    """Write all tasks, and their weights once."""
+    return {"bytes": onnxzip.bundle(fused, fused.with_name("bundle"), force=True)["bytes"]}
 
 
 def main() -> None:
@@ -116,18 +131,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=18)
-    parser.add_argument("--step", choices=("plan", "merge"), help="run one step here, and print what it says")
+    parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS, help="which of them, one after the other")
+    parser.add_argument("--step", choices=STEPS, help="run one step here, and print what it says")
     arguments = parser.parse_args()
     files = {name: arguments.folder / f"{name}-{arguments.layers}.onnx" for name in ("first", "second")}
     if arguments.step:
-        work = {"plan": lambda: plan(files), "merge": lambda: merge(files, arguments.folder / "merged.onnx")}[arguments.step]
-        print(json.dumps(watched(work)))
+        fused = arguments.folder / f"merged-{arguments.layers}.onnx"
+        work = {
+            "plan": lambda: plan(files), "merge": lambda: merge(files, fused, arguments.share),
+            "split": lambda: split(fused), "bundle": lambda: bundle(fused),
+        }
+        print(json.dumps(watched(work[arguments.step])))
         return
     for (_, path), noise in zip(files.items(), (0.0, 0.03), strict=True):
         if not path.exists():
             make(path, arguments.layers, noise)
-    for step in ("plan", "merge"):
-        command = [sys.executable, __file__, str(arguments.folder), "--layers", str(arguments.layers), "--step", step]
+    options = ["--layers", str(arguments.layers), "--share", str(arguments.share)]
+    for step in arguments.steps:
+        command = [sys.executable, __file__, str(arguments.folder), *options, "--step", step]
         said = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         rest = {k: v for k, v in said.items() if k not in ("seconds", "peak", "own")}
         memory = f"peak {said['peak'] / 1e9:.2f} GB, own {said['own'] / 1e9:.2f} GB"

@@ -23,8 +23,8 @@ def split_(
     force: Force = False,
 ) -> None:
     """Cut one task out of a fused net, pruned of everything that only others need, and run against it."""
-    split_to(fused, task, output, force)
-    sizes = f"{bytes_read(output):,} of {bytes_read(fused):,} bytes"
+    written = sum(file.stat().st_size for file in split_to(fused, task, output, force))
+    sizes = f"{written:,} of {bytes_read(fused):,} bytes"
     with printing():
         put(f"{output}: task {task}, {sizes}\n")
 
