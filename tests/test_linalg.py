@@ -17,6 +17,7 @@ from onnxzip.linalg.symmetric import PANEL, Pair, Symmetric
 
 SEED = 3
 ONE = (1e-2,)
+SIDES = slice(0, 4800), slice(4800, 6000)  # of samples: fitted and held out
 
 
 def rng() -> np.random.Generator:
@@ -41,6 +42,27 @@ def damped(z: np.ndarray, p: np.ndarray, centre: np.ndarray, damping: float) -> 
     stacked = np.vstack([z, root * np.eye(z.shape[1])])
     found: np.ndarray = np.linalg.lstsq(stacked, np.vstack([p, root * centre.T]), rcond=None)[0].T
     return found
+
+
+def nearly_met(columns: int, rows: int, wrong: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float32 inputs far from zero and targets of rows that are a millionth off, some by a tenth: z, p, the rows."""
+    draw = rng()
+    z = (draw.standard_normal((6000, columns)) + 10).astype(np.float32)
+    centre = draw.standard_normal((rows, columns))
+    truth = centre * (1 + 1e-6 * draw.standard_normal(centre.shape))
+    truth[wrong] += 0.1
+    return z, (z @ truth.T).astype(np.float32), centre
+
+
+def means_of(z: np.ndarray, p: np.ndarray) -> Normal:
+    """Normal equations from moments, whose products are in the precision of the rows."""
+    found = moments_of((z, p)).means()
+    return Normal(found.zz, found.zp, found.pp)
+
+
+def miss(z: np.ndarray, p: np.ndarray, row: np.ndarray) -> float:
+    """Root mean square of what a row leaves of its target."""
+    return float(np.sqrt(np.mean((z @ row - p) ** 2)))
 
 
 def moments_of(*parts: tuple[np.ndarray, np.ndarray], held: bool = False) -> Moments:
@@ -294,6 +316,27 @@ class TestFit:
         z[:, 4] = 0
         found = fit_primal(normal(z[:80], p[:80]), normal(z[80:], p[80:]), truth, GRID)
         np.testing.assert_allclose(found.rows[:, 4], truth[:, 4])
+
+    @pytest.mark.parametrize("wrong", [[], [2]], ids=["all right", "one wrong"])
+    def test_primal_rows_that_are_right_but_for_float32_stay(self, wrong: list[int]) -> None:
+        """Moments in float32 of inputs far from zero say nothing of a millionth; a row that is truly off is mended."""
+        z, p, centre = nearly_met(6, 50, wrong)
+        train, held = (means_of(z[at], p[at]) for at in SIDES)
+        found = fit_primal(train, held, centre, GRID)
+        right = np.setdiff1d(np.arange(50), wrong)
+        np.testing.assert_array_equal(found.rows[right], centre[right])
+        assert found.error >= 0
+        assert all(miss(z, p[:, k], found.rows[k]) < 0.1 * miss(z, p[:, k], centre[k]) for k in wrong)
+
+    def test_diagonal_rows_that_are_right_but_for_float32_stay(self) -> None:
+        z, p, centre = nearly_met(6, 2, [1])
+        train, held = (
+            diagonal_moments_of((z[at, None, :], p[at, None, :])) for at in SIDES
+        )
+        known = (held.zz / held.count, held.zp / held.count, held.pp / held.count)
+        found = fit_diagonal(train.zz / train.count, train.zp / train.count, known, centre[None], GRID).rows[0]
+        np.testing.assert_array_equal(found[0], centre[0])
+        assert miss(z, p[:, 1], found[1]) < 0.1 * miss(z, p[:, 1], centre[1])
 
 
 class TestExplained:

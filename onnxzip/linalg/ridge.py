@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from onnxzip.linalg.rounding import within_rounding
 from onnxzip.linalg.symmetric import Float, Symmetric
 
 Matrix = Float | Symmetric
@@ -103,10 +104,14 @@ class Normal:
         """The same for some of the rows."""
         return Normal(self.zz, self.zp[:, at], self.pp[at])
 
+    def missed(self, rows: Float, products: Float) -> Float:
+        """Mean squared error of each row; products: zz rows', [columns, rows]."""
+        found: Float = self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,cr->r", rows, products)
+        return found
+
     def relative_error(self, rows: Float) -> float:
         """Mean squared error of rows over the mean square of their targets, each summed over the rows."""
-        error = self.pp - 2 * np.einsum("rc,cr->r", rows, self.zp) + np.einsum("rc,rc->r", rows @ self.zz, rows)
-        return _relative(float(error.sum()), float(self.pp.sum()))
+        return _relative(max(0.0, float(self.missed(rows, self.zz @ rows.T).sum())), float(self.pp.sum()))
 
 
 def _relative(error: float, energy: float) -> float:
@@ -153,7 +158,7 @@ def solve_damped(zz: Matrix, right: Float, damping: float) -> Float:
 def fit_primal(
     train: Normal, held: Normal | None, centre: Float, grid: Sequence[float] = GRID, worth: float = 0.0
 ) -> Fit:
-    """Damped rows for the best damping of a grid.
+    """Damped rows for the best damping of a grid; those that meet their held-out targets at the centre stay there.
 
     Args:
         train, held: normal equations of fitted and of held-out rows; without held-out rows the first damping is taken.
@@ -165,6 +170,10 @@ def fit_primal(
     if held is None or len(grid) == 1:
         rows = System(factorised(train.zz, grid[0]), pull, centre).solve(train.zp)
         return Fit(rows, grid[0], float("nan") if held is None else held.relative_error(rows))
+    held_pull = held.zz @ centre.T
+    met = within_rounding(held.missed(centre, held_pull), centre, Symmetric.of(held.zz).diagonal(), held.pp)
+    if met.all():
+        return Fit(centre, STAY, held.relative_error(centre))
     at = np.arange(0, len(centre), -(-len(centre) // PROBED))
     probe, judge = train.some(at), held.some(at)
 
@@ -174,8 +183,9 @@ def fit_primal(
 
     damping, error, _ = best_damping(grid, attempt, worth)
     a, b = 1 - HELD_SHARE, HELD_SHARE
-    system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * (held.zz @ centre.T), centre)
-    return Fit(system.solve(a * train.zp + b * held.zp), damping, error, system)
+    system = System(factorised(a * train.zz + b * held.zz, damping), a * pull + b * held_pull, centre)
+    rows = np.where(met[:, None], centre, system.solve(a * train.zp + b * held.zp))
+    return Fit(rows, damping, error, system)
 
 
 def best_damping(
@@ -253,7 +263,7 @@ def _residual(z: Float, p: Float, centre: Float) -> Float:
 def fit_diagonal(
     zz: Float, zp: Float, held: tuple[Float, Float, Float] | None, centre: Float, grid: Sequence[float] = GRID
 ) -> Fit:
-    """Many small systems with one damping for all.
+    """Many small systems with one damping for all; rows that meet their held-out targets at the centre stay there.
 
     Args:
         zz: [channels, columns, columns]; zp: [channels, columns, rows per channel].
@@ -273,10 +283,15 @@ def fit_diagonal(
     held_zz, held_zp, held_pp = held
     energy = float(held_pp.sum())
 
+    def missed(rows: Float) -> Float:
+        known = np.einsum("cmk,ckm->cm", rows, held_zp)
+        found: Float = held_pp - 2 * known + np.einsum("cmk,cmk->cm", rows @ held_zz, rows)
+        return found
+
     def attempt(damping: float) -> tuple[float, Float]:
         rows = solve(damping)
-        miss = held_pp - 2 * np.einsum("cmk,ckm->cm", rows, held_zp) + np.einsum("cmk,cmk->cm", rows @ held_zz, rows)
-        return _relative(max(0.0, float(miss.sum())), energy), rows
+        return _relative(max(0.0, float(missed(rows).sum())), energy), rows
 
+    met = within_rounding(missed(centre), centre, np.einsum("ckk->ck", held_zz), held_pp)
     damping, error, rows = best_damping(grid, attempt)
-    return Fit(rows, damping, error)
+    return Fit(np.where(met[..., None], centre, rows), damping, error)

@@ -86,6 +86,11 @@ class Symmetric:
         """Sum of the diagonal."""
         return sum(w * float(np.trace(t.array)) for w, t in self.terms)
 
+    def diagonal(self) -> Float:
+        """The diagonal: [n]."""
+        found: Float = np.sum([w * np.diagonal(t.array) for w, t in self.terms], axis=0)
+        return found
+
     def formed(self) -> Triangle:
         """The sum, as a triangle that nobody else holds."""
         first, lower = self.terms[0][1]
