@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_both_files_or_none(limited: None, files: dict[str, Path], tmp_path: Pat
             raise OSError(28, "No space left on device")
         real(a, b)
 
-    real = shelf_module.os.rename
+    real = os.rename
     monkeypatch.setattr("onnxzip.exporting.staging.os.rename", rename)
     with pytest.raises(UsageError, match="No space left"):
         result.save(out, force=True)
@@ -195,7 +196,7 @@ class TestTakenApart:
         with pytest.raises(UnsupportedError, match=r"onnxzip split .*both\.onnx --task b"):
             onnxzip.split(fused, "b")
 
-    def test_what_is_in_the_way_stays(self, fused: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_in_the_way_stays(self, fused: Path) -> None:
         data = Path("b2.onnx.data")
         data.write_bytes(b"mine")
         before = snapshot(fused.parent)

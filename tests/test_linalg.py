@@ -330,9 +330,7 @@ class TestFit:
 
     def test_diagonal_rows_that_are_right_but_for_float32_stay(self) -> None:
         z, p, centre = nearly_met(6, 2, [1])
-        train, held = (
-            diagonal_moments_of((z[at, None, :], p[at, None, :])) for at in SIDES
-        )
+        train, held = (diagonal_moments_of((z[at, None, :], p[at, None, :])) for at in SIDES)
         known = (held.zz / held.count, held.zp / held.count, held.pp / held.count)
         found = fit_diagonal(train.zz / train.count, train.zp / train.count, known, centre[None], GRID).rows[0]
         np.testing.assert_array_equal(found[0], centre[0])

@@ -11,6 +11,7 @@ the page they share, and keeps the bundle of a small net small.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +98,7 @@ def _weights(alone: Mapping[str, ModelProto]) -> tuple[dict[str, TensorProto], d
     owners: dict[str, list[str]] = {}
     for task, model in alone.items():
         for tensor in model.graph.initializer:
-            if tensor.name not in tensors:
-                tensors[tensor.name] = TensorProto()
-                tensors[tensor.name].CopyFrom(tensor)
+            tensors.setdefault(tensor.name, tensor)
             owners.setdefault(tensor.name, []).append(task)
     end, placed = 0, dict[str, Placed]()
     for name in _in_order(tensors, owners, list(alone)):
@@ -109,7 +108,7 @@ def _weights(alone: Mapping[str, ModelProto]) -> tuple[dict[str, TensorProto], d
         start = end + -end % (PAGE if length >= PAGED else ALIGNED)
         placed[name] = Placed(tuple(owners[name]), start, length)
         end = start + length
-    return {name: tensors[name] for name in placed}, placed
+    return {name: deepcopy(tensors[name]) for name in placed}, placed  # the models are changed
 
 
 def _in_order(tensors: Mapping[str, TensorProto], owners: Mapping[str, list[str]], tasks: Sequence[str]) -> Iterator[str]:

@@ -9,7 +9,6 @@ one, with all params inside; a larger one becomes two:
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +22,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxzip.errors import InvalidModelError, UnsupportedError
 from onnxzip.exporting.shelf import PAGE, beside
-from onnxzip.exporting.staging import Fill, write
+from onnxzip.exporting.staging import Fill, write, written
 from onnxzip.exporting.write import place_of
 from onnxzip.loading.beside import fits_one_file
 from onnxzip.runtime import tensor_outside
@@ -126,12 +125,10 @@ def write_numbers(tensors: Mapping[str, TensorProto], starts: Mapping[str, int],
         starts: name -> where it begins, in rising order.
         folder: of the file that the model was read from.
     """
-    with path.open("wb") as file:
+    with written(path) as file:
         for name, start in starts.items():
             file.write(bytes(start - file.tell()))
             copy_numbers(tensors[name], folder, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_whole(model: ModelProto, folder: Path, path: Path) -> None:
@@ -151,15 +148,13 @@ def _write_whole(model: ModelProto, folder: Path, path: Path) -> None:
     heads = [_head(t) for t in outside]
     lengths = [len(h) + _told_length(t) for h, t in zip(heads, outside, strict=True)]
     keys = [_key(_INITIALIZER, length) for length in lengths]
-    with path.open("wb") as file:
+    with written(path) as file:
         file.write(shell.SerializeToString(deterministic=True))
         file.write(_key(_GRAPH, len(small) + sum(map(len, keys)) + sum(lengths)))
         file.write(small)
         for key, head, tensor in zip(keys, heads, outside, strict=True):
             file.write(key + head)
             copy_numbers(tensor, folder, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _head(tensor: TensorProto) -> bytes:

@@ -9,7 +9,6 @@ A param that was put there is read from there: it costs no memory but the pages 
 from __future__ import annotations
 
 import mmap
-import os
 import shutil
 import tempfile
 import weakref
@@ -22,7 +21,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxzip.errors import UsageError
-from onnxzip.exporting.staging import Fill, write
+from onnxzip.exporting.staging import Fill, write, written
 from onnxzip.exporting.write import place_of
 
 SMALLEST = 1 << 16  # bytes
@@ -98,7 +97,5 @@ def _moved(model: ModelProto, location: str) -> ModelProto:
 
 def _copied(source: Path, place: Path) -> None:
     """A copy of a file, on the disk when it returns."""
-    with source.open("rb") as reader, place.open("wb") as writer:
+    with source.open("rb") as reader, written(place) as writer:
         shutil.copyfileobj(reader, writer, 16 << 20)
-        writer.flush()
-        os.fsync(writer.fileno())

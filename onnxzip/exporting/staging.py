@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from onnxzip.errors import UsageError
 from onnxzip.exporting.write import PART, check_outputs, mode_of, place_of
@@ -46,8 +47,15 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def write(content: bytes, path: Path) -> None:
     """A file, on the disk when it returns."""
-    with path.open("wb") as file:
+    with written(path) as file:
         file.write(content)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, on the disk afterwards."""
+    with path.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

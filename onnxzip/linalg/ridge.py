@@ -111,11 +111,12 @@ class Normal:
 
     def relative_error(self, rows: Float) -> float:
         """Mean squared error of rows over the mean square of their targets, each summed over the rows."""
-        return _relative(max(0.0, float(self.missed(rows, self.zz @ rows.T).sum())), float(self.pp.sum()))
+        return _relative(self.missed(rows, self.zz @ rows.T), float(self.pp.sum()))
 
 
-def _relative(error: float, energy: float) -> float:
-    """An error over the energy of its targets; the error itself where they are all zero."""
+def _relative(missed: Float, energy: float) -> float:
+    """The sum of squared errors, not below 0, over the energy of their targets; that sum where these are all zero."""
+    error = float(np.maximum(missed.sum(), 0))
     return error / energy if energy > 0 else error
 
 
@@ -171,9 +172,10 @@ def fit_primal(
         rows = System(factorised(train.zz, grid[0]), pull, centre).solve(train.zp)
         return Fit(rows, grid[0], float("nan") if held is None else held.relative_error(rows))
     held_pull = held.zz @ centre.T
-    met = within_rounding(held.missed(centre, held_pull), centre, Symmetric.of(held.zz).diagonal(), held.pp)
+    missed = held.missed(centre, held_pull)
+    met = within_rounding(missed, centre, Symmetric.of(held.zz).diagonal(), held.pp)
     if met.all():
-        return Fit(centre, STAY, held.relative_error(centre))
+        return Fit(centre, STAY, _relative(missed, float(held.pp.sum())))
     at = np.arange(0, len(centre), -(-len(centre) // PROBED))
     probe, judge = train.some(at), held.some(at)
 
@@ -238,7 +240,7 @@ def fit_dual(
 
     def attempt(damping: float) -> tuple[float, Float]:
         alpha = solve_damped(kernel, residual, damping * len(z) / z.shape[1])
-        return _relative(float(((held_residual - cross @ alpha) ** 2).sum()), energy), alpha
+        return _relative((held_residual - cross @ alpha) ** 2, energy), alpha
 
     damping, error, alpha = best_damping(grid, attempt, worth)
     if len(grid) > 1:
@@ -290,7 +292,7 @@ def fit_diagonal(
 
     def attempt(damping: float) -> tuple[float, Float]:
         rows = solve(damping)
-        return _relative(max(0.0, float(missed(rows).sum())), energy), rows
+        return _relative(missed(rows), energy), rows
 
     met = within_rounding(missed(centre), centre, np.einsum("ckk->ck", held_zz), held_pp)
     damping, error, rows = best_damping(grid, attempt)

@@ -36,7 +36,6 @@ class Lent:
     offsets: Mapping[str, int] = field(default_factory=dict)
 
 
-
 def lent_by(net: Net) -> Lent:
     """Params that a session reads where they are, in a net too large for a copy of them."""
     if sum(a.nbytes for a in net.params.values()) <= COPIED_BYTES:

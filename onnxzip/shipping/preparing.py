@@ -87,7 +87,8 @@ def prepare_net(
             than the 2 GB that one file can hold.
         UsageError: it has no such task.
     """
-    model = without_tails(read(fitting(fused))) if before_end else read(fitting(fused))
+    model = read(fitting(fused))
+    model = without_tails(model) if before_end else model
     reference = bytes(model.SerializeToString()) if before_end else fused
     before = read_origins(entries_of(model), str(fused))
     wanted = {t: o for t, o in before.items() if task in (None, t)}
